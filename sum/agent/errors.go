@@ -1,0 +1,69 @@
+package agent
+
+import (
+	"errors"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Classes of failure of an agent, for errors.Is. Failures of the connection
+// below match the sentinels of package transport as well.
+var (
+	// ErrNoJob: the agent has no record of this job.
+	ErrNoJob = errors.New("no such job")
+	// ErrJobRunning: a job runs, so the agent cannot go.
+	ErrJobRunning = errors.New("a job is running")
+	// ErrJobConflict: the job's ID is taken by a job with other contents.
+	ErrJobConflict = errors.New("job id is taken by another job")
+	// ErrNoDir: no directory of the target lets a program be put and executed.
+	ErrNoDir = errors.New("no directory to run the agent from")
+	// ErrNoBinary: there is no agent binary for the target's system.
+	ErrNoBinary = errors.New("no agent binary for this system")
+	// ErrStart: the agent was copied but did not come up.
+	ErrStart = errors.New("agent did not start")
+	// ErrQuarantined: a file vanished after it had been copied and verified.
+	ErrQuarantined = errors.New("file vanished after the copy, as a virus scanner does it")
+)
+
+// Error says what failed between manager and agent.
+type Error struct {
+	Op     string // such as "start", "install", "status"
+	Target string
+	Kind   error          // a sentinel of this package or of package transport
+	Code   transport.Code // what the target said
+	Hint   string
+	Err    error // the cause
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	s := "agent " + e.Op
+	if e.Target != "" {
+		s += " on " + e.Target
+	}
+	if e.Kind != nil {
+		s += ": " + e.Kind.Error()
+	}
+	if !e.Code.IsZero() {
+		s += " (" + e.Code.String() + ")"
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	if e.Hint != "" {
+		s += "; " + e.Hint
+	}
+	return s
+}
+
+// Unwrap returns the class and the cause.
+func (e *Error) Unwrap() []error {
+	out := make([]error, 0, 2)
+	if e.Kind != nil {
+		out = append(out, e.Kind)
+	}
+	if e.Err != nil {
+		out = append(out, e.Err)
+	}
+	return out
+}

@@ -1,0 +1,162 @@
+package agent
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Ops is what the manager asks of an agent. A [Client] does it over the
+// channel; package agenttest has a fake. Errors are [*Error]s. Implementations
+// are safe for concurrent use.
+type Ops interface {
+	// Inventory reports hardware, software and what the probes printed.
+	Inventory(ctx context.Context, req InventoryRequest) (*transport.Inventory, error)
+	// Stage puts a file into the agent's store, under its digest. What is there
+	// already, whole or in part, is not sent again.
+	Stage(ctx context.Context, f transport.File, progress func(done int64)) (transport.PutResult, error)
+	// Install starts a job from staged files. Job.ID is the idempotency key: a
+	// job that exists is reported and never started again.
+	Install(ctx context.Context, job Job) (Status, error)
+	// Status reports a job and the part of its log from logOffset (bytes) on.
+	// An unknown job is ErrNoJob.
+	Status(ctx context.Context, id string, logOffset int64) (Status, error)
+	// Jobs reports every job that the agent has a record of, without logs.
+	Jobs(ctx context.Context) ([]Status, error)
+	// Cancel asks a job to end. One that must not be interrupted goes on.
+	Cancel(ctx context.Context, id string) (Status, error)
+	// Logs names the log files that can be fetched.
+	Logs(ctx context.Context) ([]transport.FileInfo, error)
+	// Log copies a log file to w.
+	Log(ctx context.Context, name string, w io.Writer) error
+	// Reboot restarts the host after showing a message to its users.
+	Reboot(ctx context.Context, opts transport.RebootOptions) error
+	// Stop ends the agent. With remove it first deletes everything that it
+	// brought except logs, and returns the paths of those.
+	Stop(ctx context.Context, remove bool) (left []string, err error)
+}
+
+// InventoryRequest says what to look for.
+type InventoryRequest struct {
+	Probes []Probe // programs that print a version
+}
+
+// Probe is a program on the target that prints the version of something that no
+// package manager knows. It runs without a shell, under a limit of time and
+// output; the first line that it prints, trimmed, is the version. A program that
+// is missing or exits with a status other than 0 means: not installed.
+type Probe struct {
+	Name    string
+	Argv    []string
+	Timeout time.Duration // 0 means 30 s
+}
+
+// ProbeSource is the Source of Software that a probe found.
+const ProbeSource = "probe"
+
+// Job is one component to install.
+type Job struct {
+	ID        string // see channel.NewJobID
+	Component string
+	Version   string
+	Files     []JobFile
+	// Argv is the command. It runs without a shell in a private directory that
+	// holds Files; an argument "{dir}" stands for that directory, and a program
+	// name that starts with "./" is one of Files.
+	Argv    []string
+	Env     []string // NAME=value; see Environment for the names an agent accepts
+	Profile Profile
+	Timeout time.Duration // 0: no limit
+	NoKill  bool          // a timeout or Cancel is only recorded, never enforced
+}
+
+// JobFile is a staged file and its name in the job's directory.
+type JobFile struct {
+	Name       string
+	SHA256     string // 64 lower-case hexadecimal digits
+	Size       int64
+	Executable bool
+}
+
+// State is where a job stands.
+type State string
+
+// The states of a job. Done, Cancelled and Interrupted are final.
+const (
+	Accepted    State = "Accepted"
+	Running     State = "Running"
+	Done        State = "Done"
+	Cancelled   State = "Cancelled"
+	Interrupted State = "Interrupted" // the host or the job's parent died while it ran
+)
+
+// Final reports whether the state will not change any more.
+func (s State) Final() bool { return s == Done || s == Cancelled || s == Interrupted }
+
+// Status is where a job stands and a piece of its log.
+type Status struct {
+	ID           string
+	State        State
+	Exit         *transport.Exit  // how the program ended, if it has
+	Result       transport.Result // how the profile understands it; meaningful once State is Done
+	Started      time.Time        // on the target's clock
+	Ended        time.Time
+	BootID       string // the boot in which it was started
+	Log          []byte
+	NextLog      int64 // offset for the next call
+	Overdue      bool  // past its timeout, but not to be killed
+	LogTruncated bool  // output beyond the cap was dropped
+}
+
+// Place is where an agent is on its target: enough to find and remove it again,
+// and no secret.
+type Place struct {
+	ID   string `json:"id"`  // of this manager and target; names the directory
+	Dir  string `json:"dir"` // the agent's directory, as FileStore names it
+	Addr string `json:"addr,omitempty"`
+}
+
+// StartOptions are the options of Installer.Start.
+type StartOptions struct {
+	// Target is the target's name, for messages and certificates.
+	Target string
+	// ID names the agent's directory below the base directory. The same ID finds
+	// the files and jobs of an earlier agent again.
+	ID string
+	// Place is where an earlier agent with this ID was, if that is known; no
+	// other directory is then tried.
+	Place *Place
+	// BaseDirs are tried in order; nil means DefaultBaseDirs.
+	BaseDirs []string
+	// Lease is how long the agent stays without hearing from the manager when it
+	// has no job; 0 means 15 minutes.
+	Lease time.Duration
+	// Opened is called before the first change on the target, and again when the
+	// place is known better. An error stops the start.
+	Opened func(ctx context.Context, p Place) error
+}
+
+// An Installer makes running agents. It is safe for concurrent use.
+type Installer interface {
+	// Start brings an agent to the target behind conn, or finds the files of an
+	// earlier one, starts it, and connects to it through conn. It leaves nothing
+	// behind when it fails.
+	Start(ctx context.Context, conn transport.Conn, opts StartOptions) (Agent, error)
+	// Sweep removes what an agent at p left, except logs; it stops the agent if
+	// it still runs, unless a job runs: that is ErrJobRunning. It returns the
+	// paths that stay.
+	Sweep(ctx context.Context, conn transport.Conn, p Place) (left []string, err error)
+}
+
+// Agent is a running agent and the channel to it.
+type Agent interface {
+	Ops
+	Place() Place
+	// Remove stops the agent, checks that only logs are left, and closes the
+	// channel. It fails with ErrJobRunning while a job runs.
+	Remove(ctx context.Context) (left []string, err error)
+	// Close closes the channel and leaves the agent to its lease.
+	Close(ctx context.Context) error
+}

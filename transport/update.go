@@ -1,0 +1,86 @@
+package transport
+
+import (
+	"context"
+	"io"
+)
+
+// UpdateOptions are the options of Update.
+type UpdateOptions struct {
+	Devices   []string // Device.ID of the parts to update; empty means what the payload fits
+	Rewrite   bool     // also when the version is there already
+	Downgrade bool     // also when the version there is newer
+	// Resume is the last State that an interrupted Update handed out.
+	Resume *State
+	// Checkpoint makes a State durable. The driver calls it before every request
+	// that cannot be taken back and after its answer, and stops if it fails.
+	Checkpoint func(ctx context.Context, s State) error
+	// Publish makes a payload file available for the target to fetch. It is nil
+	// where the session offers no server; drivers that need it then fail with
+	// errors.ErrUnsupported before any change.
+	Publish func(ctx context.Context, r PublishRequest) (Published, error)
+	// Progress, if set, is called with what is known, from one goroutine at a time.
+	Progress func(Progress)
+	// Log, if set, gets the device's own log text.
+	Log io.Writer
+}
+
+// PublishRequest asks for a URL under which one target can fetch one file.
+type PublishRequest struct {
+	File File
+	// Key makes the URL: the same key gives the same URL and port again, so that
+	// a resumed update finds what the device is still fetching.
+	Key string
+	// TLS asks for an https URL.
+	TLS bool
+	// FixedPort, if not 0, is the only port that the target will use.
+	FixedPort uint16
+}
+
+// Published is a file on offer.
+type Published struct {
+	URL string
+	// Release takes the offer back and reports the bytes that the target fetched.
+	Release func(ctx context.Context) (fetched int64, err error)
+}
+
+// Progress is how far an update is.
+type Progress struct {
+	Phase string `json:"phase"`           // such as "upload", "verify", "flash", "reset"
+	Done  int64  `json:"done,omitempty"`  // bytes, or parts of Total
+	Total int64  `json:"total,omitempty"` // 0: not known
+	Text  string `json:"text,omitempty"`
+}
+
+// Verdict is what the target itself says became of an update. It is a claim: the
+// version that is read afterwards is the truth.
+type Verdict string
+
+// The verdicts.
+const (
+	VerdictUnknown   Verdict = ""           // the target does not say
+	VerdictApplied   Verdict = "applied"    // done
+	VerdictStaged    Verdict = "staged"     // done once Activation has happened
+	VerdictNotNeeded Verdict = "not-needed" // nothing to do
+	VerdictFailed    Verdict = "failed"
+	VerdictCancelled Verdict = "cancelled" // by request, before anything changed
+)
+
+// Activation is what makes a staged update take effect.
+type Activation string
+
+// The activations. A weaker one never stands in for a stronger one.
+const (
+	ActivationNone       Activation = ""
+	ActivationReset      Activation = "reset" // of the device alone
+	ActivationReboot     Activation = "reboot"
+	ActivationPowerCycle Activation = "power-cycle"
+)
+
+// Result is the end of one Update.
+type Result struct {
+	Verdict    Verdict    `json:"verdict"`
+	Activation Activation `json:"activation,omitempty"`
+	Code       Code       `json:"code,omitzero"`
+	Text       string     `json:"text,omitempty"` // verbatim
+}
