@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -70,6 +71,7 @@ func New(c Config) (*Allocator, error) {
 		if !r.valid() {
 			return nil, invalid("new", 0, "unknown role %v in Policies", r)
 		}
+		p.Prefer = slices.Clone(p.Prefer)
 		policies[r] = p
 	}
 	for r := LocalIPC; r <= lastRole; r++ {
@@ -155,7 +157,7 @@ func spansFor(r Role, policies map[Role]Policy, exclude, reserved []Range) [2][]
 // Policy returns the policy in force for a role.
 func (a *Allocator) Policy(r Role) Policy {
 	p := a.policies[r]
-	p.Prefer = append([]uint16(nil), p.Prefer...)
+	p.Prefer = slices.Clone(p.Prefer)
 	return p
 }
 

@@ -101,7 +101,8 @@ func (s Skip) String() string {
 
 // Error is the error of every call of this package that can fail.
 type Error struct {
-	// Op is "new", "listen", "dial", "adopt", "file" or "close".
+	// Op is "new", "listen", "dial", "adopt", "file", "find holders",
+	// "list adapters" or "close".
 	Op string
 	// Role is for which role; zero where the call is not about one.
 	Role Role
@@ -170,10 +171,15 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// Timeout reports whether the cause is a timeout, as net.Error has it.
+// Timeout reports whether a time limit was the cause, as net.Error has it.
 func (e *Error) Timeout() bool {
-	var t interface{ Timeout() bool }
-	return errors.As(e.Cause, &t) && t.Timeout()
+	for _, err := range e.Unwrap() {
+		var t interface{ Timeout() bool }
+		if errors.As(err, &t) && t.Timeout() {
+			return true
+		}
+	}
+	return false
 }
 
 // invalid makes the error of a call whose arguments cannot be followed.

@@ -147,8 +147,6 @@ func sameHolders(a, b []Holder) bool {
 	return true
 }
 
-const deniedAdvice = "run with the right to use ports below 1024 (administrator; on Linux also CAP_NET_BIND_SERVICE), or configure a higher port"
-
 // reserveAdvice is only ever offered: the package changes no setting of a host.
 func reserveAdvice(r Range) string {
 	if runtime.GOOS == "windows" {

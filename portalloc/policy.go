@@ -104,7 +104,7 @@ func (p Policy) check() error {
 	case p.First > p.Last:
 		return fmt.Errorf("the range %d-%d runs downwards", p.First, p.Last)
 	case p.First == 0 && (p.Overflow || p.Random):
-		return errors.New("Overflow and Random need a range")
+		return errors.New("without a range there is nothing to overflow or to choose from at random")
 	}
 	return nil
 }

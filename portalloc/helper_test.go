@@ -1,0 +1,240 @@
+package portalloc
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// helperEnv makes the test binary run one of the helpers instead of the tests.
+const helperEnv = "PORTALLOC_TEST_HELPER"
+
+var helpers = map[string]func(args []string) error{
+	"hold":     helperHold,
+	"allocate": helperAllocate,
+	"serve":    helperServe,
+}
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(helperEnv); name != "" {
+		helper, ok := helpers[name]
+		if !ok {
+			fmt.Fprintln(os.Stderr, "unknown helper", name)
+			os.Exit(2)
+		}
+		if err := helper(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, name+":", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// process is a helper that runs until its standard input is closed.
+type process struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+	out   *bufio.Reader
+	once  sync.Once
+	err   error
+}
+
+// start runs a helper. wrap comes before the program, as in "ip netns exec x".
+func start(t *testing.T, name string, files []*os.File, wrap []string, args ...string) *process {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	argv := append(append(append([]string{}, wrap...), self), args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), helperEnv+"="+name)
+	cmd.ExtraFiles = files
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	p := &process{cmd: cmd, stdin: stdin, out: bufio.NewReader(stdout)}
+	t.Cleanup(func() { p.stop() })
+	return p
+}
+
+func (p *process) line(t *testing.T) string {
+	t.Helper()
+	s, err := p.out.ReadString('\n')
+	require.NoError(t, err, "the helper ended before it answered")
+	return strings.TrimSpace(s)
+}
+
+func (p *process) stop() error {
+	p.once.Do(func() {
+		p.stdin.Close()
+		p.err = p.cmd.Wait()
+	})
+	return p.err
+}
+
+// untilStopped keeps a helper alive as long as its parent wants it.
+func untilStopped() { io.Copy(io.Discard, os.Stdin) }
+
+// helperHold listens on an address with nothing but package net.
+func helperHold(args []string) error {
+	ln, err := net.Listen("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	fmt.Println("ready")
+	untilStopped()
+	return nil
+}
+
+var (
+	blockMu sync.Mutex
+	blocks  []Range
+)
+
+// freePorts returns the first of n consecutive ports, below the ephemeral range,
+// that were free a moment ago and that no other running test of this process has.
+func freePorts(t testing.TB, n int) uint16 {
+	t.Helper()
+	blockMu.Lock()
+	defer blockMu.Unlock()
+	top := 32000
+	if eph, ok := ephemeralPorts(); ok && int(eph.First) < top && int(eph.First) > 12000 {
+		top = int(eph.First)
+	}
+search:
+	for range 200 {
+		first := 10000 + rand.IntN(top-10000-n)
+		block := Range{uint16(first), uint16(first + n - 1)}
+		for _, b := range blocks {
+			if b.overlaps(block) {
+				continue search
+			}
+		}
+		var held []net.Listener
+		free := true
+		for port := first; free && port < first+n; port++ {
+			ln, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+			if err != nil {
+				free = false
+				break
+			}
+			held = append(held, ln)
+		}
+		for _, ln := range held {
+			ln.Close()
+		}
+		if free {
+			blocks = append(blocks, block)
+			t.Cleanup(func() {
+				blockMu.Lock()
+				defer blockMu.Unlock()
+				blocks = slices.DeleteFunc(blocks, func(b Range) bool { return b == block })
+			})
+			return block.First
+		}
+	}
+	t.Fatalf("no %d free consecutive ports below %d", n, top)
+	return 0
+}
+
+// newAllocator returns an allocator with the policies in which no other role has
+// a port.
+func newAllocator(t testing.TB, policies map[Role]Policy) *Allocator {
+	t.Helper()
+	return newWith(t, Config{Policies: policies})
+}
+
+func newWith(t testing.TB, c Config) *Allocator {
+	t.Helper()
+	all := make(map[Role]Policy)
+	for r := LocalIPC; r <= lastRole; r++ {
+		all[r] = c.Policies[r]
+	}
+	c.Policies = all
+	a, err := New(c)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, a.Close(context.Background())) })
+	return a
+}
+
+// foreign listens outside of any allocator.
+func foreign(t testing.TB, network, address string) net.Listener {
+	t.Helper()
+	ln, err := net.Listen(network, address)
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+func at(host string, port uint16) string {
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
+
+// requireTaken asserts that no other listener can have the port.
+func requireTaken(t testing.TB, port uint16) {
+	t.Helper()
+	ln, err := net.Listen("tcp", at("", port))
+	if err == nil {
+		ln.Close()
+		t.Fatalf("port %d is free, and should be held", port)
+	}
+	require.Equal(t, Busy, passOver(err, port), "%v", err)
+}
+
+// requireFree asserts that the port can be had soon.
+func requireFree(t testing.TB, port uint16) {
+	t.Helper()
+	poll(t, func() bool {
+		ln, err := net.Listen("tcp", at("", port))
+		if err == nil {
+			ln.Close()
+		}
+		return err == nil
+	}, fmt.Sprintf("port %d stays taken", port))
+}
+
+func poll(t testing.TB, done func() bool, message string) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatal(message)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// asError returns the *Error that err must be.
+func asError(t testing.TB, err error) *Error {
+	t.Helper()
+	var e *Error
+	require.Truef(t, errors.As(err, &e), "%T is not *Error: %v", err, err)
+	return e
+}
+
+func needIPv6(t testing.TB) {
+	t.Helper()
+	ln, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skipf("not run: this host has no ::1: %v", err)
+	}
+	ln.Close()
+}

@@ -1,0 +1,12 @@
+//go:build !linux
+
+package portalloc
+
+import (
+	"context"
+	"errors"
+)
+
+func findHolders(ctx context.Context, ports map[uint16][]Holder) error {
+	return errors.ErrUnsupported
+}

@@ -1,0 +1,56 @@
+package portalloc
+
+import (
+	"errors"
+	"syscall"
+
+	"golang.org/x/sys/windows"
+)
+
+// canHandOver: net.TCPListener has no File on Windows.
+const canHandOver = false
+
+const deniedAdvice = "the port lies in an excluded range (netsh int ipv4 show excludedportrange tcp) or another program has it exclusively (netsh http show servicestate)"
+
+// soExclusiveAddrUse is SO_EXCLUSIVEADDRUSE of winsock2.h, which is
+// ((int)(~SO_REUSEADDR)).
+const soExclusiveAddrUse = ^windows.SO_REUSEADDR
+
+// control makes a port exclusive. Without it Windows lets a wildcard address be
+// bound over somebody's specific address, and lets a program that sets
+// SO_REUSEADDR take over a port of ours ("Using SO_REUSEADDR and
+// SO_EXCLUSIVEADDRUSE", Winsock documentation).
+func control(network, address string, c syscall.RawConn) error {
+	var set error
+	err := c.Control(func(fd uintptr) {
+		set = windows.SetsockoptInt(windows.Handle(fd), windows.SOL_SOCKET, soExclusiveAddrUse, 1)
+	})
+	return errors.Join(err, set)
+}
+
+// passOver returns why the search goes on after this error, or 0 when no other
+// port would help. WSAEACCES comes for ports of excluded ranges, which Hyper-V
+// and others reserve at every start, and for ports held exclusively.
+func passOver(err error, port uint16) Reason {
+	switch {
+	case errors.Is(err, windows.WSAEADDRINUSE):
+		return Busy
+	case errors.Is(err, windows.WSAEACCES):
+		return Denied
+	}
+	return 0
+}
+
+func noDescriptors(err error) bool { return errors.Is(err, windows.WSAEMFILE) }
+
+func addrNotHere(err error) bool { return errors.Is(err, windows.WSAEADDRNOTAVAIL) }
+
+func noFamily(err error) bool { return errors.Is(err, windows.WSAEAFNOSUPPORT) }
+
+func privilegedBelow() int { return 0 }
+
+// reservedPorts is empty: Windows refuses such ports itself, see passOver.
+func reservedPorts() []Range { return nil }
+
+// ephemeralPorts returns the default dynamic range of Windows since Vista.
+func ephemeralPorts() (Range, bool) { return Range{49152, maxPort}, true }
