@@ -2,6 +2,7 @@ package portalloc
 
 import (
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/windows"
 )
@@ -11,3 +12,6 @@ var (
 	errInUse         = os.NewSyscallError("bind", windows.WSAEADDRINUSE)
 	errNoDescriptors = os.NewSyscallError("socket", windows.WSAEMFILE)
 )
+
+// strict makes a listener fail where a dialler would.
+func strict(network, address string, c syscall.RawConn) error { return control(network, address, c) }

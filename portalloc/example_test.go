@@ -14,8 +14,8 @@ func Example() {
 	ctx := context.Background()
 	ports, err := portalloc.New(portalloc.Config{
 		Policies: map[portalloc.Role]portalloc.Policy{
-			portalloc.Port:    {First: 23001, Last: 23500},
-			portalloc.SSLPort: {First: 23001, Last: 23500},
+			portalloc.Port:    {First: 31801, Last: 31999},
+			portalloc.SSLPort: {First: 31801, Last: 31999},
 		},
 	})
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -104,55 +103,61 @@ func helperHold(args []string) error {
 	return nil
 }
 
-var (
-	blockMu sync.Mutex
-	blocks  []Range
+// blockSize is how many ports a test may ask for, and one more: the first port of
+// a block is a guard, held while the test runs. So tests, and test processes that
+// run side by side, keep out of each other's ports; the grid ends below the
+// ephemeral range of Linux.
+const (
+	blockSize  = 1024
+	firstBlock = 10 * blockSize
+	endBlocks  = 31 * blockSize
 )
 
-// freePorts returns the first of n consecutive ports, below the ephemeral range,
-// that were free a moment ago and that no other running test of this process has.
+// freePorts returns the first of n consecutive ports that were free a moment ago,
+// in a block that belongs to the test until it ends.
 func freePorts(t testing.TB, n int) uint16 {
 	t.Helper()
-	blockMu.Lock()
-	defer blockMu.Unlock()
-	top := 32000
-	if eph, ok := ephemeralPorts(); ok && int(eph.First) < top && int(eph.First) > 12000 {
-		top = int(eph.First)
+	require.Less(t, n, blockSize)
+	for begun := time.Now(); time.Since(begun) < 30*time.Second; time.Sleep(time.Millisecond) {
+		const blocks = (endBlocks - firstBlock) / blockSize
+		block := firstBlock + rand.IntN(blocks)*blockSize
+		guard, err := net.Listen("tcp", at("", uint16(block)))
+		if err != nil {
+			continue
+		}
+		if first, ok := findRun(block+1, block+blockSize-1, n); ok {
+			t.Cleanup(func() { guard.Close() })
+			return first
+		}
+		guard.Close()
 	}
-search:
-	for range 200 {
-		first := 10000 + rand.IntN(top-10000-n)
-		block := Range{uint16(first), uint16(first + n - 1)}
-		for _, b := range blocks {
-			if b.overlaps(block) {
-				continue search
-			}
-		}
-		var held []net.Listener
-		free := true
-		for port := first; free && port < first+n; port++ {
-			ln, err := net.Listen("tcp", ":"+strconv.Itoa(port))
-			if err != nil {
-				free = false
-				break
-			}
-			held = append(held, ln)
-		}
+	t.Fatalf("no %d free consecutive ports", n)
+	return 0
+}
+
+// findRun looks from first to last for n free ports in a row. Ports of connections
+// that have just ended do not count as free: a dialler cannot have them.
+func findRun(first, last, n int) (uint16, bool) {
+	var held []net.Listener
+	defer func() {
 		for _, ln := range held {
 			ln.Close()
 		}
-		if free {
-			blocks = append(blocks, block)
-			t.Cleanup(func() {
-				blockMu.Lock()
-				defer blockMu.Unlock()
-				blocks = slices.DeleteFunc(blocks, func(b Range) bool { return b == block })
-			})
-			return block.First
+	}()
+	strictly := net.ListenConfig{Control: strict}
+	run := 0
+	for port := first; port <= last; port++ {
+		ln, err := strictly.Listen(context.Background(), "tcp", at("", uint16(port)))
+		if err != nil {
+			run = 0
+			continue
+		}
+		held = append(held, ln)
+		if run++; run == n {
+			return uint16(port - n + 1), true
 		}
 	}
-	t.Fatalf("no %d free consecutive ports below %d", n, top)
-	return 0
+	return 0, false
 }
 
 // newAllocator returns an allocator with the policies in which no other role has

@@ -110,19 +110,30 @@ func Fingerprint(key []byte) string {
 }
 
 // Secret holds a password or token. It shows itself to nobody: formatting,
-// logging and JSON print "[redacted]"; only Reveal returns it.
-type Secret struct{ value string }
+// logging and JSON print "[redacted]"; only Reveal returns it. Two Secrets are not
+// comparable with ==: compare what Reveal returns.
+type Secret struct {
+	_ [0]func() // not comparable
+	// A pointer: of a Secret in an unexported field package fmt prints the fields
+	// without asking its methods, and then prints an address.
+	value *string
+}
 
 const redacted = "[redacted]"
 
 // NewSecret wraps a secret value.
-func NewSecret(value string) Secret { return Secret{value} }
+func NewSecret(value string) Secret { return Secret{value: &value} }
 
 // Reveal returns the value. Callers pass it to the protocol and keep no copy.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // IsZero reports whether there is no value.
-func (s Secret) IsZero() bool { return s.value == "" }
+func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
 // String implements fmt.Stringer.
 func (s Secret) String() string { return redacted }

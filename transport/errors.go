@@ -129,17 +129,20 @@ func Temporary(err error) bool {
 	return false
 }
 
-// ContextError returns err as the failure of op, marked with the error of ctx if
-// ctx has ended. Drivers use it where a library hides the context's error.
+// ContextError returns err as the failure of op, marked with the error of ctx,
+// and its cause, if ctx has ended. Drivers use it where a library hides the context's error.
 func ContextError(ctx context.Context, op, target string, err error) error {
 	if err == nil {
 		return nil
 	}
-	cerr := context.Cause(ctx)
+	cerr := ctx.Err()
 	if cerr == nil || errors.Is(err, cerr) {
 		return err
 	}
-	return &Error{Op: op, Target: target, Kind: ctx.Err(), Err: err}
+	if cause := context.Cause(ctx); !errors.Is(cerr, cause) && !errors.Is(err, cause) {
+		err = errors.Join(err, cause)
+	}
+	return &Error{Op: op, Target: target, Kind: cerr, Err: err}
 }
 
 func unsupported(op, what string) error {

@@ -33,9 +33,9 @@ func newGate(n int) gate {
 	return make(gate, n)
 }
 
-func (g gate) enter(ctx context.Context, op string) error {
+func (g gate) enter(ctx context.Context, op, target string) error {
 	if err := ctx.Err(); err != nil {
-		return &Error{Op: op, Kind: err}
+		return &Error{Op: op, Target: target, Kind: err}
 	}
 	if g == nil {
 		return nil
@@ -44,7 +44,7 @@ func (g gate) enter(ctx context.Context, op string) error {
 	case g <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return &Error{Op: op, Kind: ctx.Err(), Hint: "the limit on parallel work was reached; raise it or wait longer"}
+		return &Error{Op: op, Target: target, Kind: ctx.Err(), Hint: "the limit on parallel work was reached; raise it or wait longer"}
 	}
 }
 
@@ -61,10 +61,10 @@ type limitTransport struct {
 }
 
 func (l *limitTransport) Dial(ctx context.Context, ep Endpoint) (Conn, error) {
-	if err := l.conns.enter(ctx, "dial"); err != nil {
+	if err := l.conns.enter(ctx, "dial", ep.Address); err != nil {
 		return nil, err
 	}
-	if err := l.dials.enter(ctx, "dial"); err != nil {
+	if err := l.dials.enter(ctx, "dial", ep.Address); err != nil {
 		l.conns.leave()
 		return nil, err
 	}
@@ -74,18 +74,19 @@ func (l *limitTransport) Dial(ctx context.Context, ep Endpoint) (Conn, error) {
 		l.conns.leave()
 		return nil, err
 	}
-	return &limitConn{Forward: Forward{conn}, calls: newGate(l.opts.Calls), release: sync.OnceFunc(l.conns.leave)}, nil
+	return &limitConn{Forward: Forward{conn}, target: ep.Address, calls: newGate(l.opts.Calls), release: sync.OnceFunc(l.conns.leave)}, nil
 }
 
 type limitConn struct {
 	Forward
+	target  string
 	calls   gate
 	release func()
 }
 
 // limited runs f when the connection has room for another call.
 func limited[T any](ctx context.Context, c *limitConn, op string, f func() (T, error)) (T, error) {
-	if err := c.calls.enter(ctx, op); err != nil {
+	if err := c.calls.enter(ctx, op, c.target); err != nil {
 		var zero T
 		return zero, err
 	}
@@ -164,7 +165,7 @@ func (c *limitConn) Children(ctx context.Context) iter.Seq2[Child, error] {
 	return func(yield func(Child, error) bool) {
 		// The place is held while the wrapped iterator works and given back while
 		// the caller does, so that the caller may use the connection in the loop.
-		if err := c.calls.enter(ctx, "children"); err != nil {
+		if err := c.calls.enter(ctx, "children", c.target); err != nil {
 			yield(Child{}, err)
 			return
 		}
@@ -177,10 +178,10 @@ func (c *limitConn) Children(ctx context.Context) iter.Seq2[Child, error] {
 		for child, err := range c.Forward.Children(ctx) {
 			c.calls.leave()
 			held = false
-			if !yield(child, err) {
+			if !yield(child, err) || err != nil {
 				return
 			}
-			if err := c.calls.enter(ctx, "children"); err != nil {
+			if err := c.calls.enter(ctx, "children", c.target); err != nil {
 				yield(Child{}, err)
 				return
 			}

@@ -24,6 +24,9 @@ func DialCommand(ctx context.Context, conn Conn, cmd Command) (net.Conn, error) 
 	if cmd.Stdin != nil || cmd.Stdout != nil {
 		return nil, &Error{Op: "tunnel", Kind: ErrInvalid, Hint: "DialCommand sets Stdin and Stdout itself"}
 	}
+	if len(cmd.Argv) == 0 {
+		return nil, &Error{Op: "tunnel", Kind: ErrInvalid, Hint: "no program was given"}
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, &Error{Op: "tunnel", Kind: err}
 	}
@@ -56,6 +59,7 @@ type commandConn struct {
 	done   chan struct{}
 	mu     sync.Mutex
 	err    error
+	closed bool
 }
 
 func (c *commandConn) setErr(err error) {
@@ -69,6 +73,9 @@ func (c *commandConn) explain(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.closed {
+			return net.ErrClosed
+		}
 		if c.err != nil {
 			return c.err
 		}
@@ -88,6 +95,9 @@ func (c *commandConn) Write(p []byte) (int, error) {
 
 // Close ends the program and waits for it.
 func (c *commandConn) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
 	err := c.Conn.Close()
 	c.cancel()
 	<-c.done

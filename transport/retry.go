@@ -42,17 +42,17 @@ type retryTransport struct {
 }
 
 func (r *retryTransport) Dial(ctx context.Context, ep Endpoint) (Conn, error) {
-	conn, err := retry(ctx, r.opts, "dial", true, func() (Conn, error) { return r.t.Dial(ctx, ep) })
+	conn, err := retry(ctx, r.opts, "dial", ep.Address, true, func() (Conn, error) { return r.t.Dial(ctx, ep) })
 	if err != nil {
 		return nil, err
 	}
-	return &retryConn{Forward{conn}, r.opts}, nil
+	return &retryConn{Forward{conn}, ep.Address, r.opts}, nil
 }
 
 // retry calls f until it succeeds, fails for good, or the tries are used up.
 // Where fresh is set a lost connection is a reason to try again as well: each
 // call makes its own.
-func retry[T any](ctx context.Context, o RetryOptions, op string, fresh bool, f func() (T, error)) (T, error) {
+func retry[T any](ctx context.Context, o RetryOptions, op, target string, fresh bool, f func() (T, error)) (T, error) {
 	wait := o.Base
 	for try := 1; ; try++ {
 		v, err := f()
@@ -70,7 +70,7 @@ func retry[T any](ctx context.Context, o RetryOptions, op string, fresh bool, f 
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return v, &Error{Op: op, Kind: ctx.Err(), Err: err}
+			return v, &Error{Op: op, Target: target, Kind: ctx.Err(), Err: err}
 		}
 		wait = min(2*wait, o.Max)
 	}
@@ -78,23 +78,24 @@ func retry[T any](ctx context.Context, o RetryOptions, op string, fresh bool, f 
 
 type retryConn struct {
 	Forward
-	opts RetryOptions
+	target string
+	opts   RetryOptions
 }
 
 func (r *retryConn) Identify(ctx context.Context) (Identity, error) {
-	return retry(ctx, r.opts, "identify", false, func() (Identity, error) { return r.Conn.Identify(ctx) })
+	return retry(ctx, r.opts, "identify", r.target, false, func() (Identity, error) { return r.Conn.Identify(ctx) })
 }
 
 func (r *retryConn) Stat(ctx context.Context, name string) (FileInfo, error) {
-	return retry(ctx, r.opts, "stat", false, func() (FileInfo, error) { return r.Forward.Stat(ctx, name) })
+	return retry(ctx, r.opts, "stat", r.target, false, func() (FileInfo, error) { return r.Forward.Stat(ctx, name) })
 }
 
 func (r *retryConn) List(ctx context.Context, dir string) ([]FileInfo, error) {
-	return retry(ctx, r.opts, "list", false, func() ([]FileInfo, error) { return r.Forward.List(ctx, dir) })
+	return retry(ctx, r.opts, "list", r.target, false, func() ([]FileInfo, error) { return r.Forward.List(ctx, dir) })
 }
 
 func (r *retryConn) Mkdir(ctx context.Context, dir string, perm fs.FileMode) error {
-	_, err := retry(ctx, r.opts, "mkdir", false, func() (struct{}, error) {
+	_, err := retry(ctx, r.opts, "mkdir", r.target, false, func() (struct{}, error) {
 		return struct{}{}, r.Forward.Mkdir(ctx, dir, perm)
 	})
 	return err
@@ -102,19 +103,21 @@ func (r *retryConn) Mkdir(ctx context.Context, dir string, perm fs.FileMode) err
 
 func (r *retryConn) Put(ctx context.Context, name string, f File, opts PutOptions) (PutResult, error) {
 	var sent int64
-	res, err := retry(ctx, r.opts, "put", false, func() (PutResult, error) {
+	res, err := retry(ctx, r.opts, "put", r.target, false, func() (PutResult, error) {
 		res, err := r.Forward.Put(ctx, name, f, opts)
 		sent += res.Sent
 		return res, err
 	})
 	res.Sent = sent
-	res.Kept = max(0, f.Size-sent)
+	if err == nil { // else how much is there is not known
+		res.Kept = max(0, f.Size-sent)
+	}
 	return res, err
 }
 
 func (r *retryConn) Get(ctx context.Context, name string, w io.Writer, opts GetOptions) (int64, error) {
 	var total int64
-	_, err := retry(ctx, r.opts, "get", false, func() (struct{}, error) {
+	_, err := retry(ctx, r.opts, "get", r.target, false, func() (struct{}, error) {
 		o := opts
 		o.Offset += total
 		if opts.Limit > 0 {
@@ -130,11 +133,11 @@ func (r *retryConn) Get(ctx context.Context, name string, w io.Writer, opts GetO
 }
 
 func (r *retryConn) QueryService(ctx context.Context, name string) (ServiceStatus, error) {
-	return retry(ctx, r.opts, "query service", false, func() (ServiceStatus, error) {
+	return retry(ctx, r.opts, "query service", r.target, false, func() (ServiceStatus, error) {
 		return r.Forward.QueryService(ctx, name)
 	})
 }
 
 func (r *retryConn) Inventory(ctx context.Context) (*Inventory, error) {
-	return retry(ctx, r.opts, "inventory", false, func() (*Inventory, error) { return r.Forward.Inventory(ctx) })
+	return retry(ctx, r.opts, "inventory", r.target, false, func() (*Inventory, error) { return r.Forward.Inventory(ctx) })
 }

@@ -3,11 +3,13 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"net"
 	"path"
+	"strings"
 )
 
 // as returns conn as the capability T, if conn has the capability now.
@@ -87,25 +89,35 @@ func RemoveAll(ctx context.Context, conn Conn, name string) error {
 const maxDepth = 64
 
 func removeAll(ctx context.Context, conn Conn, name string, depth int) error {
-	fi, err := Stat(ctx, conn, name)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+	// First, so that a link is removed before anything could follow it.
+	err := Remove(ctx, conn, name)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	fi, serr := Stat(ctx, conn, name)
+	if serr != nil {
+		if errors.Is(serr, fs.ErrNotExist) {
 			return nil
 		}
+		return serr
+	}
+	if !fi.IsDir() {
 		return err
 	}
-	if fi.IsDir() {
-		if depth == maxDepth {
-			return &Error{Op: "remove", Path: name, Kind: ErrRejected, Hint: "directories nest too deep"}
+	if depth == maxDepth {
+		return &Error{Op: "remove", Path: name, Kind: ErrRejected, Hint: "directories nest too deep"}
+	}
+	entries, err := List(ctx, conn, name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		// The names are the target's: they must not lead out of the directory.
+		if e.Name == "" || e.Name == "." || e.Name == ".." || strings.Contains(e.Name, "/") {
+			return &Error{Op: "remove", Path: name, Kind: ErrProtocol, Err: fmt.Errorf("the target listed an entry named %q", e.Name)}
 		}
-		entries, err := List(ctx, conn, name)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeAll(ctx, conn, path.Join(name, e.Name), depth+1); err != nil {
 			return err
-		}
-		for _, e := range entries {
-			if err := removeAll(ctx, conn, path.Join(name, e.Name), depth+1); err != nil {
-				return err
-			}
 		}
 	}
 	if err := Remove(ctx, conn, name); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -166,6 +166,10 @@ type JobStatus struct {
 	Signal   string   `xml:"Signal,omitempty"`   // e.g. "killed"
 	Code     *Code    `xml:"Code,omitempty"`     // what the payload said, in its own terms
 	Verdict  string   `xml:"Verdict,omitempty"`  // how the profile understands it
+	// Activation is what makes a staged update take effect, e.g. "reboot".
+	Activation string `xml:"Activation,omitempty"`
+	Text       string `xml:"Text,omitempty"`    // the end of the output, as printable text
+	Overdue    bool   `xml:"Overdue,omitempty"` // past its limit of time, and not to be killed
 
 	StartedAt *time.Time `xml:"StartedAt,omitempty"` // by the host's clock
 	EndedAt   *time.Time `xml:"EndedAt,omitempty"`

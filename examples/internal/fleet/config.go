@@ -1,0 +1,99 @@
+package fleet
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Config configures a Resolver. The zero value finds what OpenSSH finds.
+type Config struct {
+	// SSHConfig is the file to read instead of ~/.ssh/config and the system's
+	// ssh_config; "none" reads neither.
+	SSHConfig string
+	// Identities are private key files to use instead of those that are
+	// configured or usual. The agent is asked too.
+	Identities []string
+	// KnownHosts are the known_hosts files to use instead of the configured or
+	// usual ones.
+	KnownHosts []string
+
+	// Password is for targets that refuse the keys; zero means there is none.
+	Password transport.Secret
+	// Sudo does everything under sudo, unless the user is root anyway.
+	Sudo bool
+	// SudoPassword is what sudo is told when it asks; zero means Password, or
+	// what Ask has given for the login.
+	SudoPassword transport.Secret
+	// Ask, if set, asks the person at the terminal for a secret. The prompt says
+	// for what. Calls come one at a time.
+	Ask func(ctx context.Context, prompt string) (transport.Secret, error)
+
+	// Handshakes is how many logins go on at a time directly, and through each
+	// jump host; 0 means 16.
+	Handshakes int
+	// Logger gets warnings, and with Debug a record of each call; nil discards
+	// them.
+	Logger *slog.Logger
+	// Debug logs each call on a connection.
+	Debug bool
+
+	// Home is the home directory; "" means the user's.
+	Home string
+	// System is the directory of the system's configuration; "" means the one
+	// that OpenSSH uses on this system.
+	System string
+	// Getenv looks up SSH_AUTH_SOCK and what the configuration refers to; nil
+	// means os.Getenv.
+	Getenv func(string) string
+	// User is the login name where none is configured; "" means the current
+	// user's.
+	User string
+	// DialContext opens the first network connection; nil means a net.Dialer.
+	DialContext transport.DialFunc
+}
+
+// withDefaults fills in what is not set.
+func (c Config) withDefaults() (Config, error) {
+	if c.Getenv == nil {
+		c.Getenv = os.Getenv
+	}
+	if c.Home == "" {
+		c.Home = c.Getenv("HOME")
+	}
+	if c.Home == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return c, err
+		}
+		c.Home = home
+	}
+	if c.System == "" {
+		c.System = "/etc/ssh"
+		if runtime.GOOS == "windows" {
+			c.System = filepath.Join(c.Getenv("ProgramData"), "ssh")
+		}
+	}
+	if c.User == "" {
+		u, err := user.Current()
+		if err != nil {
+			return c, err
+		}
+		c.User = u.Username
+		if runtime.GOOS == "windows" {
+			c.User = filepath.Base(u.Username) // without the domain
+		}
+	}
+	if c.Handshakes <= 0 {
+		c.Handshakes = 16
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}

@@ -1,0 +1,35 @@
+// Package fleet is what most programs that use package sum need around it: a
+// fleet file that names the targets, and a [sum.Resolve] that reaches them as
+// the caller's own OpenSSH would.
+//
+//	targets, err := fleet.ReadFile("fleet.yaml")
+//	...
+//	resolver, err := fleet.New(fleet.Config{})
+//	...
+//	defer resolver.Close(ctx)
+//	session, err := sum.Open(ctx, sum.Config{Resolve: resolver.Resolve})
+//
+// # What is found without being told
+//
+// The zero [Config] finds what OpenSSH finds: known_hosts of the user and of the
+// system, the default identities, the agent at SSH_AUTH_SOCK, and of
+// ~/.ssh/config (ssh_config(5)) the keywords
+//
+//	HostName, Port, User, IdentityFile, IdentitiesOnly, IdentityAgent,
+//	ProxyJump, UserKnownHostsFile, GlobalKnownHostsFile, ConnectTimeout
+//
+// in Host, "Match all" and "Match host" blocks and in included files. A host
+// with a ProxyCommand is refused: it would be reached another way than the user
+// meant. A target whose host key is not known is refused, never asked about.
+//
+// # Passwords
+//
+// Passwords are given to the Config by the program, which has them from a file,
+// the environment or a prompt; a fleet file cannot hold any. Config.Ask is
+// called only when a target refused the keys, and once for each user name.
+//
+// # Jump hosts
+//
+// Targets behind the same ProxyJump share one connection to the jump host, which
+// ends with the last of them.
+package fleet

@@ -1,0 +1,142 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/ssh"
+)
+
+// A Resolver turns targets into connections: its method Resolve is the
+// sum.Config.Resolve of most programs. It is safe for concurrent use.
+type Resolver struct {
+	cfg   Config
+	ssh   sshConfig
+	keys  keyring
+	asked secrets
+	jumps jumps
+
+	mu     sync.Mutex
+	routes map[string]transport.Transport // by chain of jump hosts; "" is the direct one
+}
+
+// New returns a Resolver. It reads OpenSSH's configuration, once; keys and
+// known_hosts are read when a target needs them.
+func New(cfg Config) (*Resolver, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("finding the user's home and name: %w", err)
+	}
+	r := &Resolver{cfg: cfg, routes: map[string]transport.Transport{}}
+	r.asked.ask = cfg.Ask
+	if r.ssh, err = loadSSHConfig(cfg); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Resolve implements sum.Resolve for targets of kind linux, over SSH. For a kind
+// without a driver the error matches errors.ErrUnsupported and names the kind.
+func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
+	fail := func(err error) (transport.Transport, transport.Endpoint, error) {
+		return nil, transport.Endpoint{}, err
+	}
+	if t.Kind != sum.Linux {
+		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: errors.ErrUnsupported,
+			Hint: fmt.Sprintf("this program has no driver for targets of kind %q", t.Kind)})
+	}
+	if t.Object != "" {
+		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: transport.ErrInvalid,
+			Hint: fmt.Sprintf("a server of kind %q has no object, such as %q", t.Kind, t.Object)})
+	}
+	s, err := r.lookup(t.Address, t.User)
+	if err != nil {
+		return fail(err)
+	}
+	ep, err := r.endpoint(ctx, s)
+	if err != nil {
+		return fail(err)
+	}
+	hops, err := r.chain(s.jumps)
+	if err != nil {
+		return fail(err)
+	}
+	return &asking{r.route(hops), r}, ep, nil
+}
+
+// Close ends the connections to jump hosts. Connections through them are lost,
+// so the session is to be closed first. It returns nil.
+func (r *Resolver) Close(ctx context.Context) error {
+	r.jumps.close(ctx)
+	return nil
+}
+
+// endpoint describes the target to the driver. It holds for one dial: its
+// signers end with ctx.
+func (r *Resolver) endpoint(ctx context.Context, s settings) (transport.Endpoint, error) {
+	signers, err := r.signers(ctx, s)
+	if err != nil {
+		return transport.Endpoint{}, err
+	}
+	opts := ssh.Options{Signers: signers, ConnectTimeout: s.timeout}
+	if !s.onlyListed {
+		opts.AgentSocket = s.agent
+	}
+	if r.cfg.Ask != nil && opts.ConnectTimeout == 0 {
+		// Somebody may have to type a passphrase. It is what OpenSSH's server
+		// allows for logging in.
+		opts.ConnectTimeout = 2 * time.Minute
+	}
+	password := r.cfg.Password
+	if password.IsZero() {
+		password = r.asked.get(loginSecret(s.user))
+	}
+	if r.cfg.Sudo {
+		opts.Elevate = ssh.Sudo
+		opts.SudoPassword = r.sudoPassword(s.user, password)
+	}
+	return transport.Endpoint{
+		Address:     joinPort(s.host, s.port),
+		Credentials: transport.Credentials{User: s.user, Password: password},
+		Trust:       transport.Trust{KnownHosts: s.knownHosts},
+		Options:     opts,
+	}, nil
+}
+
+func (r *Resolver) sudoPassword(user string, login transport.Secret) transport.Secret {
+	for _, s := range []transport.Secret{r.cfg.SudoPassword, r.asked.get(sudoSecret(user))} {
+		if !s.IsZero() {
+			return s
+		}
+	}
+	return login
+}
+
+// route returns the transport for targets behind jump hosts, decorated. Each
+// route has its own limit of handshakes: that of the host which bears them.
+func (r *Resolver) route(hops []settings) transport.Transport {
+	key := chainKey(hops)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t := r.routes[key]; t != nil {
+		return t
+	}
+	var t transport.Transport = &ssh.Transport{DialContext: r.cfg.DialContext}
+	if len(hops) > 0 {
+		t = &jumping{r, hops}
+	}
+	if r.cfg.Debug {
+		t = transport.Log(t, r.cfg.Logger)
+	}
+	t = transport.Limit(t, transport.LimitOptions{Dials: r.cfg.Handshakes})
+	t = transport.Retry(t, transport.RetryOptions{OnRetry: func(op string, try int, err error) {
+		r.cfg.Logger.Warn("trying again", "op", op, "try", try, "err", err)
+	}})
+	r.routes[key] = t
+	return t
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/install"
+	"github.com/spf13/cobra"
+)
+
+// The environment variables that hold passwords.
+const (
+	passwordVariable     = "ROUNDSMAN_PASSWORD"
+	sudoPasswordVariable = "ROUNDSMAN_SUDO_PASSWORD"
+)
+
+var secretVariables = []string{passwordVariable, sudoPasswordVariable}
+
+// app is one run of the program.
+type app struct {
+	self install.Self // offers this program as the agent, if main lets it
+
+	// Tests put fakes here; nil means the real ones.
+	resolve   sum.Resolve
+	installer agent.Installer
+
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	env            map[string]string
+	status         int
+}
+
+// usageError is the caller's mistake: nothing was done.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func (a *app) run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env []string) int {
+	a.stdin, a.stdout, a.stderr = stdin, stdout, stderr
+	a.env = map[string]string{}
+	for _, kv := range env {
+		if name, value, ok := strings.Cut(kv, "="); ok {
+			a.env[name] = value
+		}
+	}
+	root := a.command()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return a.status
+	}
+	// What did not come from a command's own work is cobra's verdict on the
+	// arguments.
+	fmt.Fprintf(stderr, "roundsman: %s\n", clean(err.Error()))
+	var work workError
+	if errors.As(err, &work) {
+		return work.status
+	}
+	fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
+	return exitUsage
+}
+
+// workError ends a run that could not begin its work for a reason that is not in
+// the arguments.
+type workError struct {
+	error
+	status int
+}
+
+func (e workError) Unwrap() error { return e.error }
+
+func (a *app) getenv(name string) string { return a.env[name] }
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "roundsman",
+		Short: "Put firmware, drivers and software onto servers and devices",
+		Long: `Roundsman puts firmware, drivers and software onto servers and devices, proves
+the result by a second inventory, and leaves nothing behind but logs.
+
+A TARGET is a URL: kind://[user@]host[:port][/object], such as
+linux://root@db1 or linux://ops@[2001:db8::7]:2222. --fleet FILE takes many.
+
+` + exitHelp,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q", args[0])
+			}
+			return usagef("no command")
+		},
+		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
+	}
+	root.AddCommand(a.portsCommand(), a.inventoryCommand(), a.planCommand(), a.deployCommand(), a.logsCommand(), a.recoverCommand())
+	for _, c := range root.Commands() {
+		c.DisableFlagsInUseLine = true
+		c.Flags().SortFlags = false
+	}
+	return root
+}

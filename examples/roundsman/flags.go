@@ -1,0 +1,158 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/roundsman-go/roundsman/examples/internal/fleet"
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/spf13/cobra"
+)
+
+// sessionFlags are the flags of every command that talks to targets.
+type sessionFlags struct {
+	json             bool
+	fleet            string
+	journal          string
+	parallel         int
+	agentDirs        []string
+	lease            time.Duration
+	identities       []string
+	knownHosts       []string
+	sshConfig        string
+	passwordFile     string
+	sudo             bool
+	sudoPasswordFile string
+	verbose          bool
+}
+
+func (f *sessionFlags) add(cmd *cobra.Command) {
+	s := cmd.Flags()
+	s.BoolVar(&f.json, "json", false, "write one JSON object a line")
+	s.StringVar(&f.fleet, "fleet", "", "YAML `FILE` with further targets")
+	s.StringVar(&f.journal, "journal", "", "`DIR` of the journal (in the user's state directory)")
+	s.IntVar(&f.parallel, "parallel", 0, "`N` targets are worked on at a time (32)")
+	s.StringArrayVar(&f.agentDirs, "agent-dir", nil, "`DIR` on the target below which the agent may live; can be repeated")
+	s.DurationVar(&f.lease, "lease", 0, "how long an agent stays when the manager is silent (15m)")
+	s.StringArrayVar(&f.identities, "identity", nil, "private key `FILE`, instead of those OpenSSH would use; can be repeated")
+	s.StringArrayVar(&f.knownHosts, "known-hosts", nil, "known_hosts `FILE`, instead of those OpenSSH would use; can be repeated")
+	s.StringVar(&f.sshConfig, "ssh-config", "", "`FILE` instead of ~/.ssh/config and the system's; \"none\" reads neither")
+	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys")
+	s.BoolVar(&f.sudo, "sudo", false, "do everything on the target under sudo")
+	s.StringVar(&f.sudoPasswordFile, "sudo-password-file", "", "`FILE` with the password for sudo (the login password)")
+	s.BoolVarP(&f.verbose, "verbose", "v", false, "show every call and what installers print")
+}
+
+const sessionHelp = `Keys, known_hosts, the agent and ~/.ssh/config are found as OpenSSH finds them. A
+password comes from --password-file, from ROUNDSMAN_PASSWORD (for sudo:
+ROUNDSMAN_SUDO_PASSWORD), or from a prompt on a terminal, once for each user name.`
+
+// passwords reads the passwords that need no prompt.
+func (a *app) passwords(f *sessionFlags) (login, sudo transport.Secret, err error) {
+	if login, err = a.password(f.passwordFile, passwordVariable); err != nil {
+		return
+	}
+	sudo, err = a.password(f.sudoPasswordFile, sudoPasswordVariable)
+	return
+}
+
+// maxPassword bounds a password file, in bytes.
+const maxPassword = 4096
+
+// password reads a secret from the first line of a file, or else from the
+// environment.
+func (a *app) password(file, variable string) (transport.Secret, error) {
+	if file == "" {
+		return transport.NewSecret(a.getenv(variable)), nil
+	}
+	fh, err := os.Open(file)
+	if err != nil {
+		return transport.Secret{}, usageError{fmt.Errorf("password file: %w", err)}
+	}
+	defer fh.Close()
+	data, err := io.ReadAll(io.LimitReader(fh, maxPassword+1))
+	if err != nil {
+		return transport.Secret{}, usageError{fmt.Errorf("password file: %w", err)}
+	}
+	line, rest, _ := strings.Cut(string(data), "\n")
+	line = strings.TrimSuffix(line, "\r")
+	if line == "" || len(data) > maxPassword || strings.TrimSpace(rest) != "" {
+		return transport.Secret{}, usagef("password file %s: want one line of at most %d bytes", file, maxPassword)
+	}
+	return transport.NewSecret(line), nil
+}
+
+// targets collects the targets of the command line and of the fleet file.
+func targets(args []string, fleetFile string) ([]sum.Target, error) {
+	var out []sum.Target
+	if fleetFile != "" {
+		list, err := fleet.ReadFile(fleetFile)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		out = list
+	}
+	seen := map[string]bool{}
+	for _, t := range out {
+		seen[t.String()], seen[targetKey(t)] = true, true
+	}
+	for _, arg := range args {
+		t, err := sum.ParseTarget(arg)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		if seen[t.String()] {
+			return nil, usagef("target %s is given twice", t)
+		}
+		seen[t.String()] = true
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+var errNoTargets = usagef("no target: give TARGET..., such as linux://root@db1, or --fleet FILE")
+
+// isTarget reports whether an argument is meant as a target, and not as a path.
+func isTarget(arg string) bool {
+	return strings.Contains(arg, "://") || arg == "local:" || arg == "local"
+}
+
+// splitArgs tells targets from paths: "--component *.deb linux://db1" gives the
+// shell's second file as an argument.
+func splitArgs(components, args []string) (paths, targets []string) {
+	paths = append(paths, components...)
+	for _, arg := range args {
+		if isTarget(arg) || len(components) == 0 {
+			targets = append(targets, arg)
+		} else {
+			paths = append(paths, arg)
+		}
+	}
+	return paths, targets
+}
+
+// absolute makes paths independent of the working directory, so that a plan can
+// be applied from another one.
+func absolute(paths []string) ([]string, error) {
+	out := make([]string, len(paths))
+	for i, p := range paths {
+		abs, err := filepath.Abs(p)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = abs
+	}
+	return out, nil
+}
+
+// isUsage reports whether an error is the caller's mistake.
+func isUsage(err error) bool {
+	var u usageError
+	return errors.As(err, &u)
+}

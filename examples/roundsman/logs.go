@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) logsCommand() *cobra.Command {
+	var f sessionFlags
+	var out string
+	cmd := &cobra.Command{
+		Use:   "logs TARGET... --out DIR [--json]",
+		Short: "Fetch the logs that agents left on servers",
+		Long: `Logs copies what agents and installers logged, from each target into a directory
+of its own below DIR, and prints the paths there. Nothing on the target changes,
+and no agent is started.
+
+` + sessionHelp + "\n\n" + exitHelp,
+		Example: "  roundsman logs linux://root@db1 --out logs",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list, err := targets(args, f.fleet)
+			if err != nil {
+				return err
+			}
+			if len(list) == 0 {
+				return errNoTargets
+			}
+			if out == "" {
+				return usagef("no directory for the logs: give --out DIR")
+			}
+			return a.work(cmd.Context(), "logs", &f, false, func(ctx context.Context, w *work) error {
+				nodes, err := w.nodes(list)
+				if err != nil {
+					return err
+				}
+				for r := range sum.Each(ctx, nodes, w.each(), func(ctx context.Context, n *sum.Node) ([]string, error) {
+					w.rep.begin(n.Target(), "logs")
+					return sum.Logs(ctx, n, out)
+				}) {
+					w.rep.idle(r.Node.Target())
+					for _, path := range r.Value {
+						w.rep.log(r.Node.Target(), path)
+					}
+					if r.Err != nil {
+						w.fail(ctx, r.Node.Target(), r.Err)
+					}
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "`DIR` to copy the logs to")
+	f.add(cmd)
+	return cmd
+}

@@ -1,0 +1,310 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/internal/realtest"
+)
+
+// These tests run the built command line against a real OpenSSH server on a host
+// of its own: network, processes, file system and package database. Nothing but
+// port 22 of the host is open, and nothing of the manager.
+
+var buildOnce = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "roundsman-test-")
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "roundsman")
+	out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput()
+	if err != nil {
+		return "", &exec.Error{Name: "go build", Err: &buildError{string(out), err}}
+	}
+	return bin, nil
+})
+
+type buildError struct {
+	out string
+	err error
+}
+
+func (e *buildError) Error() string { return e.err.Error() + "\n" + e.out }
+
+// manager runs the command line in the manager's namespace.
+type manager struct {
+	t       *testing.T
+	net     *realtest.Net
+	host    *realtest.Host
+	bin     string
+	home    string
+	journal string
+}
+
+func newManager(t *testing.T, sshd ...string) *manager {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("not run with -short: it starts a real host")
+	}
+	realtest.Need(t, "dpkg-deb")
+	net := realtest.NewNet(t)
+	bin, err := buildOnce()
+	require.NoError(t, err)
+	return &manager{t: t, net: net, host: net.Host(realtest.HostConfig{SSHD: sshd}), bin: bin,
+		home: t.TempDir(), journal: t.TempDir()}
+}
+
+func (m *manager) target() string { return "linux://root@" + m.host.Addr }
+
+func (m *manager) command(args ...string) *exec.Cmd {
+	args = append(args, "--journal", m.journal, "--identity", m.host.Identity, "--known-hosts", m.host.HostKey)
+	cmd := m.net.Command(context.Background(), m.bin, args...)
+	cmd.Env = append(os.Environ(), "HOME="+m.home, "SSH_AUTH_SOCK=", "ROUNDSMAN_PASSWORD=",
+		// The agent is built in the go command's usual cache, not in that home.
+		"GOCACHE="+goEnv(m.t, "GOCACHE"), "GOMODCACHE="+goEnv(m.t, "GOMODCACHE"), "GOPATH="+goEnv(m.t, "GOPATH"))
+	cmd.Dir, _ = os.Getwd() // in the module, so that go build finds the agent
+	return cmd
+}
+
+func goEnv(t *testing.T, name string) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", name).Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
+}
+
+// run runs a command to its end and returns its exit status and JSON events.
+func (m *manager) run(args ...string) (int, []map[string]any) {
+	m.t.Helper()
+	cmd := m.command(append(args, "--json")...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil {
+		require.ErrorAs(m.t, err, &exit, "%s", errs.String())
+	}
+	m.t.Logf("roundsman %s: status %d\n%s%s", strings.Join(args, " "), cmd.ProcessState.ExitCode(), tailOf(out.String()), errs.String())
+	return cmd.ProcessState.ExitCode(), events(m.t, out.Bytes())
+}
+
+func tailOf(s string) string {
+	if len(s) > 4000 {
+		return "...\n" + s[len(s)-4000:]
+	}
+	return s
+}
+
+func events(t *testing.T, out []byte) []map[string]any {
+	t.Helper()
+	var list []map[string]any
+	for line := range bytes.Lines(out) {
+		var e map[string]any
+		require.NoError(t, json.Unmarshal(line, &e), "not a JSON line: %s", line)
+		require.EqualValues(t, 1, e["v"])
+		list = append(list, e)
+	}
+	return list
+}
+
+func outcomes(list []map[string]any) []map[string]any {
+	var out []map[string]any
+	for _, e := range list {
+		if e["event"] == "outcome" {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// deb builds a package. Its postinst counts its runs on the target and then
+// takes as long as asked.
+func deb(t *testing.T, name, version, postinst string) string {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(file, content string, mode os.FileMode) {
+		file = filepath.Join(dir, file)
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(content), mode))
+	}
+	require.NoError(t, os.Chmod(dir, 0o755))
+	write("DEBIAN/control", "Package: "+name+"\nVersion: "+version+"\nArchitecture: all\n"+
+		"Maintainer: roundsman tests <tests@example.com>\nDescription: a package that a test builds\n", 0o644)
+	write("usr/share/"+name+"/hello", "hello\n", 0o644)
+	write("DEBIAN/postinst", "#!/bin/sh\nset -e\necho run >>/var/lib/"+name+".runs\n"+postinst+"\n", 0o755)
+	file := filepath.Join(t.TempDir(), name+"_"+version+"_all.deb")
+	out, err := exec.Command("dpkg-deb", "--root-owner-group", "--build", dir, file).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return file
+}
+
+// runs returns how often the package's postinst ran on the host.
+func (m *manager) runs(name string) int {
+	m.t.Helper()
+	return strings.Count(m.host.Run("sh", "-c", "cat /var/lib/"+name+".runs 2>/dev/null || :"), "run")
+}
+
+func (m *manager) installed(name string) string {
+	m.t.Helper()
+	return strings.TrimSpace(m.host.Run("sh", "-c", "dpkg-query -W -f '${Version} ${Status}' "+name+" 2>/dev/null || :"))
+}
+
+// clean checks that nothing but logs is left on the host.
+func (m *manager) clean() {
+	m.t.Helper()
+	var processes string
+	require.Eventually(m.t, func() bool {
+		processes = strings.Join(m.host.Processes(), "\n")
+		return !strings.Contains(processes, "roundsman-agent")
+	}, 30*time.Second, 200*time.Millisecond, "an agent is left")
+	for _, file := range strings.Fields(m.host.Run("sh", "-c", "find /var/lib/roundsman /opt/roundsman /root/.cache/roundsman ! -type d 2>/dev/null || :")) {
+		log := filepath.Base(file) == "agent.log" || filepath.Base(filepath.Dir(file)) == "jobs"
+		require.Truef(m.t, log, "left on the host: %s", file)
+	}
+	for _, l := range m.host.Listeners() {
+		require.Contains(m.t, l, ":22", "left listening")
+	}
+	require.NotContains(m.t, m.host.Run("ss", "-Hlnx"), "agent.sock")
+	require.Empty(m.t, strings.TrimSpace(m.host.Run("find", "/tmp", "/run", "-name", "*roundsman*")))
+}
+
+func TestRealDeploy(t *testing.T) {
+	for name, sshd := range map[string][]string{
+		"stream-local forwarding": nil,
+		"exec only":               {"AllowStreamLocalForwarding no", "AllowTcpForwarding no"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newManager(t, sshd...)
+			pkg := deb(t, "rmhello", "2.10-3", "echo configured")
+
+			status, list := m.run("deploy", "--component", pkg, m.target())
+			require.Equal(t, 0, status)
+			require.Len(t, outcomes(list), 1)
+			o := outcomes(list)[0]
+			require.Equal(t, "Updated", o["outcome"])
+			require.Equal(t, "rmhello", o["component"])
+			require.Equal(t, "", o["from"])
+			require.Equal(t, "2.10-3", o["to"])
+			require.Equal(t, map[string]any{"space": "dpkg", "value": "0"}, o["code"])
+			require.True(t, strings.HasPrefix(o["target"].(string), "linux://root@"))
+			require.Equal(t, "2.10-3 install ok installed", m.installed("rmhello"))
+			m.clean()
+
+			status, list = m.run("deploy", "--component", pkg, m.target(), "--detailed-exitcode")
+			require.Equal(t, 3, status)
+			require.Equal(t, "NotNeeded", outcomes(list)[0]["outcome"])
+			require.Equal(t, 1, m.runs("rmhello"), "installed a second time")
+			m.clean()
+
+			into := t.TempDir()
+			status, _ = m.run("logs", m.target(), "--out", into)
+			require.Equal(t, 0, status)
+			logs := readAll(t, into)
+			require.Contains(t, logs, "configured", "the installer's output is in the logs")
+		})
+	}
+}
+
+func readAll(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		b.Write(content)
+		return err
+	}))
+	return b.String()
+}
+
+// waitFor is an installer that waits until the test lets it go on.
+const waitFor = `i=0; while [ ! -e /var/lib/go-on ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done`
+
+// startDeploy starts a deployment and returns when the installer runs.
+func (m *manager) startDeploy(pkg, name string) (*exec.Cmd, *bytes.Buffer) {
+	m.t.Helper()
+	cmd := m.command("deploy", "--component", pkg, m.target(), "--json")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	require.NoError(m.t, cmd.Start())
+	m.t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	})
+	require.Eventually(m.t, func() bool { return m.runs(name) == 1 }, 2*time.Minute, 100*time.Millisecond, "the installer did not start")
+	return cmd, &out
+}
+
+func TestRealAgentKilled(t *testing.T) {
+	m := newManager(t)
+	cmd, out := m.startDeploy(deb(t, "rmslow", "1.0", waitFor), "rmslow")
+	m.host.Run("pkill", "-KILL", "-f", "roundsman-agent serve")
+	m.host.Run("touch", "/var/lib/go-on")
+	require.NoError(t, cmd.Wait(), "%s", out)
+	list := outcomes(events(t, out.Bytes()))
+	require.Len(t, list, 1)
+	require.Equal(t, "Updated", list[0]["outcome"])
+	require.Equal(t, 1, m.runs("rmslow"))
+	m.clean()
+}
+
+func TestRealManagerKilled(t *testing.T) {
+	for _, second := range []string{"recover", "deploy"} {
+		t.Run("then "+second, func(t *testing.T) {
+			m := newManager(t)
+			pkg := deb(t, "rmslow", "1.0", waitFor)
+			cmd, _ := m.startDeploy(pkg, "rmslow")
+			require.NoError(t, cmd.Process.Kill())
+			_ = cmd.Wait()
+			m.host.Run("touch", "/var/lib/go-on")
+
+			args := []string{"recover"}
+			if second == "deploy" {
+				args = []string{"deploy", "--component", pkg, m.target()}
+			}
+			status, list := m.run(args...)
+			require.Equal(t, 0, status)
+			found := outcomes(list)
+			require.NotEmpty(t, found)
+			require.Equal(t, "Updated", found[0]["outcome"])
+			require.Equal(t, "1.0 install ok installed", m.installed("rmslow"))
+			require.Equal(t, 1, m.runs("rmslow"), "installed twice")
+			m.clean()
+
+			// Nothing is pending any more, and nothing is needed any more.
+			status, list = m.run("recover")
+			require.Equal(t, 0, status)
+			require.Empty(t, outcomes(list))
+			status, _ = m.run("deploy", "--component", pkg, m.target(), "--detailed-exitcode")
+			require.Equal(t, 3, status)
+			require.Equal(t, 1, m.runs("rmslow"))
+		})
+	}
+}
+
+func TestRealCableCut(t *testing.T) {
+	m := newManager(t)
+	cmd, out := m.startDeploy(deb(t, "rmslow", "1.0", waitFor), "rmslow")
+	m.host.Cable(false)
+	m.host.Run("touch", "/var/lib/go-on")
+	require.Eventually(t, func() bool { return strings.HasPrefix(m.installed("rmslow"), "1.0 install ok") }, time.Minute, 200*time.Millisecond)
+	m.host.Cable(true)
+	require.NoError(t, cmd.Wait(), "%s", out)
+	require.Equal(t, "Updated", outcomes(events(t, out.Bytes()))[0]["outcome"])
+	require.Equal(t, 1, m.runs("rmslow"))
+	m.clean()
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+
+	"github.com/roundsman-go/roundsman/examples/internal/fleet"
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/sum/agent/install"
+	"github.com/roundsman-go/roundsman/sum/component"
+)
+
+// A work is one session of a command, with what it reports to.
+type work struct {
+	command  string
+	flags    *sessionFlags
+	rep      *reporter
+	log      *slog.Logger
+	session  *sum.Session
+	resolver *fleet.Resolver // nil where a test brought its own Resolve
+	tally    tally
+	stderr   io.Writer
+}
+
+// work opens a session, lets do work with it, gives everything back, and sets
+// the exit status. It returns usage errors alone; everything else is reported.
+func (a *app) work(ctx context.Context, command string, f *sessionFlags, detailed bool, do func(ctx context.Context, w *work) error) error {
+	if f.parallel < 0 || f.lease < 0 {
+		return usagef("--parallel and --lease must not be negative")
+	}
+	term := a.terminal(f.json)
+	defer term.close()
+	w := &work{command: command, flags: f, rep: newReporter(a.stdout, f.json, f.verbose, term.live), stderr: term.stderr}
+	level := slog.LevelWarn
+	if f.verbose {
+		level = slog.LevelDebug
+	}
+	w.log = slog.New(slog.NewTextHandler(term.stderr, &slog.HandlerOptions{Level: level}))
+	err := a.open(ctx, w, term)
+	if err == nil {
+		err = do(ctx, w)
+		w.close(ctx)
+	}
+	if isUsage(err) {
+		return err
+	}
+	stopped := ctx.Err() != nil
+	if err != nil && !(stopped && errors.Is(err, context.Canceled)) {
+		w.tally.fail("")
+		w.rep.fail(nil, err)
+	}
+	status := w.tally.status(stopped, detailed)
+	w.rep.summary(summaryEvent{newHeader("summary"), command, w.tally.targets, w.tally.failures(), w.tally.counts(), stopped, status})
+	term.close()
+	a.status = w.rep.finish(a.stderr, status)
+	return nil
+}
+
+func (a *app) open(ctx context.Context, w *work, term *terminal) error {
+	f := w.flags
+	login, sudo, err := a.passwords(f)
+	if err != nil {
+		return err
+	}
+	cfg := sum.Config{
+		Resolve: a.resolve, Installer: a.installer, Journal: f.journal,
+		BaseDirs: f.agentDirs, Lease: f.lease, Logger: w.log,
+	}
+	if cfg.Resolve == nil {
+		w.resolver, err = fleet.New(fleet.Config{
+			SSHConfig: f.sshConfig, Identities: f.identities, KnownHosts: f.knownHosts,
+			Password: login, Sudo: f.sudo, SudoPassword: sudo, Ask: term.ask,
+			Logger: w.log, Debug: f.verbose, Getenv: a.getenv,
+		})
+		if err != nil {
+			return usageError{err}
+		}
+		cfg.Resolve = w.resolver.Resolve
+	}
+	if cfg.Installer == nil {
+		// The go command makes an agent for any target; without it this program
+		// itself will do where the target is of the same kind as the manager.
+		cfg.Installer = &install.Installer{Source: install.First(install.DefaultSource(), a.self), Logger: w.log}
+	}
+	if w.session, err = sum.Open(ctx, cfg); err != nil {
+		return err
+	}
+	return nil
+}
+
+// close gives everything back and reports what could not be.
+func (w *work) close(ctx context.Context) {
+	for _, err := range flatten(w.session.Close(ctx)) {
+		var se *sum.Error
+		if errors.As(err, &se) {
+			w.tally.fail(se.Target)
+		} else {
+			w.tally.fail("")
+		}
+		w.rep.fail(nil, err)
+	}
+	if w.resolver != nil {
+		_ = w.resolver.Close(ctx) // connections to jump hosts that nobody uses any more
+	}
+}
+
+// flatten takes joined errors apart, so that each target has its own report.
+func flatten(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	var se *sum.Error
+	if _, single := err.(*sum.Error); !ok || single || !errors.As(err, &se) {
+		return []error{err}
+	}
+	var out []error
+	for _, e := range joined.Unwrap() {
+		out = append(out, flatten(e)...)
+	}
+	return out
+}
+
+// fail reports that a target failed. An error that only says that the run was
+// stopped is no failure of the target.
+func (w *work) fail(ctx context.Context, t sum.Target, err error) {
+	w.rep.idle(t)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return // the summary says it
+	}
+	w.tally.fail(targetKey(t))
+	w.rep.fail(&t, err)
+}
+
+// outcome counts and reports an outcome.
+func (w *work) outcome(o sum.Outcome) {
+	if w.tally.add(o) {
+		w.rep.outcome(o)
+	}
+}
+
+// nodes returns the nodes of the targets.
+func (w *work) nodes(targets []sum.Target) ([]*sum.Node, error) {
+	w.tally.targets = len(targets)
+	nodes := make([]*sum.Node, 0, len(targets))
+	for _, t := range targets {
+		n, err := w.session.Node(t)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes, nil
+}
+
+func (w *work) each() sum.EachOptions { return sum.EachOptions{Parallel: w.flags.parallel} }
+
+func (w *work) events() sum.DeployOptions { return sum.DeployOptions{Events: w.rep.progress} }
+
+// remind says that a dead run left something on these targets, where the command
+// does not finish it itself.
+func (w *work) remind(targets []sum.Target) {
+	mine := map[string]bool{}
+	for _, t := range targets {
+		mine[targetKey(t)] = true
+	}
+	for _, t := range w.session.Pending() {
+		if mine[targetKey(t)] {
+			w.log.Warn("an earlier run left something unfinished; deploy or recover finishes it", "target", targetKey(t))
+		}
+	}
+}
+
+// components loads components from paths.
+func components(ctx context.Context, paths []string) ([]*component.Component, error) {
+	paths, err := absolute(paths)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	var out []*component.Component
+	seen := map[string]string{}
+	for _, p := range paths {
+		c, err := component.Load(ctx, p)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, workError{err, exitStopped}
+			}
+			return nil, usageError{err}
+		}
+		if other, ok := seen[c.Digest()]; ok {
+			return nil, usagef("%s and %s are the same component", other, p)
+		}
+		seen[c.Digest()] = p
+		out = append(out, c)
+	}
+	return out, nil
+}

@@ -1,0 +1,153 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+)
+
+// Names in an agent's directory that the manager uses.
+const (
+	BinaryName    = "roundsman-agent"
+	BootstrapName = "bootstrap.json"
+	ReadyName     = "ready.json"
+	LogName       = "agent.log"
+	SocketName    = "agent.sock"
+)
+
+const (
+	// DefaultPort is where an agent that listens on TCP begins to look for a
+	// free port.
+	DefaultPort = 62286
+	// DefaultLease is the lease of an agent that is not told another.
+	DefaultLease = 15 * time.Minute
+
+	// fileVersion is the version of Bootstrap and Ready.
+	fileVersion = 1
+	maxFile     = 1 << 20 // bytes of any JSON file that is read
+)
+
+// DefaultBaseDirs are the directories below which an agent's directory is made,
+// best first: as root, and for a user whose home directory is home. /tmp is not
+// among them: others may write there, and it is often mounted noexec.
+func DefaultBaseDirs(root bool, home string) []string {
+	if root {
+		return []string{"/var/lib/roundsman", "/opt/roundsman"}
+	}
+	return []string{path.Join(home, ".cache/roundsman")}
+}
+
+// Bootstrap is what the manager leaves in the agent's directory, in a file that
+// only the agent's user can read. The agent deletes it as soon as it has read it.
+type Bootstrap struct {
+	Version int    `json:"version"` // 1
+	Nonce   string `json:"nonce"`   // comes back in Ready, to tell this start from others
+	Target  string `json:"target"`  // for the log
+	// Credentials is what channel.AgentCredentials.MarshalBootstrap gives: it
+	// contains keys.
+	Credentials json.RawMessage `json:"credentials"`
+	// LeaseSeconds is how long the agent stays without hearing from the manager;
+	// 0 means DefaultLease.
+	LeaseSeconds int `json:"lease_seconds,omitempty"`
+	// Network is "unix", which "" means too, or "tcp".
+	Network string `json:"network,omitempty"`
+	// Listen is for "tcp": the address to listen on, as "host:port". Without a
+	// port it is the first free one from DefaultPort on.
+	Listen string `json:"listen,omitempty"`
+	// AllowForeign: see channel.Server.
+	AllowForeign bool `json:"allow_foreign,omitempty"`
+}
+
+// String names the bootstrap without its keys, so that it can be logged.
+func (b Bootstrap) String() string {
+	return fmt.Sprintf("bootstrap of %s, nonce %s, network %q", b.Target, b.Nonce, b.Network)
+}
+
+// GoString is String.
+func (b Bootstrap) GoString() string { return b.String() }
+
+func (b Bootstrap) lease() time.Duration {
+	if b.LeaseSeconds <= 0 {
+		return DefaultLease
+	}
+	return time.Duration(b.LeaseSeconds) * time.Second
+}
+
+func (b Bootstrap) check() error {
+	switch {
+	case b.Version != fileVersion:
+		return fmt.Errorf("version %d of %s is not known to this agent, which knows %d", b.Version, BootstrapName, fileVersion)
+	case b.Nonce == "":
+		return fmt.Errorf("%s has no nonce", BootstrapName)
+	case b.Network != "" && b.Network != "unix" && b.Network != "tcp":
+		return fmt.Errorf("network %q: want unix or tcp", b.Network)
+	}
+	return nil
+}
+
+// Ready is what an agent leaves in its directory once it listens. It holds no
+// secrets.
+type Ready struct {
+	Version      int    `json:"version"` // 1
+	Nonce        string `json:"nonce"`   // of the Bootstrap
+	PID          int    `json:"pid"`
+	StartTime    string `json:"start_time"` // of the process, as the system counts it
+	Network      string `json:"network"`    // "unix" or "tcp"
+	Addr         string `json:"addr"`       // path of the socket, or host:port
+	Epoch        string `json:"epoch"`      // see channel.Client
+	AgentVersion string `json:"agent_version"`
+}
+
+// readJSON reads a small JSON file.
+func readJSON(name string, v any) error {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	if fi.Size() > maxFile {
+		return fmt.Errorf("%s: %d bytes are too many", name, fi.Size())
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		// The decoder's error may quote the input, which may hold keys.
+		return fmt.Errorf("%s: not the JSON that it should be", name)
+	}
+	return nil
+}
+
+// tempPrefix begins the names of files that are being written.
+const tempPrefix = ".tmp-"
+
+// writeJSON replaces a file in one step that survives a crash: whoever reads it
+// sees all of the old content or all of the new.
+func writeJSON(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, tempPrefix+"*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	return syncDir(dir)
+}

@@ -1,0 +1,145 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/channel"
+)
+
+// home is an agent's directory.
+type home string
+
+func (h home) path(name string) string  { return filepath.Join(string(h), name) }
+func (h home) lockPath() string         { return h.path("lock") }
+func (h home) leasePath() string        { return h.path("lease") }
+func (h home) blobs() string            { return h.path("blobs") }
+func (h home) jobs() string             { return h.path("jobs") }
+func (h home) record(id string) string  { return filepath.Join(h.jobs(), id+".json") }
+func (h home) output(id string) string  { return filepath.Join(h.jobs(), id+".log") }
+func (h home) jobDir(id string) string  { return filepath.Join(h.jobs(), id) }
+func (h home) jobLock(id string) string { return filepath.Join(h.jobDir(id), "lock") }
+
+// prepare makes the directories. The agent runs programs with its own rights, so
+// a directory that others can write to would give them those rights.
+func (h home) prepare() error {
+	fi, err := os.Lstat(string(h))
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() || !ownedByMe(fi) {
+		return fmt.Errorf("%s is not a directory that belongs to this user", h)
+	}
+	for _, dir := range []string{string(h), h.blobs(), h.jobs()} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isLog reports whether a file of the directory stays when the agent goes. The
+// name is relative, with slashes.
+func isLog(name string) bool {
+	if name == LogName {
+		return true
+	}
+	base, ok := strings.CutPrefix(name, "jobs/")
+	if !ok {
+		return false
+	}
+	id, ext, ok := strings.Cut(base, ".")
+	return ok && channel.ValidJobID(id) && (ext == "json" || ext == "log")
+}
+
+// logs returns the files that stay, sorted by name.
+func (h home) logs() ([]string, error) {
+	var out []string
+	for _, dir := range []string{"", "jobs"} {
+		entries, err := os.ReadDir(h.path(dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			if name := filepath.ToSlash(filepath.Join(dir, e.Name())); e.Type().IsRegular() && isLog(name) {
+				out = append(out, h.path(name))
+			}
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// clear deletes everything but logs and returns what stays. The caller holds the
+// lock, whose file goes last: until then nobody else can begin here.
+func (h home) clear() (left []string, err error) {
+	var errs []error
+	var ready Ready
+	if readJSON(h.path(ReadyName), &ready) == nil && ready.Network == "unix" && filepath.Base(ready.Addr) == SocketName {
+		// A socket whose path would have been too long is elsewhere, alone in
+		// its directory; Remove does not take directories that hold more.
+		os.Remove(ready.Addr)
+		if dir := filepath.Dir(ready.Addr); dir != string(h) {
+			os.Remove(dir)
+		}
+	}
+	entries, err := os.ReadDir(string(h))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == "lock", name == "jobs" && e.IsDir(), isLog(name) && e.Type().IsRegular():
+		default:
+			errs = append(errs, os.RemoveAll(h.path(name)))
+		}
+	}
+	jobs, err := os.ReadDir(h.jobs())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	for _, e := range jobs {
+		if !e.Type().IsRegular() || !isLog("jobs/"+e.Name()) {
+			errs = append(errs, os.RemoveAll(filepath.Join(h.jobs(), e.Name())))
+		}
+	}
+	os.Remove(h.jobs()) // if it is empty
+	if err := os.Remove(h.lockPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	left, err = h.logs()
+	return left, errors.Join(append(errs, err)...)
+}
+
+// beingPrepared reports whether a manager is putting files here for another
+// start: deleting them would fail that start. The agent's own files do not count.
+func (h home) beingPrepared() bool {
+	entries, err := os.ReadDir(string(h))
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		switch name := e.Name(); name {
+		case BinaryName, ReadyName, LogName, SocketName, "lock", "lease":
+			continue
+		}
+		fi, err := e.Info()
+		if err != nil || strings.HasPrefix(e.Name(), tempPrefix) || !fi.Mode().IsRegular() {
+			continue
+		}
+		// A file that nobody came back for does not count either.
+		if age := time.Since(fi.ModTime()); age > -time.Minute && age < time.Minute {
+			return true
+		}
+	}
+	return false
+}

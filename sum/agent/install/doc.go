@@ -1,0 +1,43 @@
+// Package install is the manager's side of an agent's life: it brings the agent
+// to a target over any connection that keeps files and runs programs, starts it,
+// connects to it, and removes it without a trace but logs.
+//
+//	in := &install.Installer{Source: &install.GoBuild{}}
+//	a, err := in.Start(ctx, conn, agent.StartOptions{Target: "db1", ID: "m1-db1", Opened: journal})
+//	if err != nil {
+//		return err // and nothing was left on the target
+//	}
+//	inv, err := a.Inventory(ctx, agent.InventoryRequest{})
+//	...
+//	left, err := a.Remove(ctx) // logs only
+//
+// # Where it goes
+//
+// The agent's directory is made, for this manager and target alone and open to
+// nobody else, below the first base directory that lets a program be written and
+// executed: the binary itself is put there and asked for its version. A
+// directory on a file system that is mounted noexec or read-only is told apart
+// and the next one tried. A binary for another processor is refused before
+// anything is sent.
+//
+// # How it is reached
+//
+// The agent listens on a Unix socket that only its own user can open. The
+// channel goes through the connection that is there already: by forwarding to
+// that socket, or where the server forbids this through the agent's command
+// "connect", whose standard input and output are piped. No further port of the
+// target is used, unless [Installer.Network] asks for the classic way.
+//
+// # Where binaries come from
+//
+// A [Source]: a directory with a signed manifest ([FS]), the go command
+// ([GoBuild]), or the running program itself ([Self]). [First] combines them.
+//
+// # After a crash
+//
+// StartOptions.Opened is told the [agent.Place] before the first change, so that
+// a journal can name it. [Installer.Sweep] removes what is there, and a Start
+// with the same ID takes it over: files that arrived are not sent again, and
+// jobs are found by their IDs. [Find] lists directories of agents that nobody
+// remembers, and [Logs] fetches logs without an agent.
+package install

@@ -1,0 +1,364 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Installer is the agent.Installer for targets whose connection has
+// transport.CapFiles and transport.CapRun, as over SSH. Its zero value builds
+// agents with the go command. It is safe for concurrent use and must not be
+// copied.
+type Installer struct {
+	// Source has the binaries; nil is DefaultSource.
+	Source Source
+	// Network is how the agent is reached. "", the same as "unix", is through the
+	// connection to the target, without another port. "tcp" is the classic way:
+	// the agent listens on agent.DefaultPort or the next free port of the target,
+	// whose firewall must let the manager in.
+	Network string
+	// Listen is the address of the target on which an agent with Network "tcp"
+	// listens, as "host:port"; see agent.Bootstrap.
+	Listen string
+	// DialContext dials the agent with Network "tcp"; nil is net.Dialer's.
+	DialContext transport.DialFunc
+	// AllowForeign lets clients of other make in; see channel.Server.
+	AllowForeign bool
+	// Logger gets what was done, without secrets; nil is none.
+	Logger *slog.Logger
+
+	mu  sync.Mutex
+	def Source
+}
+
+var _ agent.Installer = (*Installer)(nil)
+
+func (in *Installer) source() Source {
+	if in.Source != nil {
+		return in.Source
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.def == nil {
+		in.def = DefaultSource()
+	}
+	return in.def
+}
+
+func (in *Installer) log() *slog.Logger {
+	if in.Logger != nil {
+		return in.Logger
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// run is one Start.
+type run struct {
+	in   *Installer
+	conn transport.Conn
+	opts agent.StartOptions
+	sys  system
+	bin  transport.File
+	dir  string
+	made []string // directories that were not there before, deepest last
+	// touched says that the target was changed below dir.
+	touched bool
+}
+
+func (r *run) name(elem ...string) string { return path.Join(append([]string{r.dir}, elem...)...) }
+
+func (r *run) place() agent.Place { return agent.Place{ID: r.opts.ID, Dir: r.dir} }
+
+func (r *run) fail(kind error, err error, hint string) error {
+	return &agent.Error{Op: "start", Target: r.opts.Target, Kind: kind, Err: err, Hint: hint}
+}
+
+// Start implements agent.Installer. It fails with errors.ErrUnsupported if the
+// connection keeps no files or runs no programs, agent.ErrNoBinary,
+// agent.ErrNoDir, which says of each directory why it will not do,
+// agent.ErrQuarantined and agent.ErrStart, and with the errors of the connection
+// and of opts.Opened.
+func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.StartOptions) (agent.Agent, error) {
+	r := &run{in: in, conn: conn, opts: opts}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.sys, err = probe(ctx, conn); err != nil {
+		return nil, r.fail(nil, err, "")
+	}
+	if r.bin, err = in.source().Open(ctx, r.sys.goos, r.sys.goarch); err != nil {
+		return nil, r.fail(nil, err, "")
+	}
+	if err := checkBinary(ctx, r.bin, r.sys.goos, r.sys.goarch); err != nil {
+		return nil, r.fail(nil, err, "")
+	}
+	if err := r.findDir(ctx); err != nil {
+		return nil, err
+	}
+	a, err := r.launch(ctx)
+	if err != nil {
+		return nil, r.undone(ctx, err)
+	}
+	in.log().InfoContext(ctx, "agent started", "target", opts.Target, "dir", r.dir)
+	return a, nil
+}
+
+func (r *run) check() error {
+	o := r.opts
+	switch {
+	case r.conn == nil || o.Target == "":
+		return r.fail(transport.ErrInvalid, errors.New("no connection or no target name"), "")
+	case !validID(o.ID):
+		return r.fail(transport.ErrInvalid, fmt.Errorf("ID %q cannot name a directory", o.ID), "use letters, digits, dots, dashes and underscores")
+	case o.Place != nil && !validPlace(*o.Place, o.ID):
+		return r.fail(transport.ErrInvalid, fmt.Errorf("%q is not the directory of agent %q", o.Place.Dir, o.ID), "")
+	case !r.conn.Caps().Has(transport.CapFiles | transport.CapRun):
+		return r.fail(errors.ErrUnsupported, nil, "the connection offers "+r.conn.Caps().String()+"; an agent needs files and run")
+	case r.in.Network != "" && r.in.Network != "unix" && r.in.Network != "tcp":
+		return r.fail(transport.ErrInvalid, fmt.Errorf("network %q", r.in.Network), `want "unix" or "tcp"`)
+	}
+	return nil
+}
+
+// validID reports whether an ID may name a directory on any target.
+func validID(id string) bool {
+	if id == "" || len(id) > 128 || id[0] == '.' || id[0] == '-' {
+		return false
+	}
+	return strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == ""
+}
+
+// validPlace keeps a damaged journal from making us delete anything else.
+func validPlace(p agent.Place, id string) bool {
+	return p.ID == id && validID(id) && path.IsAbs(p.Dir) && path.Clean(p.Dir) == p.Dir &&
+		path.Base(p.Dir) == id && path.Dir(p.Dir) != "/"
+}
+
+// findDir puts the binary into the first directory where it can be executed.
+func (r *run) findDir(ctx context.Context) error {
+	var reasons []error
+	for _, dir := range candidates(r.opts, r.sys) {
+		r.dir, r.made, r.touched = dir, nil, false
+		err := r.prepare(ctx)
+		if err == nil {
+			return nil
+		}
+		if stops(ctx, err) {
+			return r.undone(ctx, err)
+		}
+		if why := explain(ctx, r.conn, r.existing(ctx)); why != "" {
+			err = fmt.Errorf("%s: %w", why, err)
+		}
+		if hint := r.undo(ctx); hint != "" {
+			err = fmt.Errorf("%w; %s", err, hint)
+		}
+		r.in.log().DebugContext(ctx, "agent directory will not do", "target", r.opts.Target, "dir", dir, "err", err)
+		reasons = append(reasons, fmt.Errorf("%s: %w", dir, err))
+	}
+	if len(reasons) == 0 {
+		reasons = append(reasons, errors.New("no base directory was given"))
+	}
+	return r.fail(agent.ErrNoDir, errors.Join(reasons...), "name a directory that may hold programs in the base directories")
+}
+
+// stops reports whether an error says nothing about the directory that was
+// tried, so that no other one is to be tried.
+func stops(ctx context.Context, err error) bool {
+	if ctx.Err() != nil || transport.Temporary(err) {
+		return true
+	}
+	for _, kind := range []error{
+		transport.ErrClosed, transport.ErrIntegrity, transport.ErrProtocol, transport.ErrAuth, errors.ErrUnsupported,
+		agent.ErrQuarantined, errOpened, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// errOpened marks errors of StartOptions.Opened.
+var errOpened = errors.New("the place of the agent could not be recorded")
+
+func (r *run) opened(ctx context.Context, p agent.Place) error {
+	if r.opts.Opened == nil {
+		return nil
+	}
+	if err := r.opts.Opened(ctx, p); err != nil {
+		return r.fail(errOpened, err, "")
+	}
+	return nil
+}
+
+// prepare makes the directory and puts a binary there that can be executed.
+func (r *run) prepare(ctx context.Context) error {
+	if !path.IsAbs(r.dir) || path.Clean(r.dir) != r.dir || path.Dir(r.dir) == "/" {
+		return fmt.Errorf("not the clean absolute path of a directory below another: %q", r.dir)
+	}
+	missing, err := r.missing(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.opened(ctx, r.place()); err != nil {
+		return err
+	}
+	if len(missing) == 0 {
+		fi, err := transport.Stat(ctx, r.conn, r.dir)
+		if err != nil {
+			return err
+		}
+		if !fi.IsDir() || fi.Mode.Perm()&0o077 != 0 {
+			return fmt.Errorf("it exists and is not a directory for its owner alone: %v", fi.Mode)
+		}
+	}
+	r.made, r.touched = missing, true
+	for _, d := range []string{r.dir, r.name(blobsName), r.name(jobsName)} {
+		if err := transport.Mkdir(ctx, r.conn, d, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := r.putBinary(ctx); err != nil {
+		return err
+	}
+	return r.tryBinary(ctx)
+}
+
+// missing returns the directories that Mkdir will have to make, deepest last.
+func (r *run) missing(ctx context.Context) ([]string, error) {
+	var out []string
+	for d := r.dir; d != "/"; d = path.Dir(d) {
+		_, err := transport.Stat(ctx, r.conn, d)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			if stops(ctx, err) {
+				return nil, err
+			}
+			break // Mkdir will say what is wrong
+		}
+		out = append([]string{d}, out...)
+	}
+	return out, nil
+}
+
+// existing returns the deepest directory on the way to dir that exists.
+func (r *run) existing(ctx context.Context) string {
+	for d := r.dir; d != "/"; d = path.Dir(d) {
+		if fi, err := transport.Stat(ctx, r.conn, d); err == nil && fi.IsDir() {
+			return d
+		}
+	}
+	return "/"
+}
+
+// putBinary sends the binary unless the very same is there.
+func (r *run) putBinary(ctx context.Context) error {
+	name := r.name(agent.BinaryName)
+	if fi, err := transport.Stat(ctx, r.conn, name); err == nil && fi.Size == r.bin.Size && fi.Mode.Perm()&0o700 == 0o700 {
+		out, exit, err := output(ctx, r.conn, "sha256sum", name)
+		if err != nil && stops(ctx, err) {
+			return err
+		}
+		if sum, _, _ := strings.Cut(string(out), " "); err == nil && exit.Code == 0 && sum == r.bin.Digest() {
+			return nil
+		}
+	}
+	start := time.Now()
+	res, err := transport.Put(ctx, r.conn, name, r.bin, transport.PutOptions{Mode: 0o700})
+	if err != nil {
+		return err
+	}
+	r.in.log().DebugContext(ctx, "agent copied", "target", r.opts.Target, "file", name, "sent", res.Sent, "kept", res.Kept, "took", time.Since(start))
+	return nil
+}
+
+// tryBinary executes the binary where it is.
+func (r *run) tryBinary(ctx context.Context) error {
+	name := r.name(agent.BinaryName)
+	out, exit, err := output(ctx, r.conn, name, "version")
+	if err != nil && stops(ctx, err) {
+		return err
+	}
+	want := r.sys.goos + "/" + r.sys.goarch
+	if err == nil && exit.Code == 0 && strings.HasPrefix(string(out), agent.BinaryName+" ") && strings.HasSuffix(strings.TrimSpace(string(out)), " "+want) {
+		return nil
+	}
+	if gone := r.vanished(ctx); gone != nil {
+		return gone
+	}
+	if err != nil {
+		return fmt.Errorf("the agent cannot be executed: %w", err)
+	}
+	hint := ""
+	if exit.Code == 126 { // POSIX shell: found, but cannot be executed
+		hint = "; a security policy may forbid it"
+	}
+	return fmt.Errorf("the agent cannot be executed (%v): %.300q%s", exitCode(exit), out, hint)
+}
+
+// vanished returns an error if the binary, which had arrived, is gone.
+func (r *run) vanished(ctx context.Context) error {
+	if _, err := transport.Stat(ctx, r.conn, r.name(agent.BinaryName)); errors.Is(err, fs.ErrNotExist) {
+		return r.fail(agent.ErrQuarantined, err, "let the virus scanner of the target except "+r.dir)
+	}
+	return nil
+}
+
+// undo removes what a failed Start put on the target. It returns "", or what the
+// operator must know of what is left.
+func (r *run) undo(ctx context.Context) (hint string) {
+	if !r.touched {
+		return ""
+	}
+	r.touched = false
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
+	defer cancel()
+	_, err := r.in.sweep(ctx, r.conn, r.place(), r.opts.Target)
+	if err == nil {
+		removeEmpty(ctx, r.conn, r.made)
+		return ""
+	}
+	if errors.Is(err, agent.ErrJobRunning) { // of an earlier agent, whose files these are too
+		return ""
+	}
+	return "what is in " + r.dir + " could not be removed: " + err.Error()
+}
+
+// undone undoes and returns cause as an *agent.Error that tells of the rest.
+func (r *run) undone(ctx context.Context, cause error) error {
+	hint := r.undo(ctx)
+	known, ok := cause.(*agent.Error)
+	switch {
+	case !ok:
+		return r.fail(nil, cause, hint)
+	case hint == "":
+		return cause
+	case known.Hint != "":
+		hint = known.Hint + "; " + hint
+	}
+	e := *known
+	e.Hint = hint
+	return &e
+}
+
+// removeEmpty removes directories that a failed Start made, if they are empty.
+func removeEmpty(ctx context.Context, conn transport.Conn, made []string) {
+	for i := len(made) - 1; i >= 0; i-- {
+		if err := transport.Remove(ctx, conn, made[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+	}
+}

@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/roundsman-go/roundsman/sum/channel"
+)
+
+const (
+	shutdownTimeout   = 30 * time.Second
+	maxRebootMessage  = 2 << 10 // bytes
+	shutdownMaxOutput = 1 << 10
+)
+
+// Reboot implements channel.Handler by shutdown(8), which shows the message to
+// everybody who is logged in. Its unit is the minute: delays are rounded up.
+func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channel.RebootResponse, error) {
+	s.lease.renew()
+	if ids := s.busy(); len(ids) > 0 {
+		return nil, &channel.Fault{Code: codeJobRunning, Retryable: true, Message: "job " + ids[0] + " runs"}
+	}
+	prog, err := lookPath("shutdown", s.search)
+	if err != nil {
+		return nil, fault(channel.CodeUnsupported, "there is no program shutdown on this host")
+	}
+	args := shutdownArgs(r.Message, time.Duration(r.DelaySeconds)*time.Second)
+	out, exit, err := runLimited(ctx, prog, args, shutdownTimeout, shutdownMaxOutput)
+	switch said := tail(out.head, 512); {
+	case err != nil:
+		return nil, err
+	case exit != 0 && os.Geteuid() != 0:
+		return nil, fault(channel.CodeRefused, "user id %d may not restart this host; shutdown ended with status %d: %s", os.Geteuid(), exit, said)
+	case exit != 0:
+		return nil, fault(channel.CodeInternal, "shutdown ended with status %d: %s", exit, said)
+	}
+	s.log.Info("restart of the host asked", "delay_seconds", r.DelaySeconds)
+	return &channel.RebootResponse{}, nil
+}
+
+func shutdownArgs(message string, delay time.Duration) []string {
+	minutes := (delay + time.Minute - 1) / time.Minute
+	args := []string{"shutdown", "-r", "+" + strconv.FormatInt(int64(minutes), 10)}
+	// One line, and nothing that moves the cursor of whoever reads it.
+	message = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(message, "\uFFFD"))
+	message = strings.TrimSpace(message)
+	for len(message) > maxRebootMessage {
+		message = strings.ToValidUTF8(message[:maxRebootMessage], "")
+	}
+	if message == "" {
+		return args
+	}
+	if message[0] == '-' {
+		message = " " + message // else it would be an option
+	}
+	return append(args, message)
+}

@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/channel"
+)
+
+const (
+	leaveTime  = 10 * time.Second // for an older agent to leave
+	replyTime  = 5 * time.Second  // for answers that are being sent
+	maxSocket  = 100              // bytes; sun_path has 104 or 108
+	portsTried = 200
+)
+
+// serve is the service, from the taking of the directory to its clearing.
+func serve(ctx context.Context, h home) error {
+	var boot Bootstrap
+	if err := readJSON(h.path(BootstrapName), &boot); err != nil {
+		return err
+	}
+	credentials, err := channel.ParseAgentBootstrap(boot.Credentials)
+	if err = errors.Join(boot.check(), err); err != nil {
+		return errors.Join(err, os.Remove(h.path(BootstrapName)))
+	}
+	if err := h.prepare(); err != nil {
+		return err
+	}
+	lock, err := takeOver(ctx, h)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	// Only now: until it is gone, nobody who cleans up takes the directory away.
+	if err := os.Remove(h.path(BootstrapName)); err != nil {
+		return err
+	}
+	boot.Credentials = nil
+	logFile, err := openAgentLog(h.path(LogName), maxAgentLog)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	log := slog.New(slog.NewTextHandler(logFile, nil)).With("pid", os.Getpid())
+	h.tidy()
+
+	svc := newService(h, newLease(boot.lease()), log)
+	svc.spawn = func(id string) (<-chan struct{}, error) { return spawnShim(h, id) }
+	server := &channel.Server{
+		Credentials: credentials, Handler: svc, Blobs: svc, Logs: svc, AllowForeign: boot.AllowForeign, Logger: log,
+	}
+	ln, err := listen(ctx, h, boot)
+	if err != nil {
+		return err
+	}
+	defer ln.cleanup()
+	if err := h.noteLease(boot.lease()); err != nil {
+		ln.Close()
+		return err
+	}
+	ready := Ready{
+		Version: fileVersion, Nonce: boot.Nonce, PID: os.Getpid(), StartTime: processStart(os.Getpid()),
+		Network: ln.Addr().Network(), Addr: ln.Addr().String(), Epoch: server.Epoch(), AgentVersion: version(),
+	}
+	if err := writeJSON(h.path(ReadyName), ready); err != nil {
+		ln.Close()
+		return err
+	}
+	log.Info("agent serves", "target", boot.Target, "version", version(), "network", ready.Network, "addr", ready.Addr, "lease", boot.lease())
+	return svc.run(ctx, server, ln)
+}
+
+// run serves until the lease ends, the manager says so, or ctx ends.
+func (s *service) run(ctx context.Context, server *channel.Server, ln net.Listener) error {
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(context.WithoutCancel(ctx), ln) }()
+	lctx, cancel := context.WithCancel(ctx)
+	expired := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for s.lease.wait(lctx, s.kept, s.note) == nil {
+			if s.leave() {
+				close(expired)
+				return
+			}
+		}
+	}()
+	defer func() {
+		cancel()
+		<-watched
+	}()
+	quit := func() error {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), replyTime)
+		defer cancel()
+		err := server.Close(grace)
+		<-served
+		return err
+	}
+	select {
+	case err := <-served:
+		return err
+	case <-s.stopped:
+		s.log.Info("agent leaves: the manager asked")
+		return quit()
+	case <-ctx.Done():
+		s.log.Info("agent leaves: it was told to by a signal")
+		return quit()
+	case <-expired:
+		s.log.Info("agent leaves: its lease is over")
+		err := quit()
+		s.home.abandon()
+		_, cerr := s.home.clear()
+		return errors.Join(err, cerr)
+	}
+}
+
+// kept says what keeps the lease from running.
+func (s *service) kept() bool { return len(s.busy()) > 0 || s.home.beingPrepared() }
+
+func (s *service) note(length time.Duration) {
+	s.mu.Lock() // not after Stop has cleared the directory
+	defer s.mu.Unlock()
+	if s.leaving {
+		return
+	}
+	if err := s.home.noteLease(length); err != nil {
+		s.log.Error("writing the lease", "error", err)
+	}
+}
+
+// takeOver takes the directory's lock. An agent that holds it is asked to leave,
+// and ended if it does not: all its state is in files that survive that.
+func takeOver(ctx context.Context, h home) (*os.File, error) {
+	begin := time.Now()
+	asked, killed := false, false
+	for {
+		lock, err := lockFile(h.lockPath(), true)
+		if err != nil {
+			return nil, err
+		}
+		if lock != nil {
+			if err := writeLock(lock); err != nil {
+				lock.Close()
+				return nil, err
+			}
+			return lock, nil
+		}
+		var holder process
+		known := readJSON(h.lockPath(), &holder) == nil && holder.alive()
+		waited := time.Since(begin)
+		switch {
+		case known && !asked:
+			asked = true
+			err = endProcess(holder.PID, false)
+		case known && waited > leaveTime && !killed:
+			killed = true
+			err = endProcess(holder.PID, true)
+		case waited > 2*leaveTime:
+			err = fmt.Errorf("another process holds %s and does not leave", h.lockPath())
+		}
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// writeLock says who holds the lock. It writes in place: the lock is the file's.
+func writeLock(f *os.File) error {
+	p := thisProcess()
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(fmt.Appendf(nil, "{\"pid\":%d,\"start_time\":%q}\n", p.PID, p.Start), 0)
+	return err
+}
+
+// listener is where the agent listens, and how to leave nothing of it.
+type listener struct {
+	net.Listener
+	cleanup func()
+}
+
+func listen(ctx context.Context, h home, boot Bootstrap) (*listener, error) {
+	if boot.Network == "tcp" {
+		ln, err := listenTCP(ctx, boot.Listen)
+		return &listener{ln, func() {}}, err
+	}
+	path, dir := h.path(SocketName), ""
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	if len(path) > maxSocket {
+		var err error
+		if dir, err = os.MkdirTemp("", "roundsman-"); err != nil { // 0700
+			return nil, err
+		}
+		path = filepath.Join(dir, SocketName)
+	}
+	os.Remove(path) // of an agent that was killed; the lock is ours
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	if err == nil {
+		// The directory keeps others out in the moment before this.
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
+		if ln != nil {
+			ln.Close()
+		}
+		return nil, err
+	}
+	// A successor may already have its own socket there when this one is closed.
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	mine, _ := os.Lstat(path)
+	return &listener{ln, func() {
+		if there, err := os.Lstat(path); err == nil && mine != nil && os.SameFile(mine, there) {
+			os.Remove(path)
+		}
+		if dir != "" {
+			os.Remove(dir)
+		}
+	}}, nil
+}
+
+// listenTCP takes the port that is given, or the first free one from DefaultPort on.
+func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, port = addr, "" // without a port
+	}
+	first, last := DefaultPort, DefaultPort+portsTried
+	if port != "" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("listen address %q: %w", addr, err)
+		}
+		first, last = int(n), int(n)+1
+	}
+	for p := first; ; p++ {
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(p)))
+		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || p+1 >= last {
+			return ln, err
+		}
+	}
+}
+
+// spawnShim starts the process that watches over a job. It does not end with the
+// agent.
+func spawnShim(h home, id string) (<-chan struct{}, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.OpenFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd := exec.Command(self, "shim", "-job", h.jobDir(id))
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = baseEnv(), string(h), log, log
+	detach(cmd)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cmd.Wait() // so that it does not stay a zombie; its record tells the rest
+	}()
+	return ended, nil
+}

@@ -1,0 +1,322 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/agent/internal/inventory"
+	"github.com/roundsman-go/roundsman/sum/channel"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// maxPiece is how much of a job's log one Status carries, in bytes.
+const maxPiece = 256 << 10
+
+// service answers the manager. Its state is in the files of its directory, so
+// that another agent can go on with them.
+type service struct {
+	home  home
+	lease *lease
+	store *store
+	log   *slog.Logger
+	// spawn starts the shim of a job and returns a channel that is closed when
+	// that process has ended.
+	spawn func(id string) (<-chan struct{}, error)
+	// collect is inventory.Collect, and search the path for programs.
+	collect func(ctx context.Context) *transport.Inventory
+	search  string
+
+	mu       sync.Mutex // held while a job is accepted or the agent leaves
+	leaving  bool
+	starting map[string]<-chan struct{}
+
+	stopOnce sync.Once
+	stopped  chan struct{} // closed by Stop
+}
+
+var (
+	_ channel.Handler = (*service)(nil)
+	_ channel.Blobs   = (*service)(nil)
+)
+
+func newService(h home, l *lease, log *slog.Logger) *service {
+	return &service{
+		home: h, lease: l, store: newStore(h.blobs()), log: log,
+		collect: inventory.Collect, search: searchPath(os.Getenv("PATH")),
+		starting: make(map[string]<-chan struct{}), stopped: make(chan struct{}),
+	}
+}
+
+// busy returns the jobs that keep the agent here.
+func (s *service) busy() []string {
+	ids := s.home.busy()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append(ids, s.begun()...)
+}
+
+// begun returns the jobs whose shim was spawned and may not hold its lock yet.
+// The caller holds mu.
+func (s *service) begun() []string {
+	var ids []string
+	for id, ended := range s.starting {
+		select {
+		case <-ended:
+			delete(s.starting, id)
+		default:
+			// Once it holds the lock, that tells more: a shim that has ended its
+			// job may stay for the sake of a dead agent.
+			if r, err := s.home.readRecord(id); err == nil && r.State != Accepted {
+				delete(s.starting, id)
+			} else {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}
+
+// leave lets no more work in, unless a job runs.
+func (s *service) leave() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.home.busy()) > 0 || len(s.begun()) > 0 {
+		return false
+	}
+	s.leaving = true
+	return true
+}
+
+func fault(code, format string, args ...any) error {
+	return &channel.Fault{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// Heartbeat implements channel.Handler.
+func (s *service) Heartbeat(_ context.Context, r *channel.HeartbeatRequest) (*channel.HeartbeatResponse, error) {
+	s.lease.renew()
+	length := s.lease.setLength(time.Duration(r.LeaseSeconds) * time.Second)
+	return &channel.HeartbeatResponse{AgentTime: time.Now(), LeaseSeconds: uint32(length / time.Second)}, nil
+}
+
+// Offset implements channel.Blobs.
+func (s *service) Offset(ctx context.Context, digest string, size int64) (int64, error) {
+	s.lease.renew()
+	return s.store.Offset(ctx, digest, size)
+}
+
+// Append implements channel.Blobs. Every piece that arrives renews the lease.
+func (s *service) Append(ctx context.Context, digest string, size, offset int64, r io.Reader) (int64, error) {
+	s.lease.renew()
+	defer s.lease.renew()
+	return s.store.Append(ctx, digest, size, offset, &renewingReader{r, s.lease})
+}
+
+type renewingReader struct {
+	r io.Reader
+	l *lease
+}
+
+func (r *renewingReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.l.renew()
+	return n, err
+}
+
+// Install implements channel.Handler.
+func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channel.JobStatus, error) {
+	s.lease.renew()
+	job := jobFromWire(r)
+	if err := job.check(); err != nil {
+		return nil, fault(channel.CodeBadRequest, "%v", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaving {
+		return nil, &channel.Fault{Code: channel.CodeBusy, Message: "the agent is leaving"}
+	}
+	rec, err := s.home.settle(job.ID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if rec, err = s.accept(job); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, err
+	case rec.Digest != jobDigest(job):
+		return nil, fault(channel.CodeConflict, "job %s has other contents", job.ID)
+	}
+	if rec.State == Accepted && !slices.Contains(s.begun(), job.ID) && !s.home.shimAlive(job.ID) {
+		ended, err := s.spawn(job.ID)
+		if err != nil {
+			return nil, fmt.Errorf("starting the job's shim: %w", err)
+		}
+		s.starting[job.ID] = ended
+	}
+	return statusToWire(rec), nil
+}
+
+// accept records a job. From then on it exists.
+func (s *service) accept(job Job) (record, error) {
+	for _, f := range job.Files {
+		if ok, err := s.store.has(f.SHA256, f.Size); err != nil {
+			return record{}, err
+		} else if !ok {
+			return record{}, fault(channel.CodeNotFound, "file %s (%s) is not staged", f.Name, f.SHA256)
+		}
+	}
+	sh := shim{home: s.home, id: job.ID}
+	if err := os.RemoveAll(sh.dir()); err != nil {
+		return record{}, err
+	}
+	if err := os.Mkdir(sh.dir(), 0o700); err != nil {
+		return record{}, err
+	}
+	if err := writeJSON(sh.spec(), job); err != nil {
+		return record{}, s.store.explain(err)
+	}
+	rec := record{
+		Version: fileVersion, ID: job.ID, Digest: jobDigest(job), Component: job.Component, Release: job.Version,
+		Argv: job.Argv, Files: job.Files, Profile: job.Profile, State: Accepted, Accepted: time.Now().UTC(),
+	}
+	if err := s.home.writeRecord(rec); err != nil {
+		return record{}, s.store.explain(err)
+	}
+	s.log.Info("job accepted", "job", job.ID, "component", job.Component, "version", job.Version)
+	return rec, nil
+}
+
+func (s *service) settle(id string) (record, error) {
+	rec, err := s.home.settle(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fault(channel.CodeNotFound, "no job %s", id)
+	}
+	return rec, err
+}
+
+// Status implements channel.Handler.
+func (s *service) Status(ctx context.Context, r *channel.StatusRequest) (*channel.JobStatus, error) {
+	s.lease.renew()
+	// The state is read before the log: what a job that is over has printed is
+	// then all there.
+	rec, err := s.settle(r.JobID)
+	if err != nil {
+		return nil, err
+	}
+	st := statusToWire(rec)
+	buf := make([]byte, maxPiece)
+	n, size, err := readAt(s.home.output(r.JobID), buf, r.LogOffset)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	st.Log = buf[:n]
+	st.NextLogOffset = min(r.LogOffset, size) + int64(n)
+	return st, nil
+}
+
+// ListJobs implements channel.Handler.
+func (s *service) ListJobs(context.Context, *channel.ListJobsRequest) (*channel.ListJobsResponse, error) {
+	s.lease.renew()
+	ids, err := s.home.jobIDs()
+	if err != nil {
+		return nil, err
+	}
+	var recs []record
+	for _, id := range ids {
+		rec, err := s.home.settle(id)
+		if err != nil {
+			s.log.Error("reading a record", "job", id, "error", err)
+			continue
+		}
+		recs = append(recs, rec)
+	}
+	slices.SortFunc(recs, func(a, b record) int { return a.Accepted.Compare(b.Accepted) })
+	resp := &channel.ListJobsResponse{}
+	for _, rec := range recs {
+		resp.Jobs = append(resp.Jobs, *statusToWire(rec))
+	}
+	return resp, nil
+}
+
+// Cancel implements channel.Handler.
+func (s *service) Cancel(ctx context.Context, r *channel.CancelRequest) (*channel.JobStatus, error) {
+	s.lease.renew()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec, err := s.settle(r.JobID)
+	if err != nil || rec.State.Final() {
+		return statusToWire(rec), err
+	}
+	// The shim looks for this file, so that it does not matter which agent it
+	// was that was asked.
+	sh := shim{home: s.home, id: r.JobID}
+	if err := os.WriteFile(sh.cancel(), nil, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	s.log.Info("cancel asked", "job", r.JobID)
+	lock, err := lockFile(s.home.jobLock(r.JobID), rec.State == Accepted)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if lock == nil {
+		rec, err = s.settle(r.JobID)
+		return statusToWire(rec), err
+	}
+	defer lock.Close()
+	if rec, err = s.home.readRecord(r.JobID); err != nil || rec.State != Accepted {
+		return statusToWire(rec), err
+	}
+	rec.State, rec.Cancel, rec.Ended = Cancelled, true, time.Now().UTC()
+	rec.Result = transport.Result{Verdict: transport.VerdictCancelled, Text: "cancelled before it began"}
+	if err := s.home.writeRecord(rec); err != nil {
+		return nil, err
+	}
+	return statusToWire(rec), os.RemoveAll(sh.dir())
+}
+
+// Stop implements channel.Handler. The files are gone when the answer is sent;
+// the process ends afterwards.
+func (s *service) Stop(_ context.Context, r *channel.StopRequest) (*channel.StopResponse, error) {
+	s.lease.renew()
+	if !r.Remove {
+		s.stop()
+		return &channel.StopResponse{}, nil
+	}
+	if !s.leave() {
+		return nil, &channel.Fault{Code: codeJobRunning, Retryable: true, Message: "a job runs"}
+	}
+	defer s.stop()
+	s.home.abandon()
+	left, err := s.home.clear()
+	if err != nil {
+		return nil, err
+	}
+	return &channel.StopResponse{Removed: true, Left: left}, nil
+}
+
+func (s *service) stop() { s.stopOnce.Do(func() { close(s.stopped) }) }
+
+// readAt reads from a file that may be growing. n is 0 only at or past the end.
+func readAt(name string, p []byte, offset int64) (n int, size int64, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	n, err = f.ReadAt(p, offset)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return n, 0, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return n, 0, err
+	}
+	return n, max(fi.Size(), min(offset, fi.Size())+int64(n)), nil
+}

@@ -1,0 +1,347 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+const (
+	shimPoll  = 200 * time.Millisecond // how often a shim looks whether to cancel
+	killGrace = 10 * time.Second       // between SIGTERM and SIGKILL
+	drainTime = 3 * time.Second        // for output of a program that has ended
+	lockWait  = 5 * time.Second        // for whoever only looks whether the lock is held
+)
+
+// shim watches over one job. It is a process of its own.
+type shim struct {
+	home  home
+	id    string
+	log   *slog.Logger
+	grace time.Duration
+
+	rec record
+	job Job
+}
+
+func (s *shim) dir() string    { return s.home.jobDir(s.id) }
+func (s *shim) work() string   { return filepath.Join(s.dir(), "work") }
+func (s *shim) spec() string   { return filepath.Join(s.dir(), "spec.json") }
+func (s *shim) cancel() string { return filepath.Join(s.dir(), "cancel") }
+
+func (s *shim) cancelled() bool {
+	_, err := os.Lstat(s.cancel())
+	return err == nil
+}
+
+// run does the job unless another shim does it or has done it. It returns an
+// error where the job could not be started and may be tried again.
+func (s *shim) run(ctx context.Context) error {
+	lock, err := s.takeLock(ctx)
+	if lock == nil || err != nil {
+		return err
+	}
+	defer lock.Close()
+	if s.rec, err = s.home.readRecord(s.id); err != nil {
+		return err
+	}
+	if s.rec.State != Accepted {
+		return nil
+	}
+	if err := s.prepare(); err != nil {
+		return s.failed("prepare", err)
+	}
+	if s.cancelled() {
+		s.rec.State = Cancelled
+		s.rec.Cancel = true
+		return s.end(transport.Result{Verdict: transport.VerdictCancelled, Text: "cancelled before it began"})
+	}
+	cmd, out, err := s.command()
+	if err != nil {
+		return s.failed("start", err)
+	}
+	defer out.Close()
+	// From here on a dead shim means that the program may have run.
+	s.rec.State, s.rec.Started, s.rec.BootID, s.rec.Shim = Running, time.Now().UTC(), bootID(), thisProcess()
+	if err := s.home.writeRecord(s.rec); err != nil {
+		return err
+	}
+	return s.execute(cmd, out)
+}
+
+// takeLock waits a little for the job's lock. It is nil where another shim has it.
+func (s *shim) takeLock(ctx context.Context) (*os.File, error) {
+	for end := time.Now().Add(lockWait); ; {
+		lock, err := lockFile(s.home.jobLock(s.id), true)
+		if lock != nil || err != nil {
+			return lock, err
+		}
+		if time.Now().After(end) {
+			return nil, nil
+		}
+		select {
+		case <-time.After(shimPoll):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// prepare lays out the job's files.
+func (s *shim) prepare() error {
+	if err := readJSON(s.spec(), &s.job); err != nil {
+		return err
+	}
+	if jobDigest(s.job) != s.rec.Digest {
+		return errors.New("the job is not the one that was recorded")
+	}
+	if err := os.RemoveAll(s.work()); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.work(), 0o700); err != nil {
+		return err
+	}
+	st := newStore(s.home.blobs())
+	for _, f := range s.job.Files {
+		if err := st.place(f, s.work()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// command makes the program's command and opens its log.
+func (s *shim) command() (*exec.Cmd, *os.File, error) {
+	args := make([]string, len(s.job.Argv))
+	for i, a := range s.job.Argv {
+		args[i] = strings.ReplaceAll(a, dirMark, s.work())
+	}
+	env := jobEnv(s.work(), s.job.Env)
+	prog := args[0]
+	if rel, ok := strings.CutPrefix(prog, "./"); ok {
+		prog = filepath.Join(s.work(), filepath.FromSlash(rel))
+	} else {
+		var err error
+		if prog, err = lookPath(prog, searchPath(os.Getenv("PATH"))); err != nil {
+			return nil, nil, err
+		}
+	}
+	cmd := &exec.Cmd{Path: prog, Args: args, Env: env, Dir: s.work()}
+	ownGroup(cmd)
+	out, err := os.OpenFile(s.home.output(s.id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	return cmd, out, err
+}
+
+// failed ends a job whose program never began.
+func (s *shim) failed(what string, err error) error {
+	code := transport.Code{Space: "agent", Value: what}
+	if name := errnoName(err); name != "" {
+		code = transport.Code{Space: "errno", Value: name}
+	} else if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		code = transport.Code{Space: "errno", Value: "ENOENT"}
+	}
+	s.rec.State = Done
+	return s.end(transport.Result{Verdict: transport.VerdictFailed, Code: code,
+		Text: tail([]byte("the program was not started: "+err.Error()), maxText)})
+}
+
+// execute runs the program and records how it ended.
+func (s *shim) execute(cmd *exec.Cmd, file *os.File) error {
+	out := &outputLog{w: file, left: maxOutput}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return s.failed("start", err)
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	if s.job.NoKill {
+		// Were this process killed, the program's next line of output would end
+		// it: so it gets the reading end of its own pipe.
+		if spare := spareReader(r); spare != nil {
+			defer spare.Close()
+			cmd.ExtraFiles = []*os.File{spare}
+		}
+	}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		r.Close()
+		return s.failed("start", err)
+	}
+	s.rec.Program = process{cmd.Process.Pid, processStart(cmd.Process.Pid)}
+	s.save()
+
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		io.Copy(out, r)
+	}()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	why := s.watch(cmd.Process.Pid, ended, out)
+
+	// What the program left running in the background may hold the pipe.
+	select {
+	case <-drained:
+	case <-time.After(drainTime):
+		r.SetReadDeadline(time.Now())
+		<-drained
+	}
+	r.Close()
+	file.Sync()
+	s.conclude(cmd.ProcessState, why, out)
+	return s.end(s.rec.Result)
+}
+
+// Reasons for which watch ends a program.
+const (
+	reasonNone    = ""
+	reasonCancel  = "cancelled"
+	reasonTimeout = "timed out"
+)
+
+// watch waits for the program's end, and brings it about where the job was
+// cancelled or takes too long, unless it must not be interrupted.
+func (s *shim) watch(pid int, ended <-chan error, out *outputLog) (why string) {
+	tick := time.NewTicker(shimPoll)
+	defer tick.Stop()
+	var timeout, kill <-chan time.Time
+	if s.job.Timeout > 0 {
+		t := time.NewTimer(s.job.Timeout)
+		defer t.Stop()
+		timeout = t.C
+	}
+	end := func(reason string) {
+		if why != reasonNone {
+			return
+		}
+		why = reason
+		s.log.Info("ending the program", "job", s.id, "reason", reason)
+		if err := endGroup(pid, false); err != nil {
+			s.log.Error("ending the program", "job", s.id, "error", err)
+		}
+		t := time.NewTimer(s.grace)
+		kill = t.C
+	}
+	for {
+		select {
+		case <-ended:
+			if why != reasonNone {
+				endGroup(pid, true) // its children, which may not have listened
+			}
+			return why
+		case <-timeout:
+			if s.job.NoKill {
+				s.rec.Overdue = true
+				s.save()
+			} else {
+				end(reasonTimeout)
+			}
+		case <-kill:
+			if err := endGroup(pid, true); err != nil {
+				s.log.Error("killing the program", "job", s.id, "error", err)
+			}
+		case <-tick.C:
+			truncated, _ := out.state()
+			asked := s.cancelled()
+			if truncated != s.rec.Truncated || asked != s.rec.Cancel {
+				s.rec.Truncated, s.rec.Cancel = truncated, asked
+				s.save()
+			}
+			if asked && !s.job.NoKill {
+				end(reasonCancel)
+			}
+		}
+	}
+}
+
+// conclude writes into the record how the program ended.
+func (s *shim) conclude(ps *os.ProcessState, why string, out *outputLog) {
+	var last []byte
+	s.rec.Truncated, last = out.state()
+	exit := transport.Exit{}
+	exit.Code, exit.Signal = exitOf(ps)
+	s.rec.State, s.rec.Exit = Done, &exit
+	s.rec.Result = s.job.Profile.Judge(exit)
+	if why != reasonNone && exit.Code != 0 {
+		// A program that ends well in spite of the signal has done its work.
+		note := fmt.Sprintf("timed out after %v", s.job.Timeout)
+		s.rec.Result.Verdict, s.rec.Result.Activation = transport.VerdictFailed, transport.ActivationNone
+		if why == reasonCancel {
+			note = "cancelled"
+			s.rec.State = Cancelled
+			s.rec.Result.Verdict = transport.VerdictUnknown // it had begun
+		}
+		s.rec.Result.Text = note + "\n" + tail(last, maxText-len(note)-1)
+		s.rec.Result.Text = strings.TrimSpace(s.rec.Result.Text)
+		return
+	}
+	s.rec.Result.Text = tail(last, maxText)
+}
+
+// save updates the record of a running job. A failure is not the program's
+// business; end tries harder.
+func (s *shim) save() {
+	if err := s.home.writeRecord(s.rec); err != nil {
+		s.log.Error("writing the record", "job", s.id, "error", err)
+	}
+}
+
+// end records the job's end and deletes its directory. The payload may have
+// filled the disk, so the directory goes first if the record cannot be written.
+func (s *shim) end(res transport.Result) error {
+	s.rec.Result, s.rec.Ended = res, time.Now().UTC()
+	err := s.home.writeRecord(s.rec)
+	for try := 0; err != nil && try < 150; try++ {
+		s.log.Error("writing the record", "job", s.id, "error", err)
+		os.RemoveAll(s.work())
+		time.Sleep(2 * time.Second)
+		err = s.home.writeRecord(s.rec)
+	}
+	if err != nil {
+		return err
+	}
+	s.log.Info("job ended", "job", s.id, "state", s.rec.State, "verdict", s.rec.Result.Verdict, "code", s.rec.Result.Code.String())
+	return os.RemoveAll(s.dir())
+}
+
+// janitor does for a dead agent what that would have done at the end of its
+// lease, which does not run during a job. It returns as soon as an agent lives
+// here or there is nothing more to do.
+func (s *shim) janitor(ctx context.Context) error {
+	length := s.home.noteInForce()
+	over := time.Now().Add(length)
+	for {
+		lock, err := lockFile(s.home.lockPath(), false)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && lock == nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if len(s.home.busy()) > 0 {
+			over = time.Now().Add(length)
+		} else if time.Now().After(over) && !s.home.beingPrepared() {
+			defer lock.Close()
+			s.home.abandon()
+			_, err := s.home.clear()
+			s.log.Info("removed what a dead agent left", "error", err)
+			return err
+		}
+		lock.Close()
+		select {
+		case <-time.After(pollOf(length)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// processStart tells one process from a later one with the same number: the time
+// of its start, in clock ticks since the boot (field 22 of proc(5), stat). It is
+// "" when there is no such process, or only its zombie.
+func processStart(pid int) string {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return ""
+	}
+	// The second field is the program's name in parentheses, and may hold any.
+	end := bytes.LastIndexByte(data, ')')
+	if end < 0 {
+		return ""
+	}
+	fields := strings.Fields(string(data[end+1:]))
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return ""
+	}
+	return fields[19]
+}
+
+// bootID differs after every boot.
+func bootID() string {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// spareReader gives a pipe a second reader and more room, for a program that must
+// go on writing when the first reader is gone. It is nil where that fails.
+func spareReader(r *os.File) *os.File {
+	conn, err := r.SyscallConn() // Fd would make r blocking, and its deadlines useless
+	if err != nil {
+		return nil
+	}
+	var spare *os.File
+	conn.Control(func(fd uintptr) {
+		unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) // less will do too
+		spare, _ = os.Open("/proc/self/fd/" + strconv.Itoa(int(fd)))
+	})
+	return spare
+}

@@ -1,0 +1,40 @@
+//go:build !linux && !darwin
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+)
+
+// supported says whether the service runs on this system. Where it does not, Main
+// never comes to what is below.
+const supported = false
+
+func errPlatform(what string) error {
+	return fmt.Errorf("%s is not supported on %s: %w", what, runtime.GOOS, errors.ErrUnsupported)
+}
+
+func lockFile(string, bool) (*os.File, error) { return nil, errPlatform("locking files") }
+func detach(*exec.Cmd)                        {}
+func ownGroup(*exec.Cmd)                      {}
+func endGroup(int, bool) error                { return errPlatform("ending programs") }
+func endProcess(int, bool) error              { return errPlatform("ending programs") }
+func exitOf(ps *os.ProcessState) (int, string) {
+	return ps.ExitCode(), ""
+}
+func errnoName(error) string          { return "" }
+func isNoSpace(error) bool            { return false }
+func freeSpace(string) (int64, error) { return 0, errPlatform("asking for free space") }
+func ownedByMe(fs.FileInfo) bool      { return true }
+func usualUmask()                     {}
+func syncDir(string) error            { return nil }
+func processStart(int) string         { return "" }
+func bootID() string                  { return "" }
+func spareReader(*os.File) *os.File   { return nil }
+
+var endSignals = []os.Signal{os.Interrupt}

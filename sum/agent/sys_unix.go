@@ -1,0 +1,144 @@
+//go:build linux || darwin
+
+package agent
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// supported says whether the service runs on this system.
+const supported = true
+
+// lockFile opens a file and locks it (flock), without waiting. It reports nil
+// when another process has the lock. With create false a file that is not there
+// is fs.ErrNotExist. The lock ends with the process or with Close.
+func lockFile(name string, create bool) (*os.File, error) {
+	flags := os.O_RDWR
+	if create {
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(name, flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err == unix.EWOULDBLOCK {
+		f.Close()
+		return nil, nil
+	}
+	if err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "flock", Path: name, Err: err}
+	}
+	// Whoever cleans up removes the file while holding its lock: then this is
+	// the lock of a file that no one else will find.
+	mine, err1 := f.Stat()
+	there, err2 := os.Stat(name)
+	if err1 != nil || err2 != nil || !os.SameFile(mine, there) {
+		f.Close()
+		if create {
+			return lockFile(name, create)
+		}
+		return nil, &fs.PathError{Op: "flock", Path: name, Err: fs.ErrNotExist}
+	}
+	return f, nil
+}
+
+// detach makes cmd the leader of a session of its own, without a terminal.
+func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
+
+// ownGroup makes cmd the leader of a process group, so that its children can be
+// ended with it.
+func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
+
+// endGroup asks a process group to end, or with force ends it.
+func endGroup(pid int, force bool) error {
+	sig := unix.SIGTERM
+	if force {
+		sig = unix.SIGKILL
+	}
+	if err := unix.Kill(-pid, sig); err != nil && err != unix.ESRCH {
+		return err
+	}
+	return nil
+}
+
+// endProcess is endGroup for one process.
+func endProcess(pid int, force bool) error {
+	sig := unix.SIGTERM
+	if force {
+		sig = unix.SIGKILL
+	}
+	if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+		return err
+	}
+	return nil
+}
+
+// exitOf takes an ended process apart. The signal is without "SIG".
+func exitOf(ps *os.ProcessState) (code int, signal string) {
+	if ws, ok := ps.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return -1, strings.TrimPrefix(unix.SignalName(ws.Signal()), "SIG")
+	}
+	return ps.ExitCode(), ""
+}
+
+// errnoName names the system's error number in err's tree, or is "".
+func errnoName(err error) string {
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		return unix.ErrnoName(no)
+	}
+	return ""
+}
+
+// isNoSpace reports a full disk or quota.
+func isNoSpace(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+// freeSpace is how many bytes this user may still write in dir.
+func freeSpace(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// ownedByMe reports whether this user owns the file.
+func ownedByMe(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
+
+// usualUmask makes what a program creates readable, as installers expect.
+func usualUmask() { unix.Umask(0o022) }
+
+// syncDir makes a rename in dir survive a crash.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
+		return err
+	}
+	return nil
+}
+
+// endSignals are those that must not end a shim and that end an agent in order.
+var endSignals = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}

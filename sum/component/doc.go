@@ -1,0 +1,61 @@
+// Package component describes what can be installed: a file or a set of files,
+// the command that installs them, and what of a target they change.
+//
+//	c, err := component.Load(ctx, "hello_2.10-3_amd64.deb")
+//	...
+//	for _, f := range c.Current(inv) {
+//		n, err := c.Compare(f.Version) // > 0: the component is newer
+//	}
+//	job := c.Job(channel.NewJobID(), component.JobOptions{})
+//
+// [Load] takes a .deb or .rpm as it is, told by its content and not its name, a
+// component.json, or a directory with one. A [Component] may also be written in
+// Go. Payload files stay on disk; loading reads them once for their digests.
+//
+// # component.json
+//
+// One JSON object of at most 1 MiB. Fields that are not listed here, fields
+// given twice and anything after the object are refused.
+//
+//	name             string, required. Printable, at most 128 bytes.
+//	version          string, required. In a form that the scheme knows.
+//	scheme           "deb", "rpm", "numeric" or "hpe", required. See package version.
+//	description      string. For people.
+//	kinds            list of kinds of target, such as "linux". Empty: any.
+//	package          {"source": "dpkg"|"rpm", "name": ..., "arch": ...}
+//	device           {"class": ..., "hardware_ids": [...], "part": "firmware"|"driver"}
+//	probe            {"argv": [...], "timeout_seconds": n}
+//	files            list of {"name", "sha256", "size", "executable"}. Names are
+//	                 clean slash-separated paths below the directory of
+//	                 component.json; sha256 and size are verified where given.
+//	install          list: program and arguments. Required unless kinds names only
+//	                 devices that update themselves.
+//	rewrite_args     list: what "{force}" stands for to install the same version again
+//	downgrade_args   list: what "{force}" stands for to install an older version
+//	profile          how the exit status is understood: "zero-ok", "deb", "rpm",
+//	                 "hpe-linux", or "" if zero proves nothing. See [agent.Profile].
+//	timeout_seconds  number; 0 or absent: no limit
+//	no_kill          true: a timeout or cancel is recorded, and never enforced
+//	env              list of NAME=value, for names that [agent.Environment] accepts
+//	activation       what makes it take effect: "", "reset", "reboot", "power-cycle"
+//
+// At most one of package, device and probe says what the component changes, and
+// so how its version is read before and after. A package manager only knows that
+// its package is there. An .rpm that merely carries a setup program for firmware
+// therefore needs a component.json with the device: it is updated when the
+// device reports the version, not when the package is installed. Load refuses
+// such an .rpm of HPE on its own. With none of the three nothing can be compared
+// or proven.
+//
+// A device matches when its class is the given one and it has one of the
+// hardware IDs, whatever their case: "pci:8086:1572:103c:22fd", "pci:8086:1572",
+// "model:MO000400JWDKU" for disks, "product:ProLiant DL380 Gen10" for a BIOS.
+//
+// # Arguments
+//
+// No shell reads the command. It runs in a private directory that holds the
+// files; a program that begins with "./" is one of them. Two arguments are
+// replaced where they stand alone: "{dir}" by that directory, on the target, and
+// "{force}" by rewrite_args, by downgrade_args, by both or by nothing, as the
+// plan asks. A command without "{force}" is the same for all cases.
+package component

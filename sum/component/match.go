@@ -1,0 +1,174 @@
+package component
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/version"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Match says what of a target a component changes: one of its fields is set, or
+// none. It is plain data, so that a journal can hold it.
+type Match struct {
+	Package *PackageMatch `json:"package,omitempty"`
+	Device  *DeviceMatch  `json:"device,omitempty"`
+	// Probe names the component whose probe tells the version.
+	Probe string `json:"probe,omitempty"`
+}
+
+// The package managers that an inventory lists packages of.
+const (
+	Dpkg = "dpkg"
+	RPM  = "rpm"
+)
+
+// PackageMatch is a package of the target's package manager.
+type PackageMatch struct {
+	Source string `json:"source"` // Dpkg or RPM
+	Name   string `json:"name"`
+	Arch   string `json:"arch,omitempty"` // "" matches any, as do "all" and "noarch"
+}
+
+// Part is the part of a device that has a version.
+type Part string
+
+// The parts.
+const (
+	Firmware Part = "firmware"
+	Driver   Part = "driver"
+)
+
+// DeviceMatch is a device of the inventory.
+type DeviceMatch struct {
+	Class       string   `json:"class,omitempty"`        // "" matches any
+	HardwareIDs []string `json:"hardware_ids,omitempty"` // any of them; none matches every device of the class
+	Part        Part     `json:"part"`
+}
+
+// Found is one thing on a target that a component would change.
+type Found struct {
+	Subject   string // package name, Device.ID, or the component's name
+	Version   string // "" where the target does not tell
+	Installed bool
+}
+
+// IsZero reports whether the match names nothing.
+func (m Match) IsZero() bool { return m.Package == nil && m.Device == nil && m.Probe == "" }
+
+// Find returns what of the inventory m matches. A package that is not installed
+// is found, with Installed false; a device that is not there is not, and neither
+// is a package on a target that has another package manager or architecture.
+func (m Match) Find(inv *transport.Inventory) []Found {
+	switch {
+	case m.Package != nil:
+		return m.Package.find(inv)
+	case m.Device != nil:
+		return m.Device.find(inv)
+	case m.Probe != "":
+		for _, s := range inv.Software {
+			if s.Source == agent.ProbeSource && s.Name == m.Probe {
+				return []Found{{Subject: m.Probe, Version: s.Version, Installed: true}}
+			}
+		}
+		return []Found{{Subject: m.Probe}}
+	}
+	return nil
+}
+
+// canonical returns the match with lists in one order.
+func (m Match) canonical() Match {
+	if m.Device != nil {
+		d := *m.Device
+		d.HardwareIDs = slices.Clone(none(d.HardwareIDs))
+		for i, id := range d.HardwareIDs {
+			d.HardwareIDs[i] = strings.ToLower(id)
+		}
+		slices.Sort(d.HardwareIDs)
+		m.Device = &d
+	}
+	return m
+}
+
+func anyArch(arch string) bool { return arch == "" || arch == "all" || arch == "noarch" }
+
+func (p PackageMatch) find(inv *transport.Inventory) []Found {
+	if !p.applies(inv) {
+		return nil
+	}
+	found := Found{Subject: p.Name}
+	for _, s := range inv.Software {
+		if s.Source != p.Source || s.Name != p.Name {
+			continue
+		}
+		// A package of one architecture replaces its predecessor of none, and the
+		// other way round.
+		if !anyArch(p.Arch) && !anyArch(s.Arch) && p.Arch != s.Arch {
+			continue
+		}
+		// Several versions of one package (kernels) may be installed side by side;
+		// the newest counts.
+		if !found.Installed || p.newer(s.Version, found.Version) {
+			found.Installed, found.Version = true, s.Version
+		}
+	}
+	return []Found{found}
+}
+
+func (p PackageMatch) newer(a, b string) bool {
+	scheme := version.Deb
+	if p.Source == RPM {
+		scheme = version.RPM
+	}
+	n, err := version.Compare(scheme, a, b)
+	return err == nil && n > 0
+}
+
+// applies reports whether the target's package manager could install the
+// package. An inventory that lists no packages at all does not tell.
+func (p PackageMatch) applies(inv *transport.Inventory) bool {
+	foreign, own, arch := false, false, anyArch(p.Arch)
+	for _, s := range inv.Software {
+		switch s.Source {
+		case p.Source:
+			own = true
+			arch = arch || s.Arch == p.Arch || (p.Source == RPM && s.Arch == "x86_64" && isX86(p.Arch))
+		case Dpkg, RPM:
+			foreign = true
+		}
+	}
+	if own {
+		// What the package manager accepts, it has installed something of: itself,
+		// or the C library of a foreign architecture.
+		return arch
+	}
+	return !foreign
+}
+
+// isX86 reports the 32-bit architectures that rpm installs on x86_64 unasked.
+func isX86(arch string) bool {
+	return len(arch) == 4 && arch[0] == 'i' && arch[1] >= '3' && arch[1] <= '6' && arch[2:] == "86"
+}
+
+func (d DeviceMatch) find(inv *transport.Inventory) []Found {
+	var out []Found
+	for _, dev := range inv.Devices {
+		if d.Class != "" && dev.Class != d.Class {
+			continue
+		}
+		if len(d.HardwareIDs) > 0 && !slices.ContainsFunc(dev.HardwareIDs, func(id string) bool {
+			return slices.ContainsFunc(d.HardwareIDs, func(want string) bool { return strings.EqualFold(id, want) })
+		}) {
+			continue
+		}
+		f := Found{Subject: dev.ID, Version: dev.Firmware, Installed: true}
+		if d.Part == Driver {
+			// A driver without a version is the kernel's own. One that is installed
+			// takes its place.
+			f.Version, f.Installed = dev.DriverVersion, dev.DriverVersion != ""
+		}
+		out = append(out, f)
+	}
+	return out
+}

@@ -1,0 +1,46 @@
+// Package sum updates firmware, drivers and software on servers and devices. It
+// is the core that HP and HPE Smart Update Manager (SUM) have: inventory, plan,
+// deployment, proof.
+//
+// A [Session] is one run of a manager. A [Node] is one [Target] in it. Steps are
+// functions that callers put together as they like; no step needs another to
+// have run in the same process:
+//
+//	s, err := sum.Open(ctx, sum.Config{Resolve: resolve})
+//	...
+//	defer s.Close(ctx)
+//	n, err := s.Node(sum.Target{Kind: sum.Linux, User: "root", Address: "db1"})
+//	inv, err := sum.Inventory(ctx, n, comps...)
+//	plan := sum.MakePlan(n.Target(), inv, comps, sum.PlanOptions{})
+//	outcomes, err := sum.Deploy(ctx, n, plan, comps, sum.DeployOptions{})
+//
+// [Each] runs a step over a fleet, with limits.
+//
+//	Inventory  what is in the target
+//	MakePlan   what a deployment would do; pure
+//	Deploy     does it and proves it by a second inventory
+//	Verify     says whether the target has what a plan wants
+//	Logs       fetches the logs that agents left
+//	Recover    finishes what a killed run left
+//	Children   names the parts behind a target
+//
+// # Servers and devices
+//
+// A server (see [Kind.IsServer]) gets a small agent, which is removed at the end
+// and removes itself when the manager stays silent; package agent has the
+// details. A device updates itself; its driver talks it through. sum knows no
+// driver: Config.Resolve brings them.
+//
+// # What survives what
+//
+// Before anything is opened, copied or sent the journal says so (see [Config]).
+// A line that breaks is dialled again and work goes on where it stopped; a
+// manager that is killed is followed by one that reads the journal. In both
+// cases an installer that may have begun is never started a second time: its
+// result is fetched, and where there is none the inventory decides.
+//
+// # Ports
+//
+// [PortsFor] is SUM's port table as data: who dials whom, on which port, in
+// which phase. In the current generation a Linux server needs port 22 alone.
+package sum

@@ -1,0 +1,223 @@
+package sum
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/component"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// PlanVersion is the version of the form of a written Plan.
+const PlanVersion = 1
+
+// A Plan is what a deployment would do to a fleet. It is plain data: it can be
+// written to a file, read by people, approved, and applied later, if inventory
+// and payloads still match.
+type Plan struct {
+	V       int          `json:"v"`
+	Created time.Time    `json:"created"`
+	Targets []TargetPlan `json:"targets"`
+}
+
+// TargetPlan is what a deployment would do to one target.
+type TargetPlan struct {
+	Target   Target             `json:"target"`
+	Identity transport.Identity `json:"identity"` // who the inventory came from
+	Items    []PlanItem         `json:"items"`
+}
+
+// Action is what a plan does with a component.
+type Action string
+
+// The actions.
+const (
+	Install Action = "install"
+	Skip    Action = "skip"
+)
+
+// PlanItem is one component in a plan.
+type PlanItem struct {
+	Component string    `json:"component"`
+	Version   string    `json:"version"`
+	Digest    string    `json:"digest"` // of the component and its files
+	Source    string    `json:"source,omitempty"`
+	Action    Action    `json:"action"`
+	Reason    string    `json:"reason"`
+	Subjects  []Subject `json:"subjects,omitempty"`
+	Rewrite   bool      `json:"rewrite,omitempty"`
+	Downgrade bool      `json:"downgrade,omitempty"`
+	// Activation is what the component says makes it take effect.
+	Activation transport.Activation `json:"activation,omitempty"`
+	// Unproven says that the inventory cannot tell what is installed, before or
+	// after: the outcome will be Unverified.
+	Unproven bool `json:"unproven,omitempty"`
+}
+
+// Installs returns the number of items that change something.
+func (p TargetPlan) Installs() int {
+	n := 0
+	for _, it := range p.Items {
+		if it.Action == Install {
+			n++
+		}
+	}
+	return n
+}
+
+// PlanOptions are the options of MakePlan.
+type PlanOptions struct {
+	Rewrite   bool // also where the version is there already
+	Downgrade bool // also where the version there is newer
+}
+
+// MakePlan compares what is on a target with the components and says what a
+// deployment would do. It does nothing itself and asks nobody. A version that
+// cannot be compared is left alone unless opts.Rewrite is set.
+func MakePlan(t Target, inv *transport.Inventory, comps []*component.Component, opts PlanOptions) TargetPlan {
+	plan := TargetPlan{Target: t, Identity: inv.Identity, Items: make([]PlanItem, 0, len(comps))}
+	for _, c := range comps {
+		plan.Items = append(plan.Items, planItem(t, inv, c, opts))
+	}
+	return plan
+}
+
+func planItem(t Target, inv *transport.Inventory, c *component.Component, opts PlanOptions) PlanItem {
+	it := PlanItem{Component: c.Name, Version: c.Version, Digest: c.Digest(), Source: c.Source, Action: Skip, Activation: c.Activation}
+	if len(c.Kinds) > 0 && !slices.Contains(c.Kinds, string(t.Kind)) {
+		it.Reason = fmt.Sprintf("not for targets of kind %s", t.Kind)
+		return it
+	}
+	if !c.Provable() {
+		it.Action, it.Unproven = Install, true
+		it.Reason = "the component does not say what it changes; nothing can be compared"
+		return it
+	}
+	found := c.Current(inv)
+	if len(found) == 0 {
+		it.Reason = "nothing on the target that it fits"
+		return it
+	}
+	for _, f := range found {
+		s := Subject{Name: f.Subject, From: f.Version}
+		var why string
+		s.Fits, why = decide(c, f, opts, &it)
+		if s.Fits {
+			s.To = c.Version
+			it.Action = Install
+		} else {
+			s.To = f.Version
+		}
+		// The reason of the first subject that is to be changed counts, else the
+		// first of all.
+		if it.Reason == "" || (s.Fits && !hasFit(it.Subjects)) {
+			it.Reason = why
+		}
+		it.Subjects = append(it.Subjects, s)
+	}
+	return it
+}
+
+func hasFit(subjects []Subject) bool {
+	return slices.ContainsFunc(subjects, func(s Subject) bool { return s.Fits })
+}
+
+// decide says whether a component is to be installed over what was found.
+func decide(c *component.Component, f component.Found, opts PlanOptions, it *PlanItem) (bool, string) {
+	if !f.Installed {
+		return true, "not installed"
+	}
+	order, err := c.Compare(f.Version)
+	switch {
+	case err != nil && opts.Rewrite:
+		it.Rewrite = true
+		return true, fmt.Sprintf("rewritten as asked, although versions cannot be compared: %v", err)
+	case err != nil:
+		return false, fmt.Sprintf("left alone: %v", err)
+	case order > 0:
+		return true, fmt.Sprintf("%s is newer than %s", c.Version, f.Version)
+	case order == 0 && opts.Rewrite:
+		it.Rewrite = true
+		return true, "rewritten as asked"
+	case order == 0:
+		return false, fmt.Sprintf("%s is there already", f.Version)
+	case opts.Downgrade:
+		it.Downgrade = true
+		return true, fmt.Sprintf("downgraded from %s as asked", f.Version)
+	}
+	return false, fmt.Sprintf("%s is newer than %s", f.Version, c.Version)
+}
+
+// stale says how an item differs from what the same component would get now, or
+// "" if it does not.
+func (it PlanItem) stale(now PlanItem) string {
+	if it.Digest != now.Digest {
+		return "the component or one of its files has changed"
+	}
+	if !slices.EqualFunc(it.Subjects, now.Subjects, func(a, b Subject) bool { return a.Name == b.Name && a.From == b.From }) {
+		return fmt.Sprintf("the target has other versions now: %s, planned for %s", describe(now.Subjects), describe(it.Subjects))
+	}
+	return ""
+}
+
+func describe(subjects []Subject) string {
+	if len(subjects) == 0 {
+		return "nothing"
+	}
+	s := ""
+	for i, x := range subjects {
+		if i > 0 {
+			s += ", "
+		}
+		from := x.From
+		if from == "" {
+			from = "(not installed)"
+		}
+		s += x.Name + " " + from
+	}
+	return s
+}
+
+// sameMachine reports whether an identity read now can be the one that a plan
+// was made for. What either side does not tell does not count.
+func sameMachine(a, b transport.Identity) bool {
+	differ := func(x, y string) bool { return x != "" && y != "" && x != y }
+	return !differ(a.Serial, b.Serial) && !differ(a.UUID, b.UUID) && !differ(a.Name, b.Name)
+}
+
+// Digest returns the SHA-256 of the plan in hexadecimal, for approvals.
+func (p Plan) Digest() (string, error) {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// ReadPlan parses a plan that was written as JSON.
+func ReadPlan(b []byte) (Plan, error) {
+	var p Plan
+	if err := json.Unmarshal(b, &p); err != nil {
+		return Plan{}, &Error{Step: "plan", Err: fmt.Errorf("%w: %w", ErrInvalid, err)}
+	}
+	if p.V != PlanVersion {
+		return Plan{}, &Error{Step: "plan", Err: fmt.Errorf("%w: plan has version %d; this program reads %d", ErrInvalid, p.V, PlanVersion)}
+	}
+	for _, t := range p.Targets {
+		if _, err := ParseKind(string(t.Target.Kind)); err != nil {
+			return Plan{}, err
+		}
+		for _, it := range t.Items {
+			if it.Action != Install && it.Action != Skip {
+				return Plan{}, &Error{Target: t.Target.key(), Step: "plan", Component: it.Component,
+					Err: fmt.Errorf("%w: unknown action %q", ErrInvalid, it.Action)}
+			}
+		}
+	}
+	return p, nil
+}

@@ -1,0 +1,152 @@
+package sum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/channel"
+	"github.com/roundsman-go/roundsman/sum/component"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// callLimit bounds one short exchange with an agent. It is no limit on the work:
+// jobs run on without anybody asking.
+const callLimit = time.Minute
+
+// call makes one short exchange with the agent. One that hangs is taken for a
+// lost line, so that the node dials again.
+func (n *Node) call(ctx context.Context, f func(ctx context.Context, ops agent.Ops) error) error {
+	return n.WithAgent(ctx, func(ctx context.Context, ops agent.Ops) error {
+		short, cancel := context.WithTimeout(ctx, callLimit)
+		defer cancel()
+		err := f(short, ops)
+		if err != nil && short.Err() != nil && ctx.Err() == nil {
+			return &transport.Error{Op: "call", Target: n.t.Address, Kind: transport.ErrConnLost, Err: err,
+				Hint: fmt.Sprintf("no answer within %v", callLimit)}
+		}
+		return err
+	})
+}
+
+// install lets the agent install a component and waits for the end of the job.
+func (n *Node) install(ctx context.Context, it PlanItem, c *component.Component, opts DeployOptions) claim {
+	job := c.Job(channel.NewJobID(), component.JobOptions{Rewrite: it.Rewrite, Downgrade: it.Downgrade})
+	for _, f := range c.Payload.Files {
+		report := func(done, kept int64) {
+			opts.event(n, it.Component, "stage", func(e *Event) { e.Done, e.Total, e.Kept, e.Text = done, f.Size, kept, f.Name })
+		}
+		err := n.WithAgent(ctx, func(ctx context.Context, ops agent.Ops) error {
+			res, err := ops.Stage(ctx, f, func(done int64) { report(done, 0) })
+			if err == nil {
+				report(f.Size, res.Kept)
+			}
+			return err
+		})
+		if err != nil {
+			return claim{err: fmt.Errorf("sending %s: %w", f.Name, err)}
+		}
+	}
+	settle := func(ctx context.Context) error { return n.s.books.closed(ctx, kindJob, n.t.key(), job.ID) }
+	record := jobRecord{Target: n.t, Item: it, Match: c.Match, Scheme: c.Scheme}
+	if p, ok := c.Probe(); ok {
+		record.Probe = &p
+	}
+	if err := n.s.books.opened(ctx, kindJob, n.t.key(), job.ID, record); err != nil {
+		return claim{err: err}
+	}
+	err := n.call(ctx, func(ctx context.Context, ops agent.Ops) error {
+		_, err := ops.Install(ctx, job)
+		return err
+	})
+	switch {
+	case err == nil:
+	case ctx.Err() != nil || transport.Temporary(err):
+		// The request may have arrived: the job decides, not the lost answer.
+	default:
+		return claim{err: err, settle: settle}
+	}
+	cl := n.follow(ctx, it, job.ID, opts)
+	cl.settle = settle
+	return cl
+}
+
+// follow waits for the end of a job and passes its log on. When ctx ends it asks
+// the job not to begin, and gives one that has begun a moment to end.
+func (n *Node) follow(ctx context.Context, it PlanItem, id string, opts DeployOptions) claim {
+	st, err := n.watch(ctx, it, id, opts)
+	if ctx.Err() != nil && !st.State.Final() {
+		late, cancel := graceful(ctx)
+		defer cancel()
+		// Only a job that has not begun is cancelled: an installer that is killed
+		// half-way leaves more harm than one that ends.
+		if err := n.call(late, func(ctx context.Context, ops agent.Ops) (err error) {
+			if st, err = ops.Status(ctx, id, 0); err == nil && st.State == agent.Accepted {
+				st, err = ops.Cancel(ctx, id)
+			}
+			return err
+		}); errors.Is(err, agent.ErrNoJob) {
+			return claim{err: ctx.Err()} // it never arrived
+		}
+		st, err = n.watch(late, it, id, opts)
+	}
+	switch {
+	case errors.Is(err, agent.ErrNoJob):
+		return claim{begun: true, lost: "the agent has no record of the job"}
+	case err != nil:
+		return claim{begun: true, open: true, err: err}
+	}
+	cl := claim{begun: true, result: st.Result}
+	switch st.State {
+	case agent.Cancelled:
+		// A job that was cancelled before its program ran changed nothing.
+		if st.Exit == nil {
+			cl.result.Verdict = transport.VerdictCancelled
+		} else {
+			cl.lost = "it was cancelled while it ran"
+		}
+	case agent.Interrupted:
+		cl.result.Verdict = transport.VerdictUnknown
+		cl.lost = "it was interrupted: the target or the job's parent process went down while it ran"
+	}
+	return cl
+}
+
+// watch polls a job until it is final.
+func (n *Node) watch(ctx context.Context, it PlanItem, id string, opts DeployOptions) (agent.Status, error) {
+	const shortest, longest = 100 * time.Millisecond, 2 * time.Second
+	var offset int64
+	wait := shortest
+	for {
+		var st agent.Status
+		err := n.call(ctx, func(ctx context.Context, ops agent.Ops) (err error) {
+			st, err = ops.Status(ctx, id, offset)
+			return err
+		})
+		if err != nil {
+			return st, err
+		}
+		if len(st.Log) > 0 {
+			opts.event(n, it.Component, "install", func(e *Event) { e.Text = string(st.Log) })
+			wait = shortest
+		}
+		more := st.NextLog > offset
+		offset = st.NextLog
+		if st.State.Final() {
+			if !more {
+				return st, nil
+			}
+			continue // fetch the rest of the log
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return st, ctx.Err()
+		}
+		wait = min(wait*3/2, longest)
+	}
+}

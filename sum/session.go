@@ -1,0 +1,187 @@
+package sum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/roundsman-go/roundsman/portalloc"
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/install"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Resolve gives the transport and endpoint of a target. It is called at every
+// dial, so that vaults, rotated passwords and per-target options work; nothing
+// of what it returns is stored. It is called concurrently.
+type Resolve func(ctx context.Context, t Target) (transport.Transport, transport.Endpoint, error)
+
+// Config configures a Session. Only Resolve is required.
+type Config struct {
+	Resolve Resolve
+	// Journal is the directory of the journal; "" means DefaultJournal(). What a
+	// killed run left is found there by the next one.
+	Journal string
+	// Installer brings agents to servers; nil means the one of package install
+	// with an agent that is built on demand.
+	Installer agent.Installer
+	// BaseDirs are where the agent may live on a server, tried in order; nil
+	// means the usual places.
+	BaseDirs []string
+	// Lease is how long an agent stays when the manager is silent; 0 means 15 min.
+	Lease time.Duration
+	// Redial is how long a target that was reached once may be away before a
+	// step gives up on it; 0 means 10 min.
+	Redial time.Duration
+	// Ports are the policies of the manager's ports; nil means the defaults of
+	// the current generation.
+	Ports map[portalloc.Role]portalloc.Policy
+	// Logger gets warnings and debug records; nil discards them.
+	Logger *slog.Logger
+}
+
+// DefaultJournal returns the directory for the journal of the current user:
+// below $XDG_STATE_HOME or ~/.local/state, on Windows below %LocalAppData%.
+func DefaultJournal() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "roundsman", "journal"), nil
+	}
+	if runtime.GOOS == "windows" {
+		dir, err := os.UserCacheDir()
+		return filepath.Join(dir, "roundsman", "journal"), err
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".local", "state", "roundsman", "journal"), err
+}
+
+// A Session is one run of a manager. It owns the connections, agents, ports and
+// the journal of the run; Close gives everything back. It is safe for concurrent
+// use.
+type Session struct {
+	cfg     Config
+	log     *slog.Logger
+	books   *books
+	publish *publisher
+
+	mu     sync.Mutex
+	nodes  map[string]*Node
+	closed bool
+}
+
+// Open starts a session and takes over what dead runs of the same journal left
+// open; see Recover.
+func Open(ctx context.Context, cfg Config) (*Session, error) {
+	if cfg.Resolve == nil {
+		return nil, &Error{Step: "open", Err: fmt.Errorf("%w: Config.Resolve is required", ErrInvalid)}
+	}
+	if cfg.Journal == "" {
+		dir, err := DefaultJournal()
+		if err != nil {
+			return nil, &Error{Step: "open", Err: fmt.Errorf("%w: no home directory for the journal, set Config.Journal: %w", ErrJournal, err)}
+		}
+		cfg.Journal = dir
+	}
+	if cfg.Installer == nil {
+		cfg.Installer = &install.Installer{Source: install.DefaultSource()}
+	}
+	if cfg.Redial <= 0 {
+		cfg.Redial = 10 * time.Minute
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	b, err := openBooks(ctx, cfg.Journal, cfg.Logger)
+	if err != nil {
+		return nil, &Error{Step: "open", Err: err}
+	}
+	return &Session{
+		cfg: cfg, log: cfg.Logger, books: b,
+		publish: newPublisher(cfg.Ports, cfg.Logger),
+		nodes:   map[string]*Node{},
+	}, nil
+}
+
+// Node returns the node of a target; the same for the same target. It does not
+// connect.
+func (s *Session) Node(t Target) (*Node, error) {
+	if _, err := ParseKind(string(t.Kind)); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, &Error{Target: t.key(), Step: "node", Err: ErrClosed}
+	}
+	if n, ok := s.nodes[t.key()]; ok {
+		return n, nil
+	}
+	n := newNode(s, t)
+	s.nodes[t.key()] = n
+	return n, nil
+}
+
+// Pending returns the targets on which dead runs left something open, in no
+// particular order.
+func (s *Session) Pending() []Target { return s.books.pendingTargets() }
+
+// Close removes the agents, closes the connections and ports and ends the
+// journal. What it cannot give back (a target that is away, a job that still
+// runs) stays open in the journal for the next run, and is in the error. It goes
+// on after ctx has ended, for at most transport.CloseGrace in all.
+func (s *Session) Close(ctx context.Context) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	nodes := make([]*Node, 0, len(s.nodes))
+	for _, n := range s.nodes {
+		nodes = append(nodes, n)
+	}
+	s.mu.Unlock()
+
+	ctx, cancel := graceful(ctx)
+	defer cancel()
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+		slot = make(chan struct{}, defaultParallel)
+	)
+	for _, n := range nodes {
+		slot <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slot }()
+			if err := n.close(ctx); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	errs = append(errs, s.publish.close(ctx), s.books.close(ctx))
+	return errors.Join(errs...)
+}
+
+// graceful returns a context that outlives ctx by transport.CloseGrace.
+func graceful(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(transport.CloseGrace)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-out.Done():
+		}
+	})
+	return out, func() { stop(); cancel() }
+}

@@ -1,0 +1,112 @@
+package sum
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// A Target is one thing to update. It is plain data without secrets, fit for
+// journals, plans and logs; Config.Resolve turns it into a connection.
+type Target struct {
+	// Name identifies the target within a fleet. Empty means String().
+	Name string `json:"name,omitempty"`
+	Kind Kind   `json:"kind"`
+	// User is the login name, if the address alone does not settle it.
+	User string `json:"user,omitempty"`
+	// Address is host, host:port, an IPv6 literal, or [ipv6]:port.
+	Address string `json:"address,omitempty"`
+	// Object names a part behind the address: a host behind a vCenter, a bay.
+	Object string `json:"object,omitempty"`
+	// Parent is the Name of the target that this one is a part of.
+	Parent string            `json:"parent,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// String returns the target as a URL, such as "linux://root@db1:2222" or
+// "vmware://vcenter/host-17".
+func (t Target) String() string {
+	if t.Kind == Local {
+		return "local:"
+	}
+	u := url.URL{Scheme: string(t.Kind), Host: urlHost(t.Address)}
+	if t.User != "" {
+		u.User = url.User(t.User)
+	}
+	if t.Object != "" {
+		u.Path = "/" + t.Object
+	}
+	return u.String()
+}
+
+// urlHost puts a bare IPv6 literal in brackets.
+func urlHost(a string) string {
+	if strings.Count(a, ":") > 1 && !strings.HasPrefix(a, "[") {
+		return "[" + a + "]"
+	}
+	return a
+}
+
+// key is the name under which journals and reports know the target.
+func (t Target) key() string {
+	if t.Name != "" {
+		return t.Name
+	}
+	return t.String()
+}
+
+// ParseTarget reads a target URL: kind://[user@]host[:port][/object], or
+// "local:". A password in it is refused: it would end in process lists and
+// shell histories.
+func ParseTarget(s string) (Target, error) {
+	bad := func(format string, args ...any) (Target, error) {
+		return Target{}, &Error{Target: redactURL(s), Step: "parse",
+			Err: fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))}
+	}
+	if s == "local:" || s == "local" {
+		return Target{Kind: Local}, nil
+	}
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		return bad("want kind://[user@]host[:port], such as linux://root@db1")
+	}
+	kind, err := ParseKind(scheme)
+	if err != nil {
+		return Target{}, err
+	}
+	t := Target{Kind: kind}
+	rest, t.Object, _ = strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		t.User, rest = rest[:i], rest[i+1:]
+		if strings.Contains(t.User, ":") {
+			return bad("a password does not belong in a target; give it in a file, the environment or at the prompt")
+		}
+		if t.User, err = url.PathUnescape(t.User); err != nil {
+			return bad("user: %v", err)
+		}
+	}
+	if t.Object, err = url.PathUnescape(t.Object); err != nil {
+		return bad("object: %v", err)
+	}
+	if rest == "" || strings.ContainsAny(rest, "?#\\ \t\r\n") {
+		return bad("host missing or malformed")
+	}
+	// A zone is written %25 in URLs (RFC 6874); the plain form is understood too.
+	t.Address = strings.ReplaceAll(rest, "%25", "%")
+	if strings.HasPrefix(t.Address, "[") && strings.HasSuffix(t.Address, "]") {
+		t.Address = t.Address[1 : len(t.Address)-1]
+	}
+	return t, nil
+}
+
+// redactURL hides what may be a password in a malformed target.
+func redactURL(s string) string {
+	i, j := strings.Index(s, "://"), strings.LastIndexByte(s, '@')
+	if i < 0 || j < i {
+		return s
+	}
+	if user, _, ok := strings.Cut(s[i+3:j], ":"); ok {
+		return s[:i+3] + user + ":[redacted]" + s[j:]
+	}
+	return s
+}

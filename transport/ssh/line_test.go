@@ -1,0 +1,193 @@
+package ssh_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/ssh"
+	"github.com/roundsman-go/roundsman/transport/ssh/sshtest"
+	"github.com/stretchr/testify/require"
+)
+
+// inMemory runs f against a server that is reached without sockets, on the clock
+// of a bubble. The server is for SFTP alone: commands would be processes, which
+// the clock does not wait for.
+func inMemory(t *testing.T, opts ssh.Options, f func(t *testing.T, srv *sshtest.Server, tr *ssh.Transport, ep transport.Endpoint)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		srv, err := sshtest.NewServer(sshtest.Config{Password: "correct horse", SFTPOnly: true, NoListen: true, Home: dir})
+		require.NoError(t, err)
+		ep := endpointOf(srv)
+		ep.Options = opts
+		f(t, srv, &ssh.Transport{DialContext: srv.DialContext}, ep)
+		require.NoError(t, srv.Close())
+	})
+}
+
+func TestKeepAliveFindsDeadLine(t *testing.T) {
+	inMemory(t, ssh.Options{KeepAlive: 10 * time.Second}, func(t *testing.T, srv *sshtest.Server, tr *ssh.Transport, ep transport.Endpoint) {
+		conn, err := tr.Dial(t.Context(), ep)
+		require.NoError(t, err)
+		// A target that answers may be silent otherwise for ever.
+		time.Sleep(time.Hour)
+		_, err = conn.Identify(t.Context())
+		require.NoError(t, err)
+
+		srv.Stall(true)
+		start := time.Now()
+		_, err = conn.Identify(t.Context())
+		require.ErrorIs(t, err, transport.ErrConnLost)
+		require.LessOrEqual(t, time.Since(start), 41*time.Second)
+		_, err = transport.List(t.Context(), conn, "/")
+		require.ErrorIs(t, err, transport.ErrConnLost)
+		require.NoError(t, conn.Close(t.Context()))
+		srv.Stall(false)
+	})
+}
+
+func TestNoKeepAlive(t *testing.T) {
+	inMemory(t, ssh.Options{KeepAlive: -1}, func(t *testing.T, srv *sshtest.Server, tr *ssh.Transport, ep transport.Endpoint) {
+		conn, err := tr.Dial(t.Context(), ep)
+		require.NoError(t, err)
+		srv.Stall(true)
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		_, err = conn.Identify(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		srv.Stall(false)
+		_, err = conn.Identify(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, conn.Close(t.Context()))
+	})
+}
+
+func TestConnectTimeout(t *testing.T) {
+	inMemory(t, ssh.Options{ConnectTimeout: 5 * time.Second}, func(t *testing.T, srv *sshtest.Server, tr *ssh.Transport, ep transport.Endpoint) {
+		srv.Stall(true)
+		start := time.Now()
+		_, err := tr.Dial(t.Context(), ep)
+		require.ErrorIs(t, err, transport.ErrTimeout)
+		require.Equal(t, 5*time.Second, time.Since(start))
+		srv.Stall(false)
+
+		// Somebody who thinks about a fingerprint is not a slow target.
+		ep.Trust = transport.Trust{FirstUse: func(context.Context, transport.SeenIdentity) error {
+			time.Sleep(10 * time.Minute)
+			return nil
+		}}
+		conn, err := tr.Dial(t.Context(), ep)
+		require.NoError(t, err)
+		require.NoError(t, conn.Close(t.Context()))
+	})
+}
+
+func TestStalledPutAndGet(t *testing.T) {
+	opts := ssh.Options{StallTimeout: 30 * time.Second, KeepAlive: -1}
+	inMemory(t, opts, func(t *testing.T, srv *sshtest.Server, tr *ssh.Transport, ep transport.Endpoint) {
+		conn, err := tr.Dial(t.Context(), ep)
+		require.NoError(t, err)
+		content := bytes.Repeat([]byte("0123456789abcdef"), 1<<19) // 8 MiB
+		name := srv.Home() + "/file"
+		file := transport.BytesFile("file", content)
+		slow := file
+		slow.Open = func(context.Context) (io.ReadSeekCloser, error) {
+			return &slowSource{Reader: bytes.NewReader(content), nap: time.Second}, nil
+		}
+		start := time.Now()
+		_, err = transport.Put(t.Context(), conn, name, slow, transport.PutOptions{Progress: func(done int64) {
+			if done > 5<<20 {
+				srv.Stall(true)
+			}
+		}})
+		require.ErrorIs(t, err, transport.ErrTimeout)
+		require.Greater(t, time.Since(start), 30*time.Second)
+		require.True(t, transport.Temporary(err))
+		srv.Stall(false)
+		res, err := transport.Put(t.Context(), conn, name, file, transport.PutOptions{})
+		require.NoError(t, err)
+		require.Positive(t, res.Kept)
+
+		// A writer that takes its time is no stall; a target that stops is.
+		n, err := transport.Get(t.Context(), conn, name, writer(func(p []byte) (int, error) {
+			time.Sleep(time.Minute)
+			return len(p), nil
+		}), transport.GetOptions{Limit: 100_000})
+		require.NoError(t, err)
+		require.EqualValues(t, 100_000, n)
+		n, err = transport.Get(t.Context(), conn, name, writer(func(p []byte) (int, error) {
+			srv.Stall(true)
+			return len(p), nil
+		}), transport.GetOptions{})
+		require.ErrorIs(t, err, transport.ErrTimeout)
+		require.Less(t, n, int64(len(content)))
+		srv.Stall(false)
+		require.NoError(t, conn.Close(t.Context()))
+	})
+}
+
+type slowSource struct {
+	*bytes.Reader
+	nap time.Duration
+}
+
+func (s *slowSource) Read(p []byte) (int, error) {
+	time.Sleep(s.nap)
+	return s.Reader.Read(p)
+}
+
+func (s *slowSource) Close() error { return nil }
+
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
+
+// TestCloseEndsPrograms: what runs when the connection is closed is ended.
+func TestCloseEndsPrograms(t *testing.T) {
+	srv := server(t, sshtest.Config{})
+	conn := dial(t, endpointOf(srv))
+	r, w := io.Pipe()
+	answer := make(chan error, 1)
+	go func() {
+		_, err := transport.Run(t.Context(), conn, transport.Command{Argv: []string{"sh", "-c", "echo $$; trap '' TERM; while :; do sleep 1; done"}, Stdout: w})
+		w.Close()
+		answer <- err
+	}()
+	buf := make([]byte, 32)
+	n, err := r.Read(buf)
+	require.NoError(t, err)
+	pid := string(bytes.TrimSpace(buf[:n]))
+	go func() { _, _ = io.Copy(io.Discard, r) }()
+	dead, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, conn.Close(dead))
+	require.ErrorIs(t, <-answer, transport.ErrClosed)
+
+	other := dial(t, endpointOf(srv))
+	require.Eventually(t, func() bool {
+		exit, err := transport.Run(t.Context(), other, transport.Command{Argv: []string{"kill", "-0", pid}})
+		return err == nil && exit.Code != 0
+	}, 20*time.Second, 50*time.Millisecond, "a program that ignores SIGTERM outlived its connection")
+}
+
+// TestLossIsFinal: a lost connection stays lost, and its cause is told.
+func TestLossIsFinal(t *testing.T) {
+	srv := server(t, sshtest.Config{})
+	conn := dial(t, endpointOf(srv))
+	srv.CutAfter(300_000)
+	_, err := transport.Put(t.Context(), conn, srv.Home()+"/x", transport.BytesFile("x", make([]byte, 1<<20)), transport.PutOptions{})
+	require.ErrorIs(t, err, transport.ErrConnLost)
+	require.False(t, errors.Is(err, transport.ErrClosed))
+	_, err = conn.Identify(t.Context())
+	require.ErrorIs(t, err, transport.ErrConnLost)
+	res, err := transport.Put(t.Context(), dial(t, endpointOf(srv)), srv.Home()+"/x", transport.BytesFile("x", make([]byte, 1<<20)), transport.PutOptions{})
+	require.NoError(t, err)
+	require.Positive(t, res.Kept)
+	require.EqualValues(t, 1<<20, res.Kept+res.Sent)
+}

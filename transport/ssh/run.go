@@ -1,0 +1,53 @@
+package ssh
+
+import (
+	"context"
+	"strings"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Run implements transport.Runner. Arguments pass every byte but NUL. The program
+// is looked up in the PATH of the login shell, or of sudo; that it is missing
+// shows as exit status 127. Run returns when the program has ended and whatever
+// it started has closed the output; what it leaves behind should redirect its
+// own. A read from cmd.Stdin that is going on then is not waited for.
+//
+// When ctx ends, the process group of the program gets SIGTERM, and SIGKILL
+// about two seconds later if that was not enough.
+func (c *conn) Run(ctx context.Context, cmd transport.Command) (transport.Exit, error) {
+	program := ""
+	if len(cmd.Argv) > 0 {
+		program = cmd.Argv[0]
+	}
+	k, err := c.begin(ctx, "run", program)
+	if err != nil {
+		return transport.Exit{}, err
+	}
+	defer k.end()
+	if hint := badCommand(cmd); hint != "" {
+		return transport.Exit{}, c.invalid("run", program, hint)
+	}
+	return k.exec(task{script: argvScript(cmd.Argv, cmd.Env), stdin: cmd.Stdin, stdout: cmd.Stdout, stderr: cmd.Stderr})
+}
+
+// badCommand says what is wrong with a command, or returns "".
+func badCommand(cmd transport.Command) string {
+	if len(cmd.Argv) == 0 || cmd.Argv[0] == "" {
+		return "Argv names no program"
+	}
+	if strings.HasPrefix(cmd.Argv[0], "-") {
+		return "a program whose name begins with a dash needs its path"
+	}
+	for _, a := range cmd.Argv {
+		if strings.Contains(a, "\x00") {
+			return "an argument contains a NUL byte"
+		}
+	}
+	for _, e := range cmd.Env {
+		if strings.Index(e, "=") < 1 || strings.Contains(e, "\x00") || strings.HasPrefix(e, "-") {
+			return `Env entries are "NAME=value", without NUL bytes`
+		}
+	}
+	return ""
+}

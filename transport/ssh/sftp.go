@@ -1,0 +1,270 @@
+package ssh
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/pkg/sftp"
+	"github.com/roundsman-go/roundsman/transport"
+	xssh "golang.org/x/crypto/ssh"
+)
+
+// sftpClient is one SFTP session.
+type sftpClient struct {
+	*sftp.Client
+	ch     xssh.Channel
+	packet int           // bytes of one read or write request
+	window int           // requests under way in one transfer
+	gone   chan struct{} // closed when the session has ended
+}
+
+const (
+	// bigPacket is what OpenSSH takes in one request (PROTOCOL, limits@openssh.com:
+	// 256 KiB less a kilobyte for the header).
+	bigPacket = 255 << 10
+	// maxWindow is the largest number of bytes under way in one transfer, in any
+	// version of this driver: so much at the end of a partial file may have holes.
+	maxWindow = 4 << 20
+)
+
+// sftp returns the SFTP session that all calls but transfers share.
+func (c *conn) sftp(ctx context.Context) (*sftpClient, error) {
+	select {
+	case c.sftpTurn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-c.sftpTurn }()
+	if c.sftpErr != nil {
+		return nil, c.sftpErr
+	}
+	if s := c.sftpShared; s != nil {
+		select {
+		case <-s.gone:
+		default:
+			return s, nil
+		}
+	}
+	s, err := c.openSFTP(ctx, maxPacket)
+	if err != nil {
+		if ctx.Err() == nil && c.ctx.Err() == nil {
+			c.sftpErr = err
+		}
+		return nil, err
+	}
+	c.sftpShared = s
+	return s, nil
+}
+
+// transferSFTP opens a session of its own for one transfer, which can be broken
+// off by closing it.
+func (c *conn) transferSFTP(ctx context.Context) (*sftpClient, error) {
+	s, err := c.sftp(ctx)
+	if err != nil {
+		return nil, err
+	}
+	packet := maxPacket
+	if _, ok := s.HasExtension("limits@openssh.com"); ok {
+		packet = bigPacket
+	}
+	return c.openSFTP(ctx, packet)
+}
+
+func (c *conn) openSFTP(ctx context.Context, packet int) (*sftpClient, error) {
+	ch, reqs, err := c.openChannel(ctx, "session", nil)
+	if err != nil {
+		return nil, err
+	}
+	c.bg.Go(func() { xssh.DiscardRequests(reqs) })
+	c.bg.Go(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) })
+	// What a login shell prints before the protocol begins may look like the start
+	// of a long message, for whose end one would wait for ever.
+	ctx, cancel := context.WithTimeout(ctx, c.opts.ConnectTimeout)
+	defer cancel()
+	client, err := do(ctx, c, func() (*sftp.Client, error) {
+		ok, err := ch.SendRequest("subsystem", true, xssh.Marshal(struct{ Name string }{"sftp"}))
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, &transport.Error{Kind: errors.ErrUnsupported, Hint: "the server has no SFTP"}
+		}
+		return sftp.NewClientPipe(ch, ch, sftp.MaxPacketUnchecked(packet))
+	}, func(s *sftp.Client) { _ = s.Close() })
+	if err != nil {
+		c.bg.Go(func() { _ = ch.Close() })
+		var te *transport.Error
+		if !errors.As(err, &te) {
+			err = c.explain(ctx, err)
+		}
+		return nil, err
+	}
+	s := &sftpClient{Client: client, ch: ch, packet: packet, window: min(64, maxWindow/packet), gone: make(chan struct{})}
+	c.bg.Go(func() {
+		defer close(s.gone)
+		_ = client.Wait()
+	})
+	return s, nil
+}
+
+// drop ends the session without waiting for the server.
+func (s *sftpClient) drop(c *conn) { c.bg.Go(func() { _ = s.ch.Close() }) }
+
+// sftpFail is k.fail for an answer of SFTP, or for the end of its session.
+func (k *call) sftpFail(s *sftpClient, err error) error {
+	if err == nil {
+		return nil
+	}
+	var status *sftp.StatusError
+	if errors.As(err, &status) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return k.fail(err)
+	}
+	var te *transport.Error
+	if errors.As(err, &te) {
+		return k.fail(err)
+	}
+	select {
+	case <-s.gone:
+		err = k.c.explain(k.ctx, &transport.Error{Kind: transport.ErrProtocol, Err: err, Hint: "the SFTP session ended"})
+	default:
+	}
+	return k.fail(err)
+}
+
+func infoOf(dir, name string, fi fs.FileInfo) transport.FileInfo {
+	return transport.FileInfo{Name: name, Native: join(dir, name), Size: fi.Size(), Mode: fi.Mode(), ModTime: fi.ModTime().Round(time.Second)}
+}
+
+func sortByName(list []transport.FileInfo) {
+	slices.SortFunc(list, func(a, b transport.FileInfo) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// readDir lists a directory. SFTP calls a file that is no directory missing.
+func (s *sftpClient) readDir(ctx context.Context, dir string) ([]fs.FileInfo, error) {
+	entries, err := s.ReadDirContext(ctx, dir)
+	if err == nil || ctx.Err() != nil {
+		return entries, err
+	}
+	if fi, serr := s.Stat(dir); serr == nil && !fi.IsDir() {
+		return nil, &transport.Error{Kind: transport.ErrRejected, Err: err, Hint: "not a directory"}
+	}
+	return nil, err
+}
+
+// mkdirAll makes dir and the missing ones above it.
+func (s *sftpClient) mkdirAll(ctx context.Context, dir string, perm fs.FileMode) error {
+	var missing []string
+	for d := dir; ; d = path.Dir(d) {
+		fi, err := s.Stat(d)
+		if err == nil && !fi.IsDir() {
+			return &transport.Error{Kind: fs.ErrExist, Hint: d + " is not a directory"}
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || d == "/" {
+			return err
+		}
+		missing = append(missing, d)
+	}
+	// A path through a file looks like a missing one.
+	for i, d := range slices.Backward(missing) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.Mkdir(d); err != nil {
+			if fi, serr := s.Stat(d); serr == nil && fi.IsDir() { // somebody else was faster
+				missing = slices.Delete(missing, i, i+1)
+				continue
+			}
+			return err
+		}
+	}
+	for _, d := range missing {
+		if err := s.Chmod(d, perm); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes a file or an empty directory.
+func (s *sftpClient) remove(name string) error {
+	fi, err := s.Lstat(name)
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() {
+		// Remove would go on to try the name as a directory, and mix the answers up.
+		return s.Client.Remove(name)
+	}
+	err = s.RemoveDirectory(name)
+	if err == nil {
+		return nil
+	}
+	if entries, lerr := s.ReadDir(name); lerr == nil && len(entries) > 0 {
+		return &transport.Error{Kind: fs.ErrExist, Err: err, Code: sftpErrCode(err), Hint: "the directory is not empty"}
+	}
+	return err
+}
+
+// sftpErrCode is the status in an error of package sftp.
+func sftpErrCode(err error) transport.Code {
+	var status *sftp.StatusError
+	if errors.As(err, &status) {
+		return sftpCode(status.Code)
+	}
+	return transport.Code{}
+}
+
+// noSpace makes ErrNoSpace of a failed write if the file system has less room
+// than what is still to come: version 3 of SFTP has no status for it.
+func (s *sftpClient) noSpace(name string, left int64, err error) error {
+	var status *sftp.StatusError
+	if !errors.As(err, &status) || status.Code != 4 {
+		return err
+	}
+	vfs, verr := s.StatVFS(path.Dir(name))
+	if verr != nil || vfs.Frsize*vfs.Bavail >= uint64(max(left, 1)) {
+		return err
+	}
+	return &transport.Error{Kind: transport.ErrNoSpace, Code: sftpCode(status.Code), Err: err}
+}
+
+// rename moves a file over another one.
+func (s *sftpClient) rename(from, to string) error {
+	if _, ok := s.HasExtension("posix-rename@openssh.com"); ok {
+		return s.PosixRename(from, to)
+	}
+	err := s.Rename(from, to)
+	if err == nil {
+		return nil
+	}
+	if _, lerr := s.Lstat(to); lerr != nil {
+		return err
+	}
+	if err := s.Client.Remove(to); err != nil {
+		return err
+	}
+	return s.Rename(from, to)
+}
+
+// openFile opens a file for reading, if it is one.
+func (s *sftpClient) openFile(name string) (*sftp.File, error) {
+	fi, err := s.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if fi.IsDir() {
+		return nil, &transport.Error{Kind: fs.ErrExist, Err: fmt.Errorf("%s is a directory", name)}
+	}
+	return s.OpenFile(name, os.O_RDONLY)
+}

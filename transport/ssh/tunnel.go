@@ -1,0 +1,142 @@
+package ssh
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/ssh/internal/bufpipe"
+	xssh "golang.org/x/crypto/ssh"
+)
+
+// DialContext implements transport.Tunneler for "tcp" (RFC 4254, section 7.2) and
+// "unix" (OpenSSH PROTOCOL, section 2.4). That nobody listens is ErrUnreachable,
+// that there is no such socket fs.ErrNotExist, and that the server forbids it
+// ErrRejected, each with the code {"ssh-open", reason}. OpenSSH gives one reason
+// for two cases of Unix sockets; where the socket is there, it is ErrRejected.
+// The connection has deadlines and half-close, and ends with conn.
+func (c *conn) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	k, err := c.begin(ctx, "tunnel", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer k.end()
+	var kind string
+	var extra []byte
+	switch {
+	case network == "tcp":
+		host, port, err := net.SplitHostPort(addr)
+		n, perr := strconv.ParseUint(port, 10, 16)
+		if err != nil || perr != nil || host == "" || n == 0 {
+			return nil, c.invalid("tunnel", addr, `want "host:port"`)
+		}
+		kind = "direct-tcpip"
+		extra = xssh.Marshal(struct {
+			Host       string
+			Port       uint32
+			OriginHost string
+			OriginPort uint32
+		}{host, uint32(n), "127.0.0.1", 0})
+	case network == "unix" && c.caps.Has(transport.CapTunnelUnix):
+		if addr == "" {
+			return nil, c.invalid("tunnel", addr, "want the path of a socket")
+		}
+		kind = "direct-streamlocal@openssh.com"
+		extra = xssh.Marshal(struct {
+			Path      string
+			Reserved0 string
+			Reserved1 uint32
+		}{Path: addr})
+	case network == "unix":
+		return nil, &transport.Error{Op: "tunnel", Target: c.target, Path: addr, Kind: errors.ErrUnsupported,
+			Hint: "the server would connect as the user who logged in, not as root"}
+	default:
+		return nil, &transport.Error{Op: "tunnel", Target: c.target, Path: addr, Kind: errors.ErrUnsupported,
+			Hint: "no tunnel for network " + network}
+	}
+	ch, reqs, err := c.openChannel(k.ctx, kind, extra)
+	if err != nil {
+		return nil, k.tunnelError(network, addr, err)
+	}
+	near, far := bufpipe.New(tunnelAddr{network, "ssh"}, tunnelAddr{network, addr})
+	c.bg.Go(func() { xssh.DiscardRequests(reqs) })
+	c.bg.Go(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) })
+	c.pipe(far, ch)
+	return near, nil
+}
+
+// tunnelError is why a tunnel did not come about.
+func (k *call) tunnelError(network, addr string, err error) error {
+	var open *xssh.OpenChannelError
+	if !errors.As(err, &open) {
+		return k.fail(err)
+	}
+	e := &transport.Error{Op: k.op, Target: k.c.target, Path: addr, Code: openCode(open), Err: err}
+	switch {
+	case open.Reason == xssh.ConnectionFailed && network == "tcp":
+		e.Kind = transport.ErrUnreachable
+	case open.Reason == xssh.ConnectionFailed:
+		e.Kind = transport.ErrUnreachable
+		if k.c.caps.Has(transport.CapFiles) {
+			if _, serr := k.c.Stat(k.ctx, addr); serr != nil {
+				return &transport.Error{Op: k.op, Target: k.c.target, Path: addr, Code: e.Code, Kind: kindOf(serr), Err: serr}
+			}
+			e.Kind = transport.ErrRejected
+			e.Hint = "nobody listens there, or sshd's AllowStreamLocalForwarding forbids it; a program on the target can connect instead"
+		}
+	case open.Reason == xssh.ResourceShortage:
+		e.Kind = transport.ErrBusy
+	default:
+		e.Kind = transport.ErrRejected
+		e.Hint = "the server forbids forwarding; a program on the target can connect instead"
+	}
+	return e
+}
+
+// kindOf is the class of an error of this driver.
+func kindOf(err error) error {
+	var te *transport.Error
+	if errors.As(err, &te) && te.Kind != nil {
+		return te.Kind
+	}
+	return transport.ErrUnreachable
+}
+
+// pipe joins a channel to one end of a pipe until one of them ends.
+func (c *conn) pipe(far *bufpipe.Conn, ch xssh.Channel) {
+	over := make(chan struct{}) // the channel has ended
+	c.bg.Go(func() {
+		if _, err := io.Copy(ch, far); err != nil {
+			_ = far.CloseRead() // the peer takes no more, and the writer hears of it
+		} else {
+			_ = ch.CloseWrite()
+		}
+		select {
+		case <-far.PeerClosed(): // nobody is left on the near side
+			_ = ch.Close()
+		case <-over:
+		}
+	})
+	c.bg.Go(func() {
+		defer close(over)
+		defer ch.Close()
+		if _, err := io.Copy(far, ch); err != nil {
+			return // nobody reads
+		}
+		_, err := do(c.ctx, c, func() (struct{}, error) { return struct{}{}, c.ask() }, nil)
+		if err == nil {
+			_ = far.CloseWrite()
+			return
+		}
+		<-c.ctx.Done()
+		far.CloseWithError(c.fail(c.ctx, "tunnel", far.LocalAddr().String(), err))
+	})
+}
+
+type tunnelAddr struct{ network, addr string }
+
+func (a tunnelAddr) Network() string { return a.network }
+func (a tunnelAddr) String() string  { return a.addr }
