@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,4 +111,26 @@ func TestTransportIsStandardLibraryOnly(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "./transport").Output()
 	require.NoError(t, err)
 	require.Equal(t, []string{path.Join(module, "transport")}, strings.Fields(string(out)))
+}
+
+// TestEveryDriverRunsTheConformanceSuite finds drivers that skip it.
+func TestEveryDriverRunsTheConformanceSuite(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{.Dir}}", "./transport/...").Output()
+	require.NoError(t, err)
+	drivers := 0
+	for line := range strings.Lines(string(out)) {
+		pkg, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
+		rel := strings.TrimPrefix(pkg, module+"/transport")
+		if strings.Count(rel, "/") != 1 || rel == "/transporttest" {
+			continue // transport itself, simulators, internals
+		}
+		drivers++
+		files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+		require.NoError(t, err)
+		require.Truef(t, slices.ContainsFunc(files, func(f string) bool {
+			b, err := os.ReadFile(f)
+			return err == nil && strings.Contains(string(b), "func TestConformance(")
+		}), "%s has no TestConformance", pkg)
+	}
+	require.NotZero(t, drivers)
 }

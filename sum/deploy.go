@@ -215,7 +215,7 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 		}
 	case transport.VerdictApplied:
 		o.Kind = Unverified
-		if proven {
+		if proven && (changed || !it.Device) {
 			o.Kind = Updated
 		} else if err == nil {
 			o.Text = join(o.Text, unproven(it, o))
@@ -240,6 +240,9 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 func unproven(it PlanItem, o Outcome) string {
 	if len(it.Subjects) == 0 {
 		return "the component does not say what it changes, so nothing proves that it did"
+	}
+	if it.Rewrite && o.From() == o.To() {
+		return fmt.Sprintf("version %s was there before, so nothing proves that it was written again", o.To())
 	}
 	return fmt.Sprintf("the target reports %s, and %s was expected", describeTo(o.Subjects), it.Version)
 }

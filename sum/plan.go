@@ -51,6 +51,9 @@ type PlanItem struct {
 	Subjects  []Subject `json:"subjects,omitempty"`
 	Rewrite   bool      `json:"rewrite,omitempty"`
 	Downgrade bool      `json:"downgrade,omitempty"`
+	// Device says that the component changes a device and not a package: only
+	// another version than before proves that it did.
+	Device bool `json:"device,omitempty"`
 	// Activation is what the component says makes it take effect.
 	Activation transport.Activation `json:"activation,omitempty"`
 	// Unproven says that the inventory cannot tell what is installed, before or
@@ -87,7 +90,8 @@ func MakePlan(t Target, inv *transport.Inventory, comps []*component.Component, 
 }
 
 func planItem(t Target, inv *transport.Inventory, c *component.Component, opts PlanOptions) PlanItem {
-	it := PlanItem{Component: c.Name, Version: c.Version, Digest: c.Digest(), Source: c.Source, Action: Skip, Activation: c.Activation}
+	it := PlanItem{Component: c.Name, Version: c.Version, Digest: c.Digest(), Source: c.Source, Action: Skip,
+		Activation: c.Activation, Device: c.Match.Device != nil}
 	if len(c.Kinds) > 0 && !slices.Contains(c.Kinds, string(t.Kind)) {
 		it.Reason = fmt.Sprintf("not for targets of kind %s", t.Kind)
 		return it

@@ -164,4 +164,3 @@ func (a *fakeAgent) Log(ctx context.Context, name string, w io.Writer) error {
 	}
 	return a.leave(ctx, Log, fault, err)
 }
-

@@ -327,4 +327,3 @@ func TestSelfIsAnAgent(t *testing.T) {
 	require.NoError(t, err)
 	l.requireClean()
 }
-

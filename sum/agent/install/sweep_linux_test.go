@@ -160,4 +160,3 @@ type buffer struct {
 }
 
 func (b *buffer) Close() error { b.closed = true; return nil }
-
