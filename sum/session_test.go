@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -140,6 +141,23 @@ func TestDeviceClaims(t *testing.T) {
 	}
 }
 
+// TestDeviceRewritten writes the version again that is there: nothing can prove
+// that, so it is not claimed.
+func TestDeviceRewritten(t *testing.T) {
+	l := newLab(t, push)
+	s := l.open()
+	n := l.nodes(s)[0]
+	c := l.component("7.0", 100)
+	require.Equal(t, sum.Updated, deploy(t, n, c).Kind)
+	p := plan(t, n, c, sum.PlanOptions{Rewrite: true})
+	require.Equal(t, 1, p.Installs())
+	out, err := sum.Deploy(t.Context(), n, p, []*component.Component{c}, sum.DeployOptions{})
+	require.NoError(t, err)
+	require.Equal(t, sum.Unverified, out[0].Kind, "%+v", out[0])
+	require.Equal(t, 2, l.applied(n.Target().Name))
+	l.clean(s)
+}
+
 // TestInstallerFails keeps what dpkg said.
 func TestInstallerFails(t *testing.T) {
 	l := newLab(t, server)
@@ -251,6 +269,10 @@ func TestRecoverUnreachable(t *testing.T) {
 // TestStopped ends the context of a deployment while the installer runs: it is
 // left to end, and its result is fetched by the next run.
 func TestStopped(t *testing.T) {
+	synctest.Test(t, testStopped) // it waits for transport.CloseGrace
+}
+
+func testStopped(t *testing.T) {
 	l := newLab(t, server)
 	name := l.targets[0].Name
 	hold := make(chan struct{})

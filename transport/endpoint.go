@@ -38,7 +38,7 @@ func (ep Endpoint) HostPort(defaultPort uint16) (host string, port uint16, err e
 			Hint: `want "host", "host:port", "ipv6" or "[ipv6]:port"`}
 	}
 	a := ep.Address
-	if a == "" {
+	if a == "" || a == "[]" {
 		return "", 0, bad(fmt.Errorf("empty address"))
 	}
 	if strings.HasPrefix(a, "[") && strings.HasSuffix(a, "]") {

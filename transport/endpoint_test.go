@@ -26,6 +26,7 @@ func TestHostPort(t *testing.T) {
 		{"[fe80::1%eth0]:2222", "fe80::1%eth0", 2222, false},
 		{"::1", "::1", 22, false},
 		{"", "", 0, true},
+		{"[]", "", 0, true},
 		{":22", "", 0, true},
 		{"db1:", "", 0, true},
 		{"db1:0", "", 0, true},

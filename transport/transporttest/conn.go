@@ -111,8 +111,7 @@ func (c *conn) state(ctx context.Context, op, path string) error {
 // wait waits for ch, as long as context and connection last.
 func (c *conn) wait(ctx context.Context, op, path string, ch <-chan struct{}) error {
 	select {
-	case <-ch:
-		return nil
+	case <-ch: // and what it means arrives if the line is still there
 	case <-ctx.Done():
 	case <-c.closed:
 	case <-c.lost:

@@ -105,7 +105,13 @@ func TestArgv(t *testing.T) {
 		{[]string{"ls", "-?"}, []string{"ls", "-l"}, true},
 		{[]string{"ls", "-?"}, []string{"ls"}, false},
 		{[]string{"[x"}, []string{"[x"}, true},
-		{[]string{"[x"}, []string{"x"}, false},
+		{[]string{"cat", "*"}, []string{"cat", "/etc/passwd"}, true},
+		{[]string{"*"}, []string{""}, true},
+		{[]string{"a*b*c"}, []string{"a-b-b-c"}, true},
+		{[]string{"a*b*c"}, []string{"a-b-b"}, false},
+		{[]string{"a*"}, []string{"ba"}, false},
+		{[]string{"?"}, []string{"é"}, true},
+		{[]string{"?"}, []string{""}, false},
 		{nil, nil, true},
 	} {
 		require.Equal(t, tt.want, transporttest.Argv(tt.patterns...)(tt.argv), "%q %q", tt.patterns, tt.argv)

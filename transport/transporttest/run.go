@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
 	"slices"
 	"strings"
 
@@ -37,9 +36,9 @@ func (p *Process) Getenv(name string) string {
 	return ""
 }
 
-// Argv returns a function that matches an argv against patterns of [path.Match],
-// one for each argument; a last pattern "..." matches any rest. A malformed
-// pattern matches nothing.
+// Argv returns a function that matches an argv against patterns, one for each
+// argument: "*" stands for any text, also with slashes and empty, "?" for one
+// character; a last pattern "..." matches any rest.
 func Argv(patterns ...string) func(argv []string) bool {
 	rest := len(patterns) > 0 && patterns[len(patterns)-1] == "..."
 	if rest {
@@ -50,12 +49,36 @@ func Argv(patterns ...string) func(argv []string) bool {
 			return false
 		}
 		for i, p := range patterns {
-			if ok, err := path.Match(p, argv[i]); argv[i] != p && (err != nil || !ok) {
+			if !glob([]rune(p), []rune(argv[i])) {
 				return false
 			}
 		}
 		return true
 	}
+}
+
+func glob(p, s []rune) bool {
+	star, from := -1, 0 // the last star, and where what it stands for ends
+	i, j := 0, 0
+	for j < len(s) {
+		switch {
+		case i < len(p) && p[i] == '*':
+			star, from = i, j
+			i++
+		case i < len(p) && (p[i] == '?' || p[i] == s[j]):
+			i++
+			j++
+		case star >= 0:
+			from++
+			i, j = star+1, from
+		default:
+			return false
+		}
+	}
+	for i < len(p) && p[i] == '*' {
+		i++
+	}
+	return i == len(p)
 }
 
 // Answer returns a Program that prints and ends.
