@@ -66,16 +66,21 @@ func NewClient(ctx context.Context, opts ClientOptions) (*Client, error) {
 	return c, nil
 }
 
-// beat renews the lease three times in its length.
+// beat renews the lease three times in its length, and tries more often while
+// that fails.
 func (c *Client) beat(ctx context.Context, lease time.Duration) {
 	lost := false
 	for {
+		wait := lease / 3
+		if lost {
+			wait = lease / 12
+		}
 		select {
-		case <-time.After(max(lease/3, 100*time.Millisecond)):
+		case <-time.After(max(wait, 100*time.Millisecond)):
 		case <-ctx.Done():
 			return
 		}
-		bctx, cancel := context.WithTimeout(ctx, max(lease/3, time.Second))
+		bctx, cancel := context.WithTimeout(ctx, min(max(lease/3, time.Second), time.Minute))
 		hb, err := c.ch.Heartbeat(bctx, &channel.HeartbeatRequest{})
 		cancel()
 		switch {

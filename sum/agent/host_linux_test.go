@@ -245,8 +245,7 @@ func (h *host) until(c *agent.Client, id string, cond func(agent.Status) bool) a
 	return st
 }
 
-func final(st agent.Status) bool   { return st.State.Final() }
-func running(st agent.Status) bool { return st.State == agent.Running }
+func final(st agent.Status) bool { return st.State.Final() }
 
 // printed is a condition: the job's log holds a text.
 func printed(text string) func(agent.Status) bool {

@@ -148,13 +148,17 @@ func TestNoKillOutlivesItsShim(t *testing.T) {
 	h.await("the end of the flash", func() bool { _, err := os.Stat(done); return err == nil })
 }
 
+// lease is short for a lease and long for a busy machine to be late.
+const lease = 3 * time.Second
+
 func TestLeaseEnds(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
-	h.boot.LeaseSeconds = 1
+	h.boot.LeaseSeconds = int(lease / time.Second)
 	h.start()
 	c := h.client()
 	// The heartbeats of an open client keep the agent for several leases.
-	time.Sleep(2500 * time.Millisecond)
+	time.Sleep(2*lease + lease/2)
 	require.True(t, alive(h.ready.PID))
 	_, err := c.Stage(t.Context(), transport.BytesFile("f", []byte("x")), nil)
 	require.NoError(t, err)
@@ -164,15 +168,16 @@ func TestLeaseEnds(t *testing.T) {
 }
 
 func TestLeaseWaitsForJob(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
-	h.boot.LeaseSeconds = 1
+	h.boot.LeaseSeconds = int(lease / time.Second)
 	h.start()
 	c := h.client()
 	j, open, _ := h.gated(c)
 	h.install(c, j)
 	h.until(c, j.ID, printed("begun"))
 	require.NoError(t, c.Close(t.Context()))
-	time.Sleep(2500 * time.Millisecond)
+	time.Sleep(2*lease + lease/2)
 	c = h.client()
 	st, err := c.Status(t.Context(), j.ID, 0)
 	require.NoError(t, err, "it is served as long as its job runs")
@@ -193,8 +198,9 @@ func readFile(t *testing.T, name string) string {
 }
 
 func TestShimCleansUpAfterDeadAgent(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
-	h.boot.LeaseSeconds = 1
+	h.boot.LeaseSeconds = int(lease / time.Second)
 	h.start()
 	c := h.client()
 	j, open, _ := h.gated(c)
@@ -293,6 +299,19 @@ func TestTakeOver(t *testing.T) {
 
 	_, err = agent.NewClient(t.Context(), agent.ClientOptions{Target: "test", Credentials: oldCred, Dial: h.dial})
 	require.Error(t, err, "the older identity is worth nothing")
+}
+
+// An agent that does not leave when it is asked is ended.
+func TestTakeOverOfHungAgent(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.start()
+	old := h.ready.PID
+	require.NoError(t, syscall.Kill(old, syscall.SIGSTOP))
+	h.start()
+	require.False(t, alive(old))
+	_, err := h.client().Jobs(t.Context())
+	require.NoError(t, err)
 }
 
 func TestLongSocketPath(t *testing.T) {

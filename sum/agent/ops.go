@@ -63,10 +63,13 @@ type Job struct {
 	Version   string
 	Files     []JobFile
 	// Argv is the command. It runs without a shell in a private directory that
-	// holds Files; an argument "{dir}" stands for that directory, and a program
-	// name that starts with "./" is one of Files.
-	Argv    []string
-	Env     []string // NAME=value; see Environment for the names an agent accepts
+	// holds Files; "{dir}" in an argument stands for that directory. The program
+	// is one of Files if its name starts with "./", else it is found by its
+	// absolute path or in the agent's PATH. The arguments stay in the job's record.
+	Argv []string
+	// Env has NAME=value; see Environment for the names an agent accepts. It is
+	// not recorded.
+	Env     []string
 	Profile Profile
 	Timeout time.Duration // 0: no limit
 	NoKill  bool          // a timeout or Cancel is only recorded, never enforced

@@ -339,6 +339,7 @@ func childOf(t *testing.T, log []byte) int {
 }
 
 func TestTimeoutKillsTheGroup(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.start()
 	c := h.client()

@@ -156,7 +156,7 @@ func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channe
 	if rec.State == Accepted && !slices.Contains(s.begun(), job.ID) && !s.home.shimAlive(job.ID) {
 		ended, err := s.spawn(job.ID)
 		if err != nil {
-			return nil, fmt.Errorf("starting the job's shim: %w", err)
+			return nil, fault(channel.CodeInternal, "starting the job's shim: %v", err)
 		}
 		s.starting[job.ID] = ended
 	}

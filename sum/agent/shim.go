@@ -79,10 +79,14 @@ func (s *shim) run(ctx context.Context) error {
 	return s.execute(cmd, out)
 }
 
-// takeLock waits a little for the job's lock. It is nil where another shim has it.
+// takeLock waits a little for the job's lock. It is nil where another shim has it
+// or had it.
 func (s *shim) takeLock(ctx context.Context) (*os.File, error) {
 	for end := time.Now().Add(lockWait); ; {
 		lock, err := lockFile(s.home.jobLock(s.id), true)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil // the job is over, and its directory gone
+		}
 		if lock != nil || err != nil {
 			return lock, err
 		}

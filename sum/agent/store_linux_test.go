@@ -111,12 +111,14 @@ func TestStoreRefuses(t *testing.T) {
 	_, err = s.Append(t.Context(), digest, 1000, 10, bytes.NewReader(content))
 	require.Equal(t, channel.CodeBusy, faultCode(err), "two at a time")
 	cancel()
-	w.Write(content[10:20])
-	w.Close()
+	r.CloseWithError(context.Canceled) // as the channel's body does
 	require.ErrorIs(t, <-done, context.Canceled)
+	n, err := s.Offset(t.Context(), digest, 1000)
+	require.NoError(t, err)
+	require.EqualValues(t, 10, n, "what came stays")
 
 	empty := transport.BytesFile("", nil).Digest()
-	n, err := s.Append(t.Context(), empty, 0, 0, strings.NewReader(""))
+	n, err = s.Append(t.Context(), empty, 0, 0, strings.NewReader(""))
 	require.NoError(t, err)
 	require.Zero(t, n)
 	ok, err := s.has(empty, 0)

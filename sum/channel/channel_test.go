@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"io"
 	"io/fs"
 	"net"
@@ -352,4 +353,53 @@ func TestPanicBecomesFault(t *testing.T) {
 	require.Equal(t, CodeInternal, f.Code)
 	require.NotContains(t, err.Error(), "canary")
 	require.NotContains(t, r.logs.String(), "canary")
+}
+
+// stopper closes its server as an agent does that is told to stop.
+type stopper struct {
+	*fakeAgent
+	server *Server
+	closed chan error
+}
+
+func (s *stopper) Stop(ctx context.Context, r *StopRequest) (*StopResponse, error) {
+	go func() { s.closed <- s.server.Close(context.Background()) }()
+	return s.fakeAgent.Stop(ctx, r)
+}
+
+// TestAnswerToStopArrives: whatever the order in which the request and Close end.
+func TestAnswerToStopArrives(t *testing.T) {
+	for range 50 {
+		s := &stopper{closed: make(chan error, 1)}
+		r := newRig(t, func(r *rig) {
+			s.fakeAgent, s.server = r.agent, r.server
+			r.server.Handler = s
+		})
+		got, err := r.client.Stop(testContext(t), &StopRequest{Remove: true})
+		require.NoError(t, err)
+		require.True(t, got.Removed)
+		require.NoError(t, <-s.closed)
+	}
+}
+
+// TestCloseDoesNotWaitForIdleConnections: not even for one that never sent a
+// request, to which net/http would give five seconds.
+func TestCloseDoesNotWaitForIdleConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, a, err := NewIdentity("n")
+		require.NoError(t, err)
+		l := newPipeListener(false)
+		s := &Server{Credentials: a, Handler: newFakeAgent()}
+		go s.Serve(context.Background(), l)
+		raw, err := l.dial(t.Context())
+		require.NoError(t, err)
+		conn := tls.Client(raw, m.c.clientTLS())
+		require.NoError(t, conn.Handshake())
+		go io.Copy(io.Discard, conn)
+		synctest.Wait()
+		began := time.Now() // the bubble's clock, which moves only while all wait
+		require.NoError(t, s.Close(t.Context()))
+		require.Less(t, time.Since(began), time.Second)
+		raw.Close()
+	})
 }

@@ -121,7 +121,18 @@ func TestUploadStalls(t *testing.T) {
 // TestServerEndsStalledUpload: a manager that falls silent in the middle does not
 // hold the storage, and what came is kept.
 func TestServerEndsStalledUpload(t *testing.T) {
-	r := newRig(t, func(r *rig) { r.server.StallTimeout = 20 * time.Millisecond })
+	t.Run("tcp", func(t *testing.T) { stalledUpload(t, nil) })
+	t.Run("no deadlines", func(t *testing.T) { stalledUpload(t, newPipeListener(true)) })
+}
+
+func stalledUpload(t *testing.T, l *pipeListener) {
+	r := newRig(t, func(r *rig) {
+		r.server.StallTimeout = 20 * time.Millisecond
+		if l != nil {
+			r.client.Dial = l.dial
+			go r.server.Serve(context.Background(), l)
+		}
+	})
 	blob := make([]byte, 100<<10)
 	target := blobPath + hexSum(blob)
 	c := r.mustDialRaw()

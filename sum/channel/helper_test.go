@@ -291,7 +291,7 @@ type rawConn struct {
 }
 
 func (r *rig) dialRaw(creds *ManagerCredentials, adjust func(*tls.Config)) (*rawConn, error) {
-	raw, err := net.Dial(r.network, r.addr)
+	raw, err := r.client.Dial(testContext(r.t))
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { raw.Close() })
 	raw.SetDeadline(time.Now().Add(30 * time.Second))

@@ -235,7 +235,7 @@ func (c *conn) Put(ctx context.Context, name string, f transport.File, opts tran
 	if opts.Mode == 0 {
 		opts.Mode = 0o600
 	}
-	p := &put{k: k, abs: abs, part: partName(abs, f), f: f, opts: opts}
+	p := &put{k: k, abs: abs, part: partName(abs, f), f: f, opts: opts, turn: newTurn(), progressing: newTurn()}
 	unlock, err := c.lockPut(k.ctx, p.part)
 	if err != nil {
 		return transport.PutResult{}, k.fail(err)

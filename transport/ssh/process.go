@@ -111,7 +111,7 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 	}
 	p := &process{c: c, t: t, ch: ch, token: newToken(), cancel: cancel,
 		started: make(chan struct{}), done: make(chan struct{}), noise: head{limit: 4096},
-		out: &gate{w: t.stdout}, err: &gate{w: t.stderr}}
+		out: newGate(t.stdout), err: newGate(t.stderr)}
 	if c.opts.Elevate == Sudo && !c.opts.SudoPassword.IsZero() {
 		p.prompt = newToken()
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"sync"
 	"sync/atomic"
 
 	"github.com/roundsman-go/roundsman/transport"
@@ -21,7 +20,7 @@ type put struct {
 	f         transport.File
 	opts      transport.PutOptions
 
-	mu     sync.Mutex // guards these, and reads from src
+	turn   turn // guards these, and reads from src
 	src    io.ReadSeekCloser
 	closed bool
 	offset int64 // of src
@@ -31,9 +30,9 @@ type put struct {
 	sent atomic.Int64
 	info transport.FileInfo
 
-	progressMu sync.Mutex
-	reported   int64
-	silent     bool // Put has returned
+	progressing turn // guards these, and calls of Progress
+	reported    int64
+	silent      bool // Put has returned
 }
 
 var errShort = errors.New("the file is shorter than its Size")
@@ -58,19 +57,19 @@ func (k *call) source(err error) error {
 
 // close waits for a read that is going on: afterwards nobody uses the source.
 func (p *put) close() {
-	p.progressMu.Lock()
+	p.progressing.lock()
 	p.silent = true
-	p.progressMu.Unlock()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.progressing.unlock()
+	p.turn.lock()
+	defer p.turn.unlock()
 	p.closed = true
 	_ = p.src.Close()
 }
 
 // seek goes to where the target wants to go on.
 func (p *put) seek(offset int64) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.turn.lock()
+	defer p.turn.unlock()
 	if p.closed {
 		return io.ErrClosedPipe
 	}
@@ -83,8 +82,8 @@ func (p *put) seek(offset int64) error {
 
 // read fills b from the source, as far as f.Size goes.
 func (p *put) read(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.turn.lock()
+	defer p.turn.unlock()
 	if p.closed {
 		return 0, io.ErrClosedPipe
 	}
@@ -101,8 +100,8 @@ func (p *put) read(b []byte) (int, error) {
 }
 
 func (p *put) progress(done int64) {
-	p.progressMu.Lock()
-	defer p.progressMu.Unlock()
+	p.progressing.lock()
+	defer p.progressing.unlock()
 	if p.opts.Progress != nil && !p.silent && done > p.reported {
 		p.reported = done
 		p.opts.Progress(done)
@@ -182,9 +181,9 @@ func (p *put) shell(watch *stall) error {
 		stdin:  v, stdout: v, stderr: &errs, buf: 256 << 10, stallIn: watch,
 	})
 	cancel()
-	p.mu.Lock()
+	p.turn.lock()
 	ended := p.ended
-	p.mu.Unlock()
+	p.turn.unlock()
 	switch {
 	case err != nil:
 		return err

@@ -161,7 +161,7 @@ func readFull(src func([]byte) (int, error), buf []byte) (n int, err error) {
 }
 
 func (k *call) sftpGet(abs string, w io.Writer, opts transport.GetOptions, watch *stall) error {
-	g := &gate{w: w}
+	g := newGate(w)
 	defer g.shut()
 	return k.inTransfer(watch, func(t *transfer) error {
 		f, err := t.s.openFile(abs)
@@ -219,9 +219,9 @@ func (p *put) transfer(t *transfer) error {
 	if err := f.Close(); err != nil {
 		return t.s.noSpace(p.part, 1, err)
 	}
-	p.mu.Lock()
+	p.turn.lock()
 	short := p.ended
-	p.mu.Unlock()
+	p.turn.unlock()
 	if short {
 		_ = t.s.Client.Remove(p.part)
 		return &transport.Error{Kind: transport.ErrIntegrity, Err: errShort}

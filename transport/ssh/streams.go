@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -12,17 +11,27 @@ import (
 // errShut is what a gate says to the goroutine that came too late.
 var errShut = errors.New("nobody listens any more")
 
+// turn is a mutex for what may take long, such as code of the caller's: one can
+// wait for it together with other events, and on the clock of a test.
+type turn chan struct{}
+
+func newTurn() turn    { return make(turn, 1) }
+func (t turn) lock()   { t <- struct{}{} }
+func (t turn) unlock() { <-t }
+
 // gate stands before a writer of the caller's, who may not be written to once the
 // call has returned.
 type gate struct {
-	mu   sync.Mutex
+	turn turn
 	w    io.Writer // nil: dropped
 	gone atomic.Bool
 }
 
+func newGate(w io.Writer) *gate { return &gate{turn: newTurn(), w: w} }
+
 func (g *gate) Write(p []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.turn.lock()
+	defer g.turn.unlock()
 	if g.gone.Load() {
 		return 0, errShut
 	}
@@ -36,16 +45,11 @@ func (g *gate) Write(p []byte) (int, error) {
 // though not for ever: a writer that hangs is its owner's.
 func (g *gate) shut() {
 	g.gone.Store(true)
-	done := make(chan struct{})
-	go func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		close(done)
-	}()
 	t := time.NewTimer(killGrace)
 	defer t.Stop()
 	select {
-	case <-done:
+	case g.turn <- struct{}{}:
+		g.turn.unlock()
 	case <-t.C:
 	}
 }

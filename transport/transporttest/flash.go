@@ -151,6 +151,12 @@ func (t *Target) request(j *job) {
 		script, t.flasher.scripts = t.flasher.scripts[0], t.flasher.scripts[1:]
 	}
 	double := t.jobLocked(j.tag) != nil
+	before := make(chan struct{})
+	if n := len(t.flasher.jobs); n > 0 {
+		before = t.flasher.jobs[n-1].done
+	} else {
+		close(before)
+	}
 	t.flasher.jobs = append(t.flasher.jobs, j)
 	t.f.mu.Unlock()
 	if double {
@@ -158,6 +164,10 @@ func (t *Target) request(j *job) {
 	}
 	t.f.tasks.Go(func() {
 		defer cancel()
+		select {
+		case <-before: // the target does one thing at a time
+		case <-ctx.Done():
+		}
 		res := t.work(ctx, j, script)
 		t.f.mu.Lock()
 		j.result = res
@@ -189,6 +199,8 @@ func (t *Target) work(ctx context.Context, j *job, script Flash) transport.Resul
 	cancelled := transport.Result{Verdict: transport.VerdictCancelled, Text: "cancelled before anything was written"}
 	if script.NeverFetch {
 		<-ctx.Done()
+	}
+	if ctx.Err() != nil {
 		return cancelled
 	}
 	for _, s := range j.sources {
