@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/component"
@@ -157,8 +158,28 @@ func (l *lab) leftovers() error {
 			return err
 		}
 	}
-	if len(bad) > 0 {
+	// An agent that has deleted itself takes a moment more to end.
+	running := l.agents()
+	for deadline := time.Now().Add(10 * time.Second); len(running) > 0 && time.Now().Before(deadline); running = l.agents() {
+		time.Sleep(20 * time.Millisecond)
+	}
+	fmt.Printf("  agents that still run: %d\n", len(running))
+	if bad = append(bad, running...); len(bad) > 0 {
 		return fmt.Errorf("left on targets: %s", strings.Join(bad, ", "))
 	}
 	return nil
+}
+
+// agents returns the command lines of the processes that were started from the
+// homes of the lab, where the system has /proc.
+func (l *lab) agents() []string {
+	var out []string
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if line := strings.ReplaceAll(string(b), "\x00", " "); err == nil && strings.HasPrefix(line, l.dir) {
+			out = append(out, line)
+		}
+	}
+	return out
 }

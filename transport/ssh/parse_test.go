@@ -80,6 +80,7 @@ func TestPathOf(t *testing.T) {
 	require.False(t, pathOf(nowhere{}, "UNKNOWN 65535 UNKNOWN 65535").SeenAs.IsValid())
 	require.False(t, pathOf(nowhere{}, "").SeenAs.IsValid())
 }
+
 // nowhere is a connection without addresses, as a tunnel is.
 type nowhere struct{ net.Conn }
 
