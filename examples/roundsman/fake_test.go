@@ -34,13 +34,12 @@ func (w wire) Dial(_ context.Context, ep transport.Endpoint) (transport.Conn, er
 
 // bench runs commands against hosts in memory.
 type bench struct {
-	t       *testing.T
-	dir     string
-	fake    *agenttest.Installer
-	out     bytes.Buffer
-	errs    bytes.Buffer
-	events  []map[string]any // of the last run with --json
-	lastRun string
+	t      *testing.T
+	dir    string
+	fake   *agenttest.Installer
+	out    bytes.Buffer
+	errs   bytes.Buffer
+	events []map[string]any // of the last run with --json
 }
 
 func newBench(t *testing.T) *bench {

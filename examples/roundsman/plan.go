@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/spf13/cobra"
@@ -130,7 +130,7 @@ func (w *work) writePlan(path string, plan sum.Plan) error {
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(path, append(data, '\n'), 0o644); err != nil {
+	if err := writeFile(path, append(data, '\n')); err != nil {
 		return err
 	}
 	if w.rep.json {
@@ -139,6 +139,31 @@ func (w *work) writePlan(path string, plan sum.Plan) error {
 		w.rep.line("%s written, SHA-256 of the plan %s", clean(path), digest)
 	}
 	return nil
+}
+
+// writeFile writes a file beside its place and renames it, so that nobody reads
+// half of it.
+func writeFile(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644) // a plan is to be read by those who approve it
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 // maxPlan bounds a plan file, in bytes.

@@ -308,3 +308,36 @@ func TestRealCableCut(t *testing.T) {
 	require.Equal(t, 1, m.runs("rmslow"))
 	m.clean()
 }
+
+// TestRealSudo deploys as a user who may become root. The agent's socket is
+// root's, so that forwarding does not reach it and sudo has to.
+func TestRealSudo(t *testing.T) {
+	realtest.Need(t, "sudo")
+	m := newManager(t)
+	m.host.Run("sh", "-ec", `
+		useradd -m -s /bin/sh ops; usermod -p '*' ops
+		install -d -m 700 -o ops -g ops /home/ops/.ssh
+		install -m 600 -o ops -g ops /root/.ssh/authorized_keys /home/ops/.ssh/
+		echo 'ops ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/ops; chmod 440 /etc/sudoers.d/ops`)
+	pkg := deb(t, "rmhello", "2.10-3", "")
+	target := "linux://ops@" + m.host.Addr
+	status, list := m.run("deploy", "--component", pkg, "--sudo", target)
+	require.Equal(t, 0, status)
+	require.Equal(t, "Updated", outcomes(list)[0]["outcome"])
+	require.Equal(t, "2.10-3 install ok installed", m.installed("rmhello"))
+	m.clean()
+
+	into := t.TempDir()
+	status, _ = m.run("logs", "--sudo", target, "--out", into)
+	require.Equal(t, 0, status)
+	require.Contains(t, readAll(t, into), "Setting up rmhello")
+}
+
+// TestRealIPv6 uses nothing but IPv6.
+func TestRealIPv6(t *testing.T) {
+	m := newManager(t)
+	status, list := m.run("deploy", "--component", deb(t, "rmhello", "2.10-3", ""), "linux://root@["+m.host.Addr6+"]")
+	require.Equal(t, 0, status)
+	require.Equal(t, "Updated", outcomes(list)[0]["outcome"])
+	m.clean()
+}

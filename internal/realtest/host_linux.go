@@ -104,7 +104,7 @@ cp "$DIR/host" "$DIR/host.pub" "$R/etc/rmtest/"
 cp "$DIR/sshd_config" "$R/etc/rmtest/"
 chown -R 0:0 "$R/root/.ssh" "$R/etc/rmtest"
 chmod 600 "$R/etc/rmtest/host" "$R/root/.ssh/authorized_keys"
-rm -rf "$R/var/lib/roundsman"
+rm -rf "$R/var/lib/roundsman" "$R/opt/roundsman" "$R/root/.cache/roundsman"
 nft -f "$DIR/firewall"
 env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root chroot "$R" "$SSHD" -D -e -f /etc/rmtest/sshd_config &
 echo ready

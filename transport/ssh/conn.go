@@ -28,9 +28,10 @@ type conn struct {
 	ctx    context.Context // ends when the connection is closed or lost; its cause says which
 	cancel context.CancelCauseFunc
 
-	sessions chan struct{}  // a place for each command that may run
-	ops      sync.WaitGroup // calls, and what ends the programs of cancelled calls
-	bg       sync.WaitGroup // goroutines that end with the line at the latest
+	hadSession atomic.Bool    // the server has opened a session before
+	sessions   chan struct{}  // a place for each command that may run
+	ops        sync.WaitGroup // calls, and what ends the programs of cancelled calls
+	bg         sync.WaitGroup // goroutines that end with the line at the latest
 
 	mu      sync.Mutex
 	closing bool

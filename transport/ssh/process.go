@@ -105,7 +105,7 @@ type process struct {
 
 // run runs a task. When ctx ends, the program is ended, too.
 func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) (transport.Exit, error) {
-	ch, reqs, err := c.openChannel(ctx, "session", nil)
+	ch, reqs, err := c.openSession(ctx)
 	if err != nil {
 		return transport.Exit{}, err
 	}
@@ -152,26 +152,6 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 		return transport.Exit{}, context.Cause(ctx)
 	}
 	return p.result(ctx)
-}
-
-// openChannel opens a channel; when ctx ends first it is closed as soon as it opens.
-func (c *conn) openChannel(ctx context.Context, kind string, extra []byte) (xssh.Channel, <-chan *xssh.Request, error) {
-	type opened struct {
-		ch   xssh.Channel
-		reqs <-chan *xssh.Request
-	}
-	o, err := do(ctx, c, func() (opened, error) {
-		ch, reqs, err := c.ssh.OpenChannel(kind, extra)
-		return opened{ch, reqs}, err
-	}, func(o opened) {
-		c.bg.Go(func() { xssh.DiscardRequests(o.reqs) })
-		_ = o.ch.Close()
-	})
-	var refused *xssh.OpenChannelError
-	if err != nil && !errors.As(err, &refused) {
-		err = c.explain(ctx, err)
-	}
-	return o.ch, o.reqs, err
 }
 
 // result is how a program ended that was not cancelled.

@@ -79,7 +79,7 @@ func (c *conn) transferSFTP(ctx context.Context) (*sftpClient, error) {
 }
 
 func (c *conn) openSFTP(ctx context.Context, packet int) (*sftpClient, error) {
-	ch, reqs, err := c.openChannel(ctx, "session", nil)
+	ch, reqs, err := c.openSession(ctx)
 	if err != nil {
 		return nil, err
 	}
