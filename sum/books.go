@@ -1,11 +1,13 @@
 package sum
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -31,6 +33,7 @@ type agentRecord struct {
 
 type jobRecord struct {
 	Target Target          `json:"target"`
+	Place  agent.Place     `json:"place"` // of the agent that has the job
 	Item   PlanItem        `json:"item"`
 	Match  component.Match `json:"match"` // what it changes
 	Scheme version.Scheme  `json:"scheme,omitempty"`
@@ -46,21 +49,44 @@ type updateRecord struct {
 	// Begun stays set once a state with Sent was handed out: the device may have
 	// been changed, however harmless the phase after that is.
 	Begun bool `json:"begun,omitempty"`
+	// Offers are the payload files that the device may be fetching.
+	Offers map[string]offerRecord `json:"offers,omitempty"` // by PublishRequest.Key
 }
 
-// books is the journal of this run and those of dead runs that it took over.
+// offerRecord is what it takes to offer a file again where it was. The token
+// opens nothing to anybody but the target's own address.
+type offerRecord struct {
+	Token string `json:"token"`
+	Port  uint16 `json:"port"`
+}
+
+// books is the journal of this run and those of dead runs that it took over. One
+// resource may stand open in several of them: a run that took something over and
+// died as well leaves two records of it.
 type books struct {
 	own *journal.Journal
 
 	mu      sync.Mutex
-	adopted []*journal.Journal
-	pending map[string][]pendingRecord // by target key
+	adopted []adoptedRun
+	open    map[string]map[recordKey]*openRecord // by Target.id
+	seq     int
 }
 
-// pendingRecord is something that a dead run left open.
-type pendingRecord struct {
-	journal.Record
-	from *journal.Journal
+type adoptedRun struct {
+	*journal.Journal
+	damaged bool // some of its records cannot be read
+}
+
+type recordKey struct{ kind, id string }
+
+// openRecord is a resource that was opened and not closed.
+type openRecord struct {
+	recordKey
+	target string // Target.id
+	data   json.RawMessage
+	owners []*journal.Journal // whose records say so
+	dead   bool               // a dead run opened it
+	seq    int                // order of opening
 }
 
 func openBooks(ctx context.Context, dir string, log *slog.Logger) (*books, error) {
@@ -68,14 +94,14 @@ func openBooks(ctx context.Context, dir string, log *slog.Logger) (*books, error
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrJournal, err)
 	}
-	b := &books{own: own, pending: map[string][]pendingRecord{}}
+	b := &books{own: own, open: map[string]map[recordKey]*openRecord{}}
 	if err := b.adopt(ctx, dir, log); err != nil {
 		return nil, errors.Join(err, b.close(ctx))
 	}
 	return b, nil
 }
 
-// adopt takes over the dead runs of the directory.
+// adopt takes over the dead runs of the directory, oldest first.
 func (b *books) adopt(ctx context.Context, dir string, log *slog.Logger) error {
 	runs, err := journal.Runs(dir)
 	if err != nil {
@@ -92,31 +118,69 @@ func (b *books) adopt(ctx context.Context, dir string, log *slog.Logger) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrJournal, err)
 		}
-		b.adopted = append(b.adopted, j)
-		open, err := run.Open()
+		records, err := run.Open()
 		if err != nil {
 			// What can be read is worth more than nothing: a damaged line must not
-			// keep everything else from being given back.
-			log.ErrorContext(ctx, "journal of a dead run is damaged; what it hid is not recovered", "err", err)
+			// keep everything else from being given back. The file stays.
+			log.ErrorContext(ctx, "journal of a dead run is damaged; what the damage hides is not recovered", "err", err)
 		}
-		for _, r := range open {
-			b.pending[r.Target] = append(b.pending[r.Target], pendingRecord{r, j})
+		b.adopted = append(b.adopted, adoptedRun{j, err != nil})
+		for _, r := range records {
+			b.enter(j, r.Kind, r.Target, r.ID, r.Data).dead = true
 		}
 	}
 	return nil
 }
 
+// enter notes that a record of journal j says that a resource is open. Later
+// records are newer.
+func (b *books) enter(j *journal.Journal, kind, target, id string, data json.RawMessage) *openRecord {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	of := b.open[target]
+	if of == nil {
+		of = map[recordKey]*openRecord{}
+		b.open[target] = of
+	}
+	k := recordKey{kind, id}
+	r := of[k]
+	if r == nil {
+		b.seq++
+		r = &openRecord{recordKey: k, target: target, seq: b.seq}
+		of[k] = r
+	}
+	r.data = data
+	if !slices.Contains(r.owners, j) {
+		r.owners = append(r.owners, j)
+	}
+	return r
+}
+
+// pendingFor returns what is open on a target, of this run or of dead ones, in
+// the order of opening. The caller keeps other deployments of the target out.
+func (b *books) pendingFor(target string) []openRecord {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]openRecord, 0, len(b.open[target]))
+	for _, r := range b.open[target] {
+		out = append(out, *r)
+	}
+	slices.SortFunc(out, func(a, b openRecord) int { return cmp.Compare(a.seq, b.seq) })
+	return out
+}
+
+// pendingTargets returns the targets on which dead runs left something open.
 func (b *books) pendingTargets() []Target {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []Target
-	for _, records := range b.pending {
-		for _, r := range records {
+	for _, of := range b.open {
+		for _, r := range of {
 			// Every record that can be pending carries its target.
 			var head struct {
 				Target Target `json:"target"`
 			}
-			if json.Unmarshal(r.Data, &head) == nil {
+			if r.dead && json.Unmarshal(r.data, &head) == nil {
 				out = append(out, head.Target)
 				break
 			}
@@ -125,48 +189,40 @@ func (b *books) pendingTargets() []Target {
 	return out
 }
 
-// pendingFor returns what dead runs left open on a target.
-func (b *books) pendingFor(target string) []pendingRecord {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]pendingRecord(nil), b.pending[target]...)
-}
-
-// settle writes that a pending record is closed.
-func (b *books) settle(ctx context.Context, p pendingRecord) error {
-	if err := p.from.Append(ctx, journal.Closed(p.Kind, p.Target, p.ID)); err != nil {
-		return fmt.Errorf("%w: %w", ErrJournal, err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	kept := b.pending[p.Target][:0]
-	for _, q := range b.pending[p.Target] {
-		if q.Kind != p.Kind || q.ID != p.ID {
-			kept = append(kept, q)
-		}
-	}
-	if b.pending[p.Target] = kept; len(kept) == 0 {
-		delete(b.pending, p.Target)
-	}
-	return nil
-}
-
 // opened makes durable that something is about to be opened, or changed.
-func (b *books) opened(ctx context.Context, kind, target, id string, data any) error {
+func (b *books) opened(ctx context.Context, kind string, t Target, id string, data any) error {
 	raw, err := json.Marshal(data)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrJournal, err)
 	}
-	if err := b.own.Append(ctx, journal.Opened(kind, target, id, raw)); err != nil {
+	if err := b.own.Append(ctx, journal.Opened(kind, t.id(), id, raw)); err != nil {
 		return fmt.Errorf("%w: %w", ErrJournal, err)
 	}
+	b.enter(b.own, kind, t.id(), id, raw)
 	return nil
 }
 
-// closed makes durable that it is closed.
-func (b *books) closed(ctx context.Context, kind, target, id string) error {
-	if err := b.own.Append(ctx, journal.Closed(kind, target, id)); err != nil {
-		return fmt.Errorf("%w: %w", ErrJournal, err)
+// closed makes durable, in every journal that says otherwise, that it is closed.
+func (b *books) closed(ctx context.Context, kind string, t Target, id string) error {
+	b.mu.Lock()
+	r := b.open[t.id()][recordKey{kind, id}]
+	var owners []*journal.Journal
+	if r != nil {
+		owners = slices.Clone(r.owners)
+	}
+	b.mu.Unlock()
+	for _, j := range owners {
+		if err := j.Append(ctx, journal.Closed(kind, t.id(), id)); err != nil {
+			return fmt.Errorf("%w: %w", ErrJournal, err)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if of := b.open[t.id()]; of[recordKey{kind, id}] == r {
+		delete(of, recordKey{kind, id})
+		if len(of) == 0 {
+			delete(b.open, t.id())
+		}
 	}
 	return nil
 }
@@ -177,7 +233,7 @@ func (b *books) note(ctx context.Context, o Outcome) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrJournal, err)
 	}
-	if err := b.own.Append(ctx, journal.Record{Kind: kindDone, Target: o.Target.key(), Data: raw}); err != nil {
+	if err := b.own.Append(ctx, journal.Record{Kind: kindDone, Target: o.Target.id(), Data: raw}); err != nil {
 		return fmt.Errorf("%w: %w", ErrJournal, err)
 	}
 	return nil
@@ -186,13 +242,19 @@ func (b *books) note(ctx context.Context, o Outcome) error {
 // close ends the runs that hold nothing open any more, and lets go of the others.
 func (b *books) close(ctx context.Context) error {
 	var errs []error
-	for _, j := range append(b.adopted, b.own) {
-		if err := j.Retire(ctx); err != nil && !errors.Is(err, journal.ErrStillOpen) {
-			errs = append(errs, fmt.Errorf("%w: %w", ErrJournal, err))
+	finish := func(j *journal.Journal, damaged bool) {
+		if !damaged {
+			if err := j.Retire(ctx); err != nil && !errors.Is(err, journal.ErrStillOpen) {
+				errs = append(errs, fmt.Errorf("%w: %w", ErrJournal, err))
+			}
 		}
 		if err := j.Close(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%w: %w", ErrJournal, err))
 		}
 	}
+	for _, a := range b.adopted {
+		finish(a.Journal, a.damaged)
+	}
+	finish(b.own, false)
 	return errors.Join(errs...)
 }

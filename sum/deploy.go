@@ -2,8 +2,9 @@ package sum
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
@@ -15,75 +16,116 @@ import (
 // otherwise nothing is done and the error is ErrPlanStale. comps holds the
 // components of the plan, in any order.
 //
+// The outcomes are those of the plan's items, in their order; before them stand
+// those of what a dead run began and the plan does not settle, with Recovered set.
+//
 // A component that fails does not make Deploy fail: that is its Outcome. The
 // error is for what kept Deploy from going on; the outcomes so far come with it.
 // When ctx ends, a component that has not begun is Cancelled; one that runs is
 // given transport.CloseGrace to end, and is otherwise left to itself: the journal
 // keeps it, and Recover or the next Deploy fetches its result.
 func Deploy(ctx context.Context, n *Node, plan TargetPlan, comps []*component.Component, opts DeployOptions) ([]Outcome, error) {
-	n.deploying.Lock()
-	defer n.deploying.Unlock()
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return nil, n.fail("deploy", "", err)
+	}
+	defer end()
+	if err := n.turn.take(ctx); err != nil {
+		return nil, n.fail("deploy", "", err)
+	}
+	defer n.turn.give()
+	opts.KeepAgent = true // for this deployment
 	recovered, err := n.recover(ctx, comps, opts)
 	if err != nil {
-		return recovered.Outcomes, n.fail("recover", "", err)
+		return recovered.Outcomes, n.fail("recover", "", fmt.Errorf("%w: %w", ErrPending, err))
 	}
 	outcomes, err := n.deploy(ctx, plan, comps, recovered.Outcomes, opts)
 	return outcomes, n.fail("deploy", "", err)
 }
 
 func (n *Node) deploy(ctx context.Context, plan TargetPlan, comps []*component.Component, recovered []Outcome, opts DeployOptions) ([]Outcome, error) {
-	byDigest := map[string]*component.Component{}
-	for _, c := range comps {
-		byDigest[c.Digest()] = c
-	}
-	for _, it := range plan.Items {
-		if byDigest[it.Digest] == nil {
-			return nil, &Error{Target: n.t.key(), Step: "deploy", Component: it.Component,
-				Err: fmt.Errorf("%w: no component at hand has the digest %.12s of the plan: it has changed, or is missing", ErrPlanStale, it.Digest)}
-		}
-	}
-	var inv *transport.Inventory
-	if needsInventory(plan) {
-		opts.event(n, "", "inventory", nil)
-		var err error
-		if inv, err = n.inventory(ctx, probesOf(comps)); err != nil {
-			return nil, err
-		}
-		if err := n.matches(plan, inv, byDigest, recovered); err != nil {
-			return nil, err
-		}
-	}
+	// What an earlier run began and the plan does not settle is told first.
 	var outcomes []Outcome
-	for i, it := range plan.Items {
+	for _, o := range recovered {
+		if !slices.ContainsFunc(plan.Items, func(it PlanItem) bool { return settles(o, it) }) {
+			outcomes = append(outcomes, o)
+		}
+	}
+	planned, err := n.planned(plan, comps)
+	if err != nil {
+		return append(outcomes, settling(recovered, plan)...), err
+	}
+	opts.event(n, "", "inventory", nil)
+	inv, err := n.inventory(ctx, probesOf(slices.Collect(maps.Values(planned))))
+	if err == nil {
+		err = n.matches(plan, inv, planned, recovered)
+	}
+	if err != nil {
+		return append(outcomes, settling(recovered, plan)...), err
+	}
+	failed := ""
+	for _, it := range plan.Items {
 		o, done := n.settled(it, recovered)
-		if !done {
-			if ctx.Err() != nil {
-				o = n.outcome(it, Cancelled)
-				o.Text = "stopped before it began"
-			} else {
-				o = n.apply(ctx, it, byDigest[it.Digest], opts)
+		switch {
+		case done:
+		case failed != "":
+			o = n.outcome(it, Cancelled)
+			o.Text = "left alone because " + failed + " did not succeed"
+		case ctx.Err() != nil:
+			o = n.outcome(it, Cancelled)
+			o.Text = "stopped before it began"
+		default:
+			o = n.apply(ctx, it, planned[it.Digest], opts)
+			if opts.StopOnFailure && (o.Kind == Failed || o.Kind == Unverified) {
+				failed = it.Component
 			}
 			if err := n.s.books.note(context.WithoutCancel(ctx), o); err != nil {
 				return append(outcomes, o), err
 			}
 		}
 		outcomes = append(outcomes, o)
-		if opts.StopOnFailure && (o.Kind == Failed || o.Kind == Unverified) {
-			for _, rest := range plan.Items[i+1:] {
-				o := n.outcome(rest, Cancelled)
-				o.Text = "left alone because " + it.Component + " did not succeed"
-				outcomes = append(outcomes, o)
-			}
-			break
-		}
 	}
-	if err := ctx.Err(); err != nil {
-		return outcomes, err
-	}
-	return outcomes, nil
+	return outcomes, ctx.Err()
 }
 
-func needsInventory(plan TargetPlan) bool { return plan.Installs() > 0 }
+// planned returns the components of the plan by digest, and no others: nothing
+// of a component that was not approved is run on the target, not even a probe.
+func (n *Node) planned(plan TargetPlan, comps []*component.Component) (map[string]*component.Component, error) {
+	if !plan.Target.same(n.t) {
+		return nil, fmt.Errorf("%w: it was made for %s", ErrPlanStale, plan.Target)
+	}
+	at := map[string]*component.Component{}
+	for _, c := range comps {
+		at[c.Digest()] = c
+	}
+	out := map[string]*component.Component{}
+	for _, it := range plan.Items {
+		if out[it.Digest] = at[it.Digest]; out[it.Digest] == nil {
+			return nil, &Error{Target: n.t.key(), Step: "deploy", Component: it.Component,
+				Err: fmt.Errorf("%w: no component at hand has the digest %.12s of the plan: it has changed, or is missing", ErrPlanStale, it.Digest)}
+		}
+	}
+	return out, nil
+}
+
+// settles reports whether nothing more is to be done for an item because of what
+// an earlier run began: it came to a good end, or something was done that cannot
+// be proven, and doing it again is for people to decide. What failed or never
+// began may be tried again.
+func settles(o Outcome, it PlanItem) bool {
+	return o.Digest == it.Digest && (o.Kind.OK() || o.Kind == Unverified)
+}
+
+// settling returns the recovered outcomes that settle items of a plan.
+func settling(recovered []Outcome, plan TargetPlan) []Outcome {
+	var out []Outcome
+	for _, o := range recovered {
+		if slices.ContainsFunc(plan.Items, func(it PlanItem) bool { return settles(o, it) }) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
 
 // outcome starts the outcome of a plan item.
 func (n *Node) outcome(it PlanItem, kind OutcomeKind) Outcome {
@@ -95,10 +137,10 @@ func (n *Node) outcome(it PlanItem, kind OutcomeKind) Outcome {
 }
 
 // settled returns the outcome of an item for which nothing is to be done: the
-// plan skips it, or a run before this one has brought it to a good end.
+// plan skips it, or an earlier run has settled it.
 func (n *Node) settled(it PlanItem, recovered []Outcome) (Outcome, bool) {
 	for _, o := range recovered {
-		if o.Digest == it.Digest && o.Kind.OK() {
+		if settles(o, it) {
 			return o, true
 		}
 	}
@@ -112,19 +154,16 @@ func (n *Node) settled(it PlanItem, recovered []Outcome) (Outcome, bool) {
 
 // matches checks that the target is the one that was planned for, in the state
 // that was planned for.
-func (n *Node) matches(plan TargetPlan, inv *transport.Inventory, byDigest map[string]*component.Component, recovered []Outcome) error {
+func (n *Node) matches(plan TargetPlan, inv *transport.Inventory, planned map[string]*component.Component, recovered []Outcome) error {
 	if !sameMachine(plan.Identity, inv.Identity) {
-		return &Error{Target: n.t.key(), Step: "deploy", Err: fmt.Errorf("%w: another machine answers: %q serial %q, planned for %q serial %q",
-			ErrPlanStale, inv.Identity.Name, inv.Identity.Serial, plan.Identity.Name, plan.Identity.Serial)}
+		return fmt.Errorf("%w: another machine answers: %q serial %q, planned for %q serial %q",
+			ErrPlanStale, inv.Identity.Name, inv.Identity.Serial, plan.Identity.Name, plan.Identity.Serial)
 	}
 	for _, it := range plan.Items {
-		if it.Action == Skip {
+		if slices.ContainsFunc(recovered, func(o Outcome) bool { return settles(o, it) }) {
 			continue
 		}
-		if _, done := n.settled(it, recovered); done {
-			continue
-		}
-		now := planItem(n.t, inv, byDigest[it.Digest], PlanOptions{Rewrite: it.Rewrite, Downgrade: it.Downgrade})
+		now := planItem(n.t, inv, planned[it.Digest], PlanOptions{Rewrite: it.Rewrite, Downgrade: it.Downgrade})
 		if why := it.stale(now); why != "" {
 			return &Error{Target: n.t.key(), Step: "deploy", Component: it.Component, Err: fmt.Errorf("%w: %s", ErrPlanStale, why)}
 		}
@@ -140,6 +179,7 @@ func (n *Node) apply(ctx context.Context, it PlanItem, c *component.Component, o
 	} else {
 		claim = n.update(ctx, it, c, opts, "", nil)
 	}
+	claim.result = clip(claim.result)
 	o := n.judge(ctx, it, c, claim, opts)
 	if claim.settle != nil && !claim.open {
 		if err := claim.settle(context.WithoutCancel(ctx)); err != nil && o.Err == nil {
@@ -151,12 +191,13 @@ func (n *Node) apply(ctx context.Context, it PlanItem, c *component.Component, o
 
 // claim is what is known about an attempt before the inventory is read again.
 type claim struct {
-	result transport.Result
-	err    error  // the attempt could not be made, or its end is not known
-	begun  bool   // something may have been changed on the target
-	open   bool   // it still runs; the journal keeps it
-	lost   string // why the target's own verdict is not known, if it is not
-	settle func(ctx context.Context) error
+	result  transport.Result
+	err     error  // the attempt could not be made, or its end is not known
+	begun   bool   // something may have been changed on the target
+	open    bool   // it still runs; the journal keeps it
+	unknown bool   // the agent has no record of it
+	lost    string // why the target's own verdict is not known, if it is not
+	settle  func(ctx context.Context) error
 }
 
 // subjectReader reads what a component's subjects are now. A component does it;
@@ -175,10 +216,13 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 	switch {
 	case cl.open:
 		o.Kind = Unverified
-		o.Text = join(o.Text, "it still runs on the target; recover fetches its result")
+		o.Text = join(o.Text, "its end is not known; recover fetches the result")
+		if cl.err != nil {
+			o.Text = join(o.Text, cl.err.Error())
+		}
 		return o
 	case cl.err != nil && !cl.begun:
-		if errors.Is(cl.err, context.Canceled) || errors.Is(cl.err, context.DeadlineExceeded) {
+		if ctx.Err() != nil {
 			o.Kind = Cancelled
 		}
 		o.Text = join(o.Text, cl.err.Error())
@@ -207,6 +251,10 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 		o.Kind = Failed
 	case transport.VerdictNotNeeded:
 		o.Kind = NotNeeded
+		if len(it.Subjects) > 0 && (err != nil || !o.upToDate(c)) {
+			o.Kind = Unverified
+			o.Text = join(o.Text, "the target says that nothing was needed; "+unproven(it, o))
+		}
 	case transport.VerdictStaged:
 		// What waits for a reboot cannot be read yet.
 		o.Kind = UpdatedNeedsReboot
@@ -215,7 +263,7 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 		}
 	case transport.VerdictApplied:
 		o.Kind = Unverified
-		if proven && (changed || !it.Device) {
+		if proven && (changed || !it.MustChange) {
 			o.Kind = Updated
 		} else if err == nil {
 			o.Text = join(o.Text, unproven(it, o))
@@ -256,7 +304,7 @@ func describeTo(subjects []Subject) string {
 }
 
 // read fills in the versions that were found afterwards. It reports whether
-// every subject that was to change has the planned version, and whether one of
+// every subject that was to change has the planned version, and whether each of
 // them had another before.
 func (o *Outcome) read(found []component.Found, it PlanItem, c subjectReader) (proven, changed bool) {
 	now := map[string]component.Found{}
@@ -264,6 +312,7 @@ func (o *Outcome) read(found []component.Found, it PlanItem, c subjectReader) (p
 		now[f.Subject] = f
 	}
 	proven = hasFit(it.Subjects)
+	changed = proven
 	for i := range o.Subjects {
 		s := &o.Subjects[i]
 		f := now[s.Name]
@@ -275,17 +324,18 @@ func (o *Outcome) read(found []component.Found, it PlanItem, c subjectReader) (p
 		if !f.Installed || ((err != nil || order != 0) && f.Version != it.Version) {
 			proven = false
 		}
-		changed = changed || f.Version != s.From
+		changed = changed && f.Version != s.From
 	}
 	return proven, changed
 }
 
-func join(a, b string) string {
-	switch {
-	case a == "":
-		return b
-	case b == "":
-		return a
+// upToDate reports whether what was read afterwards is the component's version or
+// a newer one, on every subject that was to change.
+func (o *Outcome) upToDate(c subjectReader) bool {
+	for _, s := range o.Subjects {
+		if order, err := c.Compare(s.To); s.Fits && (s.To == "" || err != nil || order > 0) {
+			return false
+		}
 	}
-	return a + "\n" + b
+	return true
 }

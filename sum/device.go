@@ -1,46 +1,64 @@
 package sum
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// update lets a device update itself. With the record of a dead run it goes on
-// where that stopped; id is then the one of the record.
+// update lets a device update itself. With the record of an earlier attempt it
+// goes on where that stopped; id is then the one of the record.
 func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, opts DeployOptions, id string, old *updateRecord) claim {
 	if id == "" {
 		id = newID()
 	}
-	key := n.t.key()
 	record := updateRecord{Target: n.t, Item: it, Match: c.Match, Scheme: c.Scheme}
 	var resume *transport.State
 	if old != nil {
 		record = *old
-		resume = &old.State
+		record.Offers = maps.Clone(old.Offers)
+		if old.State.Driver != "" {
+			resume = &old.State
+		}
 	}
-	if err := n.s.books.opened(ctx, kindUpdate, key, id, record); err != nil {
+	keep := func(ctx context.Context) error { return n.s.books.opened(ctx, kindUpdate, n.t, id, record) }
+	if err := keep(ctx); err != nil {
 		return claim{err: err}
 	}
-	log := &tail{limit: 4096}
+	log := &tail{limit: maxText}
 	var result transport.Result
-	err := n.WithConn(ctx, func(ctx context.Context, conn transport.Conn) error {
-		seenAs := conn.Path()
+	err := n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
+		path := conn.Path()
 		uo := transport.UpdateOptions{
 			Rewrite: it.Rewrite, Downgrade: it.Downgrade, Resume: resume, Log: log,
 			Checkpoint: func(ctx context.Context, s transport.State) error {
 				record.State, record.Begun = s, record.Begun || s.Sent
-				if err := n.s.books.opened(ctx, kindUpdate, key, id, record); err != nil {
+				if err := keep(ctx); err != nil {
 					return err
 				}
 				resume = &s
 				return nil
 			},
 			Publish: func(ctx context.Context, r transport.PublishRequest) (transport.Published, error) {
-				return n.s.publish.offer(ctx, seenAs, r)
+				pub, where, err := n.s.publish.offer(ctx, path, r, record.Offers[r.Key])
+				if err != nil {
+					return pub, err
+				}
+				if record.Offers[r.Key] != where {
+					if record.Offers == nil {
+						record.Offers = map[string]offerRecord{}
+					}
+					record.Offers[r.Key] = where
+					if err := keep(ctx); err != nil {
+						_, _ = pub.Release(ctx)
+						return transport.Published{}, err
+					}
+				}
+				return pub, nil
 			},
 			Progress: func(p transport.Progress) {
 				opts.event(n, it.Component, p.Phase, func(e *Event) { e.Done, e.Total, e.Text = p.Done, p.Total, p.Text })
@@ -56,7 +74,8 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 		return err
 	})
 	cl := claim{result: result, begun: true, settle: func(ctx context.Context) error {
-		return n.s.books.closed(ctx, kindUpdate, key, id)
+		n.s.publish.withdraw(record.Offers)
+		return n.s.books.closed(ctx, kindUpdate, n.t, id)
 	}}
 	if cl.result.Text == "" {
 		cl.result.Text = log.String()
@@ -64,28 +83,32 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 	switch {
 	case err == nil:
 	case !record.Begun:
-		// Nothing that changes the device was sent.
+		// Nothing that changes the device was sent; what the driver prepared is
+		// taken back.
 		cl.begun, cl.err = false, err
-	case ctx.Err() != nil || transport.Temporary(err):
-		cl.open, cl.err = true, err
-	default:
+		if uerr := n.undo(ctx, record.State); uerr != nil {
+			cl.open, cl.err = true, errors.Join(err, uerr)
+		}
+	case old != nil && (errors.Is(err, transport.ErrInvalid) || errors.Is(err, errors.ErrUnsupported)):
+		// The driver does not know the state, as after a change of versions.
 		cl.lost = fmt.Sprintf("what became of the update is not known: %v", err)
+	default:
+		// The device may be at it still, whoever answers or does not.
+		cl.open, cl.err = true, err
 	}
 	return cl
 }
 
-// tail keeps the end of what is written to it.
-type tail struct {
-	buf   []byte
-	limit int
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - t.limit; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
+// undo takes back what a driver prepared on a device before anything changed.
+func (n *Node) undo(ctx context.Context, s transport.State) error {
+	if s.Driver == "" {
+		return nil
 	}
-	return len(p), nil
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	err := n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error { return transport.Undo(ctx, conn, s) })
+	if err == nil || errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	}
+	return fmt.Errorf("taking back what was prepared: %w", err)
 }
-
-func (t *tail) String() string { return string(bytes.ToValidUTF8(t.buf, []byte("�"))) }

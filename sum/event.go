@@ -4,7 +4,7 @@ package sum
 type Event struct {
 	Target    Target `json:"target"`
 	Component string `json:"component,omitempty"`
-	// Phase is "agent", "stage", "install", "verify", "recover", or a device's
+	// Phase is "inventory", "stage", "install", "verify", "recover", or a device's
 	// own word such as "upload", "flash", "reset".
 	Phase string `json:"phase"`
 	Done  int64  `json:"done,omitempty"`  // bytes, or parts of Total
@@ -13,13 +13,19 @@ type Event struct {
 	Text  string `json:"text,omitempty"`  // what the target printed
 }
 
-// DeployOptions are the options of Deploy, Verify and Recover.
+// DeployOptions are the options of Deploy and Recover.
 type DeployOptions struct {
 	// Events, if set, is called with what happens, from one goroutine at a time
 	// for each node.
 	Events func(Event)
 	// StopOnFailure leaves the components behind a failed one alone.
 	StopOnFailure bool
+	// KeepAgent, for a Recover that a Deploy follows, leaves the agent of a dead
+	// run, and what was sent to it, for that Deploy.
+	KeepAgent bool
+	// Abandon gives up what an earlier run began and what cannot be finished: its
+	// outcome is Unverified, and the journal forgets it.
+	Abandon bool
 }
 
 // event reports to the caller, if it listens.

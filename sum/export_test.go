@@ -3,22 +3,25 @@ package sum
 import "context"
 
 // Abandon lets go of the session as SIGKILL does, as far as a test in the same
-// process can: connections break, nothing is given back, the journal's locks are
-// released and its records stay.
+// process can: nothing more is written to the journal, its locks are released and
+// its records stay, connections break, nothing is given back.
 func (s *Session) Abandon() {
 	ctx := context.Background()
 	s.mu.Lock()
 	s.closed = true
 	nodes := s.nodes
 	s.mu.Unlock()
+	_ = s.books.own.Close(ctx)
+	for _, a := range s.books.adopted {
+		_ = a.Close(ctx)
+	}
 	for _, n := range nodes {
 		n.mu.Lock()
-		n.closed = true
+		n.closing, n.closed = true, true
+		conn := n.conn
 		n.mu.Unlock()
-		n.drop(ctx)
+		n.drop(ctx, conn, nil)
 	}
 	_ = s.publish.close(ctx)
-	for _, j := range append(s.books.adopted, s.books.own) {
-		_ = j.Close(ctx)
-	}
+	close(s.ended)
 }

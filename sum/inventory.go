@@ -13,9 +13,18 @@ import (
 // it, and runs the probes of the given components; a device is asked by its
 // driver. It changes nothing but that the agent is there until the session ends.
 func Inventory(ctx context.Context, n *Node, comps ...*component.Component) (*transport.Inventory, error) {
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return nil, n.fail("inventory", "", err)
+	}
+	defer end()
 	inv, err := n.inventory(ctx, probesOf(comps))
 	return inv, n.fail("inventory", "", err)
 }
+
+// inventoryLimit bounds an inventory by an agent, which bounds its parts: the
+// slowest of them, a package database, by 90 seconds. Probes come on top.
+const inventoryLimit = 5 * time.Minute
 
 // prober has a probe for its version, or none. Components are probers.
 type prober interface{ Probe() (agent.Probe, bool) }
@@ -35,12 +44,16 @@ func (n *Node) inventory(ctx context.Context, probes []agent.Probe) (*transport.
 	var err error
 	if n.t.Kind.IsServer() {
 		req := agent.InventoryRequest{Probes: probes}
-		err = n.WithAgent(ctx, func(ctx context.Context, ops agent.Ops) error {
+		limit := inventoryLimit
+		for _, p := range probes {
+			limit += max(p.Timeout, time.Minute)
+		}
+		err = n.call(ctx, limit, func(ctx context.Context, ops agent.Ops) error {
 			inv, err = ops.Inventory(ctx, req)
 			return err
 		})
 	} else {
-		err = n.WithConn(ctx, func(ctx context.Context, conn transport.Conn) error {
+		err = n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
 			inv, err = transport.ReadInventory(ctx, conn)
 			return err
 		})
@@ -58,7 +71,12 @@ func (n *Node) inventory(ctx context.Context, probes []agent.Probe) (*transport.
 // vCenter or the bays of an enclosure.
 func Children(ctx context.Context, n *Node) ([]transport.Child, error) {
 	var out []transport.Child
-	err := n.WithConn(ctx, func(ctx context.Context, conn transport.Conn) error {
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return nil, n.fail("children", "", err)
+	}
+	defer end()
+	err = n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
 		out = out[:0]
 		for c, err := range transport.Children(ctx, conn) {
 			if err != nil {

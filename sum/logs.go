@@ -2,6 +2,8 @@ package sum
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -19,7 +21,12 @@ import (
 // agent to run, and starts none.
 func Logs(ctx context.Context, n *Node, dir string) ([]string, error) {
 	var out []string
-	err := n.WithConn(ctx, func(ctx context.Context, conn transport.Conn) error {
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return nil, n.fail("logs", "", err)
+	}
+	defer end()
+	err = n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
 		out = out[:0]
 		places, err := install.Find(ctx, conn, n.s.cfg.BaseDirs)
 		if err != nil {
@@ -62,21 +69,29 @@ func fetchLogs(ctx context.Context, conn transport.Conn, p agent.Place, into str
 	return out, err
 }
 
-// fileName makes one harmless path element of any text.
+// fileName makes one harmless path element of any text; different texts make
+// different names. It is percent-encoding, but for letters, digits and "-_.@".
 func fileName(s string) string {
 	var b strings.Builder
-	for _, r := range s {
-		switch {
-		case r == '.' && b.Len() > 0, r == '-', r == '_', r == '@', r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':
-			b.WriteRune(r)
-		case r == '/' || r == ':':
-			b.WriteByte('_')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '.' && i > 0 && i < len(s)-1, c == '-', c == '_', c == '@', c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
+			b.WriteByte(c)
 		default:
-			fmt.Fprintf(&b, "%%%X", r)
+			fmt.Fprintf(&b, "%%%02X", c)
 		}
 	}
-	if b.Len() == 0 {
-		return "_"
+	name := b.String()
+	switch {
+	case name == "":
+		return "%"
+	case len(name) <= maxFileName:
+		return name
 	}
-	return b.String()
+	sum := sha256.Sum256([]byte(s))
+	return name[:maxFileName-17] + "-" + hex.EncodeToString(sum[:8])
 }
+
+// maxFileName keeps names within what every file system takes, and the paths
+// that are made of them within what Windows does.
+const maxFileName = 100

@@ -21,26 +21,47 @@ type Node struct {
 	s *Session
 	t Target
 
-	mu      sync.Mutex // held while dialling and while an agent is started
+	ctx    context.Context // ends when the node is being closed
+	cancel context.CancelFunc
+	steps  sync.WaitGroup // steps under way
+	turn   turn           // one deployment or recovery at a time
+	dials  turn           // one dial or start of an agent at a time
+
+	mu      sync.Mutex
 	conn    transport.Conn
 	ag      agent.Agent
-	place   *agent.Place // of an agent that was started and not removed, by this run or a dead one
-	reached bool         // a dial succeeded once
-	closed  bool
-
-	deploying sync.Mutex // one deployment or recovery at a time
+	agConn  transport.Conn // the connection that ag was started through
+	place   *agent.Place   // of an agent that was started and not removed, by this run or a dead one
+	reached bool           // a dial succeeded once
+	closing bool           // no further step begins
+	closed  bool           // nothing more is dialled
 }
 
+// turn is a mutex whose wait ends with a context.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t turn) give() { <-t }
+
 func newNode(s *Session, t Target) *Node {
-	n := &Node{s: s, t: t}
+	n := &Node{s: s, t: t, turn: make(turn, 1), dials: make(turn, 1)}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
 	// An agent that a dead run left is taken over with its directory: blobs need
 	// not be sent again, and its jobs are there.
-	for _, p := range s.books.pendingFor(t.key()) {
-		if p.Kind != kindAgent {
-			continue
-		}
+	for _, p := range s.books.pendingFor(t.id()) {
 		var r agentRecord
-		if json.Unmarshal(p.Data, &r) == nil {
+		if p.kind == kindAgent && json.Unmarshal(p.data, &r) == nil {
 			n.place = &r.Place
 		}
 	}
@@ -50,13 +71,31 @@ func newNode(s *Session, t Target) *Node {
 // Target returns the target of the node.
 func (n *Node) Target() Target { return n.t }
 
+// begin admits a step, unless the node is being closed. The context that it
+// returns ends when the node is closed.
+func (n *Node) begin(ctx context.Context) (context.Context, func(), error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closing {
+		return nil, nil, ErrClosed
+	}
+	n.steps.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(n.ctx, func() { cancel(ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		n.steps.Done()
+	}, nil
+}
+
 // fail wraps an error of a step, once.
 func (n *Node) fail(step, component string, err error) error {
 	if err == nil {
 		return nil
 	}
 	var e *Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) && e.Target != "" {
 		return err
 	}
 	return &Error{Target: n.t.key(), Step: step, Component: component, Err: err}
@@ -66,51 +105,73 @@ func (n *Node) fail(step, component string, err error) error {
 // the connection is lost it dials again, for as long as Config.Redial, and calls
 // f again: f must be safe to repeat.
 func (n *Node) WithConn(ctx context.Context, f func(ctx context.Context, conn transport.Conn) error) error {
-	return n.persist(ctx, func(ctx context.Context) error {
-		conn, err := n.dial(ctx)
-		if err != nil {
-			return err
-		}
-		return f(ctx, conn)
-	})
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return n.fail("connect", "", err)
+	}
+	defer end()
+	return n.fail("connect", "", n.withConn(ctx, f))
 }
 
 // WithAgent is WithConn for the agent of a server, which it starts if need be.
 func (n *Node) WithAgent(ctx context.Context, f func(ctx context.Context, ops agent.Ops) error) error {
-	if !n.t.Kind.IsServer() {
-		return n.fail("agent", "", fmt.Errorf("%w: targets of kind %s have no agent", errors.ErrUnsupported, n.t.Kind))
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return n.fail("agent", "", err)
 	}
-	return n.persist(ctx, func(ctx context.Context) error {
-		ag, err := n.agent(ctx)
+	defer end()
+	return n.fail("agent", "", n.withAgent(ctx, f))
+}
+
+func (n *Node) withConn(ctx context.Context, f func(ctx context.Context, conn transport.Conn) error) error {
+	return n.persist(ctx, func() (bool, error) {
+		conn, err := n.dial(ctx)
 		if err != nil {
-			return err
+			return n.mayReturn(err), err
 		}
-		return f(ctx, ag)
+		err = f(ctx, conn)
+		return n.lost(ctx, conn, nil, err), err
 	})
 }
 
-// persist calls f until it succeeds, fails for good, or the target has been away
-// for too long. A target that was never reached is not waited for.
-func (n *Node) persist(ctx context.Context, f func(ctx context.Context) error) error {
+func (n *Node) withAgent(ctx context.Context, f func(ctx context.Context, ops agent.Ops) error) error {
+	if !n.t.Kind.IsServer() {
+		return fmt.Errorf("%w: targets of kind %s have no agent", errors.ErrUnsupported, n.t.Kind)
+	}
+	return n.persist(ctx, func() (bool, error) {
+		ag, conn, err := n.agent(ctx)
+		if conn == nil {
+			return n.mayReturn(err), err
+		}
+		if err == nil {
+			err = f(ctx, ag)
+		}
+		return n.lost(ctx, conn, ag, err), err
+	})
+}
+
+// outageEnd is how long an attempt must have lasted for its failure to count as
+// a new outage and not as the same one.
+const outageEnd = time.Minute
+
+// persist repeats try for as long as it asks for that and Config.Redial allows.
+func (n *Node) persist(ctx context.Context, try func() (again bool, err error)) error {
+	const shortest, longest = 200 * time.Millisecond, 15 * time.Second
 	var lost time.Time
-	wait := 200 * time.Millisecond
+	wait := shortest
 	for {
-		n.mu.Lock()
-		dials := n.reached
-		n.mu.Unlock()
-		err := f(ctx)
+		start := time.Now()
+		again, err := try()
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return transport.ContextError(ctx, "call", n.t.Address, err)
-		case errors.Is(err, transport.ErrConnLost), dials && (errors.Is(err, transport.ErrUnreachable) || errors.Is(err, transport.ErrTimeout)):
-			n.drop(ctx)
-		default:
+		case !again:
 			return err
 		}
-		if lost.IsZero() {
-			lost = time.Now()
+		if lost.IsZero() || time.Since(start) > outageEnd {
+			lost, wait = time.Now(), shortest
 			n.s.log.WarnContext(ctx, "connection lost", "target", n.t.key(), "err", err)
 		}
 		if time.Since(lost) >= n.s.cfg.Redial {
@@ -123,83 +184,51 @@ func (n *Node) persist(ctx context.Context, f func(ctx context.Context) error) e
 			timer.Stop()
 			return transport.ContextError(ctx, "redial", n.t.Address, err)
 		}
-		wait = min(2*wait, 15*time.Second)
+		wait = min(2*wait, longest)
 	}
 }
 
-// dial returns the connection, making it if there is none.
-func (n *Node) dial(ctx context.Context) (transport.Conn, error) {
+// mayReturn reports whether a target that cannot be dialled is waited for: one
+// that was there before is, one that was never reached is not.
+func (n *Node) mayReturn(err error) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.dialLocked(ctx)
+	return n.reached && transport.Temporary(err)
 }
 
-func (n *Node) dialLocked(ctx context.Context) (transport.Conn, error) {
-	if n.closed {
-		return nil, ErrClosed
+// lost reports whether err means that the connection or the channel through it
+// is gone, and lets go of both if they are still the node's.
+func (n *Node) lost(ctx context.Context, conn transport.Conn, ag agent.Agent, err error) bool {
+	if err == nil {
+		return false
 	}
-	if n.conn != nil {
-		return n.conn, nil
-	}
-	tr, ep, err := n.s.cfg.Resolve(ctx, n.t)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := tr.Dial(ctx, ep)
-	if err != nil {
-		return nil, err
-	}
-	n.conn, n.reached = conn, true
-	return conn, nil
-}
-
-// agent returns the agent, starting it if there is none.
-func (n *Node) agent(ctx context.Context) (agent.Agent, error) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.ag != nil {
-		return n.ag, nil
-	}
-	conn, err := n.dialLocked(ctx)
-	if err != nil {
-		return nil, err
-	}
-	opts := agent.StartOptions{
-		Target: n.t.key(), Place: n.place, BaseDirs: n.s.cfg.BaseDirs, Lease: n.s.cfg.Lease,
-		Opened: func(ctx context.Context, p agent.Place) error {
-			n.place = &p
-			return n.s.books.opened(ctx, kindAgent, n.t.key(), p.ID, agentRecord{n.t, p})
-		},
-	}
-	if n.place != nil {
-		opts.ID = n.place.ID
-	} else {
-		opts.ID = newID()
-	}
-	ag, err := n.s.cfg.Installer.Start(ctx, conn, opts)
-	if err != nil {
-		return nil, err
-	}
-	place := ag.Place()
-	n.ag, n.place = ag, &place
-	return ag, nil
-}
-
-// newID returns an unguessable name for an agent directory or an update.
-func newID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
-	return hex.EncodeToString(b[:])
-}
-
-// drop lets go of a connection that is lost, and of the channel through it. The
-// agent itself goes on.
-func (n *Node) drop(ctx context.Context) {
-	n.mu.Lock()
-	conn, ag := n.conn, n.ag
-	n.conn, n.ag = nil, nil
+	current := n.conn == conn && (ag == nil || n.ag == ag)
+	closed := n.closed
 	n.mu.Unlock()
-	ctx, cancel := graceful(ctx)
+	switch {
+	case errors.Is(err, transport.ErrConnLost):
+		n.drop(ctx, conn, ag)
+		return true
+	case errors.Is(err, transport.ErrClosed):
+		// Another step found the loss first and closed it under this one.
+		return !current && !closed
+	}
+	return false
+}
+
+// drop lets go of a connection, and of the channel through it, unless others
+// have taken their place. The agent itself goes on.
+func (n *Node) drop(ctx context.Context, conn transport.Conn, ag agent.Agent) {
+	n.mu.Lock()
+	if n.conn != conn || (ag != nil && n.ag != nil && n.ag != ag) {
+		n.mu.Unlock()
+		return
+	}
+	ag = n.ag
+	n.conn, n.ag, n.agConn = nil, nil, nil
+	n.mu.Unlock()
+	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	if ag != nil {
 		_ = ag.Close(ctx) // the line is gone; there is nobody to tell
@@ -209,27 +238,158 @@ func (n *Node) drop(ctx context.Context) {
 	}
 }
 
-// close removes the agent and closes the connection.
+// cleanup returns a context for giving things back: it does not end with ctx,
+// but after transport.CloseGrace.
+func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
+}
+
+// dial returns the connection, making it if there is none.
+func (n *Node) dial(ctx context.Context) (transport.Conn, error) {
+	if err := n.dials.take(ctx); err != nil {
+		return nil, err
+	}
+	defer n.dials.give()
+	return n.connect(ctx)
+}
+
+// connect is dial for whoever holds n.dials.
+func (n *Node) connect(ctx context.Context) (transport.Conn, error) {
+	n.mu.Lock()
+	conn, closed := n.conn, n.closed
+	n.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	if closed {
+		return nil, ErrClosed
+	}
+	tr, ep, err := n.s.cfg.Resolve(ctx, n.t)
+	if err != nil {
+		return nil, err
+	}
+	if conn, err = tr.Dial(ctx, ep); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	if closed = n.closed; !closed {
+		n.conn, n.reached = conn, true
+	}
+	n.mu.Unlock()
+	if closed {
+		ctx, cancel := cleanup(ctx)
+		defer cancel()
+		_ = conn.Close(ctx)
+		return nil, ErrClosed
+	}
+	return conn, nil
+}
+
+// agent returns the agent and the connection that it was started through,
+// starting it if there is none. On error the connection is returned if there is
+// one: it may be what failed.
+func (n *Node) agent(ctx context.Context) (agent.Agent, transport.Conn, error) {
+	if err := n.dials.take(ctx); err != nil {
+		return nil, nil, err
+	}
+	defer n.dials.give()
+	n.mu.Lock()
+	ag, conn, place := n.ag, n.agConn, n.place
+	n.mu.Unlock()
+	if ag != nil {
+		return ag, conn, nil
+	}
+	conn, err := n.connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	opts := agent.StartOptions{
+		Target: n.t.key(), Place: place, BaseDirs: n.s.cfg.BaseDirs, Lease: n.s.cfg.Lease,
+		Opened: func(ctx context.Context, p agent.Place) error {
+			if err := n.s.books.opened(ctx, kindAgent, n.t, p.ID, agentRecord{n.t, p}); err != nil {
+				return err
+			}
+			n.setPlace(&p)
+			return nil
+		},
+	}
+	if place != nil {
+		opts.ID = place.ID
+	} else {
+		opts.ID = newID()
+	}
+	ag, err = n.s.cfg.Installer.Start(ctx, conn, opts)
+	if err != nil {
+		return nil, conn, err
+	}
+	p := ag.Place()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ag, n.agConn, n.place = ag, conn, &p
+	return ag, conn, nil
+}
+
+func (n *Node) setPlace(p *agent.Place) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.place = p
+}
+
+// placeOf returns where the node's agent is, or nil.
+func (n *Node) placeOf() *agent.Place {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.place
+}
+
+// newID returns an unguessable name for an agent directory or an update.
+func newID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// close ends the steps under way, removes the agent and closes the connection.
 func (n *Node) close(ctx context.Context) error {
-	n.deploying.Lock()
-	defer n.deploying.Unlock()
-	err := n.removeAgent(ctx)
+	n.mu.Lock()
+	n.closing = true
+	n.mu.Unlock()
+	n.cancel()
+	var errs []error
+	done := make(chan struct{})
+	go func() { n.steps.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		errs = append(errs, fmt.Errorf("a step does not end: %w", ctx.Err()))
+	}
+	// A target that hangs must not hold up the others for ever.
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	errs = append(errs, n.removeAgent(ctx))
 	n.mu.Lock()
 	conn := n.conn
 	n.conn, n.closed = nil, true
 	n.mu.Unlock()
 	if conn != nil {
-		err = errors.Join(err, conn.Close(ctx))
+		cctx, ccancel := cleanup(ctx)
+		defer ccancel()
+		errs = append(errs, conn.Close(cctx))
 	}
-	return n.fail("close", "", err)
+	for _, p := range n.s.books.pendingFor(n.t.id()) {
+		if !p.dead && (p.kind == kindJob || p.kind == kindUpdate) {
+			errs = append(errs, fmt.Errorf("%w: the result of %s %s is not known; recover fetches it", ErrPending, p.kind, p.id))
+		}
+	}
+	return n.fail("close", "", errors.Join(errs...))
 }
 
 // removeAgent removes the agent that this run started or took over. If it cannot
 // be done now the journal keeps it for the next run.
 func (n *Node) removeAgent(ctx context.Context) error {
 	n.mu.Lock()
-	ag, place, reached := n.ag, n.place, n.reached
-	n.ag = nil
+	ag, agConn, place, reached := n.ag, n.agConn, n.place, n.reached
+	n.ag, n.agConn = nil, nil
 	n.mu.Unlock()
 	if place == nil || !reached {
 		return nil // nothing was started, or a dead run's and we never got there
@@ -237,13 +397,17 @@ func (n *Node) removeAgent(ctx context.Context) error {
 	var err error
 	if ag != nil {
 		if _, err = ag.Remove(ctx); err != nil {
-			_ = ag.Close(ctx)
+			cctx, cancel := cleanup(ctx)
+			_ = ag.Close(cctx)
+			cancel()
 		}
 	}
 	if ag == nil || (err != nil && !errors.Is(err, agent.ErrJobRunning)) {
 		// The channel is lost, perhaps the connection too: one more try by hand.
+		if ag != nil {
+			n.drop(ctx, agConn, nil)
+		}
 		var conn transport.Conn
-		n.drop(ctx)
 		if conn, err = n.dial(ctx); err == nil {
 			_, err = n.s.cfg.Installer.Sweep(ctx, conn, *place)
 		}
@@ -251,15 +415,8 @@ func (n *Node) removeAgent(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("agent left in %s until its lease ends or recover removes it: %w", place.Dir, err)
 	}
-	n.mu.Lock()
-	n.place = nil
-	n.mu.Unlock()
-	for _, p := range n.s.books.pendingFor(n.t.key()) {
-		if p.Kind == kindAgent && p.ID == place.ID {
-			if err := n.s.books.settle(ctx, p); err != nil {
-				return err
-			}
-		}
-	}
-	return n.s.books.closed(ctx, kindAgent, n.t.key(), place.ID)
+	n.setPlace(nil)
+	cctx, cancel := cleanup(ctx)
+	defer cancel()
+	return n.s.books.closed(cctx, kindAgent, n.t, place.ID)
 }

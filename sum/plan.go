@@ -51,9 +51,9 @@ type PlanItem struct {
 	Subjects  []Subject `json:"subjects,omitempty"`
 	Rewrite   bool      `json:"rewrite,omitempty"`
 	Downgrade bool      `json:"downgrade,omitempty"`
-	// Device says that the component changes a device and not a package: only
-	// another version than before proves that it did.
-	Device bool `json:"device,omitempty"`
+	// MustChange says that only another version than before proves that the
+	// component was installed: what it changes is not a package.
+	MustChange bool `json:"must_change,omitempty"`
 	// Activation is what the component says makes it take effect.
 	Activation transport.Activation `json:"activation,omitempty"`
 	// Unproven says that the inventory cannot tell what is installed, before or
@@ -91,7 +91,7 @@ func MakePlan(t Target, inv *transport.Inventory, comps []*component.Component, 
 
 func planItem(t Target, inv *transport.Inventory, c *component.Component, opts PlanOptions) PlanItem {
 	it := PlanItem{Component: c.Name, Version: c.Version, Digest: c.Digest(), Source: c.Source, Action: Skip,
-		Activation: c.Activation, Device: c.Match.Device != nil}
+		Activation: c.Activation, MustChange: c.Match.Package == nil}
 	if len(c.Kinds) > 0 && !slices.Contains(c.Kinds, string(t.Kind)) {
 		it.Reason = fmt.Sprintf("not for targets of kind %s", t.Kind)
 		return it
@@ -162,7 +162,10 @@ func (it PlanItem) stale(now PlanItem) string {
 	if it.Digest != now.Digest {
 		return "the component or one of its files has changed"
 	}
-	if !slices.EqualFunc(it.Subjects, now.Subjects, func(a, b Subject) bool { return a.Name == b.Name && a.From == b.From }) {
+	if it.Action != now.Action {
+		return fmt.Sprintf("to %s it is no longer right: %s", it.Action, now.Reason)
+	}
+	if !slices.EqualFunc(it.Subjects, now.Subjects, func(a, b Subject) bool { return a.Name == b.Name && a.From == b.From && a.Fits == b.Fits }) {
 		return fmt.Sprintf("the target has other versions now: %s, planned for %s", describe(now.Subjects), describe(it.Subjects))
 	}
 	return ""
@@ -212,10 +215,13 @@ func ReadPlan(b []byte) (Plan, error) {
 	if p.V != PlanVersion {
 		return Plan{}, &Error{Step: "plan", Err: fmt.Errorf("%w: plan has version %d; this program reads %d", ErrInvalid, p.V, PlanVersion)}
 	}
-	for _, t := range p.Targets {
-		if _, err := ParseKind(string(t.Target.Kind)); err != nil {
+	for i := range p.Targets {
+		t := &p.Targets[i]
+		kind, err := ParseKind(string(t.Target.Kind))
+		if err != nil {
 			return Plan{}, err
 		}
+		t.Target.Kind = kind
 		for _, it := range t.Items {
 			if it.Action != Install && it.Action != Skip {
 				return Plan{}, &Error{Target: t.Target.key(), Step: "plan", Component: it.Component,

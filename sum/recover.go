@@ -15,22 +15,31 @@ import (
 // Recovery is what Recover did on one target.
 type Recovery struct {
 	Target   Target    `json:"target"`
-	Outcomes []Outcome `json:"outcomes,omitempty"` // of what a dead run began
-	Left     []string  `json:"left,omitempty"`     // files that stay on the target: logs
+	Outcomes []Outcome `json:"outcomes,omitempty"` // of what an earlier run began
+	Left     []string  `json:"left,omitempty"`     // files that stay on the target: logs, and what was abandoned
 	Removed  []string  `json:"removed,omitempty"`  // agent directories that were cleaned up
 }
 
-// Recover is a step: it finishes what a dead run left on a target. It knows that
-// from the journal alone: jobs that run are waited for, those that have ended are
-// judged by a second inventory, those that never began are cancelled, agents are
-// removed. Nothing is installed again. Only a device's update that had begun
-// takes its component to go on: one of comps, or the one at the path that the
-// journal names. A target that cannot be reached stays pending and the error
-// says so.
+// Recover is a step: it finishes what a dead run, or an earlier deployment of
+// this one, left on a target. It knows that from the journal alone: jobs that run
+// are waited for, those that have ended are judged by a second inventory, those
+// that never began are cancelled, agents of dead runs are removed. Nothing is
+// installed again. Only a device's update that had begun takes its component to
+// go on: one of comps, or the one at the path that the journal names. A target
+// that cannot be reached, and what cannot be finished, stays pending and the
+// error says so; with opts.Abandon it is given up.
 func Recover(ctx context.Context, n *Node, opts DeployOptions, comps ...*component.Component) (Recovery, error) {
-	n.deploying.Lock()
-	defer n.deploying.Unlock()
-	rec, err := n.recover(ctx, comps, opts)
+	rec := Recovery{Target: n.t}
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return rec, n.fail("recover", "", err)
+	}
+	defer end()
+	if err := n.turn.take(ctx); err != nil {
+		return rec, n.fail("recover", "", err)
+	}
+	defer n.turn.give()
+	rec, err = n.recover(ctx, comps, opts)
 	if err != nil {
 		return rec, n.fail("recover", "", fmt.Errorf("%w: %w", ErrPending, err))
 	}
@@ -39,33 +48,40 @@ func Recover(ctx context.Context, n *Node, opts DeployOptions, comps ...*compone
 
 func (n *Node) recover(ctx context.Context, comps []*component.Component, opts DeployOptions) (Recovery, error) {
 	rec := Recovery{Target: n.t}
-	pending := n.s.books.pendingFor(n.t.key())
+	pending := n.s.books.pendingFor(n.t.id())
 	for _, p := range pending {
-		var o Outcome
-		var err error
-		switch p.Kind {
+		var item PlanItem
+		var finish func() (Outcome, error)
+		switch p.kind {
 		case kindJob:
-			o, err = n.recoverJob(ctx, p, opts)
+			var r jobRecord
+			err := json.Unmarshal(p.data, &r)
+			item, finish = r.Item, func() (Outcome, error) { return n.recoverJob(ctx, p.id, r, err, opts) }
 		case kindUpdate:
-			o, err = n.recoverUpdate(ctx, p, comps, opts)
+			var r updateRecord
+			err := json.Unmarshal(p.data, &r)
+			item, finish = r.Item, func() (Outcome, error) { return n.recoverUpdate(ctx, p.id, r, err, comps, opts) }
 		default:
 			continue // agents: below, when no job needs them any more
 		}
+		opts.event(n, item.Component, "recover", nil)
+		o, err := finish()
 		if err != nil {
-			return rec, err
+			if !opts.Abandon || ctx.Err() != nil {
+				return rec, err
+			}
+			o = n.outcome(item, Unverified)
+			o.Text = lastBytes("given up: "+err.Error(), maxText)
 		}
 		o.Recovered = true
 		rec.Outcomes = append(rec.Outcomes, o)
-		if err := n.s.books.note(ctx, o); err != nil {
-			return rec, err
-		}
-		if err := n.s.books.settle(ctx, p); err != nil {
+		if err := errors.Join(n.s.books.note(ctx, o), n.s.books.closed(ctx, p.kind, n.t, p.id)); err != nil {
 			return rec, err
 		}
 	}
 	for _, p := range pending {
-		if p.Kind == kindAgent {
-			if err := n.recoverAgent(ctx, p, &rec); err != nil {
+		if p.kind == kindAgent && p.dead {
+			if err := n.recoverAgent(ctx, p, &rec, opts); err != nil {
 				return rec, err
 			}
 		}
@@ -74,17 +90,18 @@ func (n *Node) recover(ctx context.Context, comps []*component.Component, opts D
 }
 
 // recoverJob finds out what became of a job.
-func (n *Node) recoverJob(ctx context.Context, p pendingRecord, opts DeployOptions) (Outcome, error) {
-	var r jobRecord
-	if err := json.Unmarshal(p.Data, &r); err != nil {
-		return Outcome{}, fmt.Errorf("%w: record of job %s: %w", ErrJournal, p.ID, err)
+func (n *Node) recoverJob(ctx context.Context, id string, r jobRecord, damaged error, opts DeployOptions) (Outcome, error) {
+	if damaged != nil {
+		return Outcome{}, fmt.Errorf("%w: record of job %s: %w", ErrJournal, id, damaged)
 	}
-	opts.event(n, r.Item.Component, "recover", nil)
+	if err := n.moveTo(ctx, r.Place); err != nil {
+		return Outcome{}, err
+	}
 	var st agent.Status
-	err := n.call(ctx, func(ctx context.Context, ops agent.Ops) (err error) {
-		if st, err = ops.Status(ctx, p.ID, 0); err == nil && st.State == agent.Accepted {
+	err := n.call(ctx, callLimit, func(ctx context.Context, ops agent.Ops) (err error) {
+		if st, err = ops.Status(ctx, id, 0); err == nil && st.State == agent.Accepted {
 			// Its program never ran. Whoever wants it plans it again.
-			st, err = ops.Cancel(ctx, p.ID)
+			st, err = ops.Cancel(ctx, id)
 		}
 		return err
 	})
@@ -96,29 +113,36 @@ func (n *Node) recoverJob(ctx context.Context, p pendingRecord, opts DeployOptio
 	if err != nil {
 		return Outcome{}, err
 	}
-	cl := n.follow(ctx, r.Item, p.ID, opts)
+	cl := n.follow(ctx, r.Item, id, opts)
 	if cl.open || ctx.Err() != nil {
-		return Outcome{}, errors.Join(cl.err, fmt.Errorf("job %s still runs", p.ID))
+		return Outcome{}, errors.Join(cl.err, fmt.Errorf("job %s still runs", id))
 	}
+	cl.result = clip(cl.result)
 	return n.judge(ctx, r.Item, recorded{r.Match, r.Item.Version, r.Scheme, r.Probe}, cl, opts), nil
 }
 
-// recoverUpdate finishes a device's update, or takes back what was prepared for it.
-func (n *Node) recoverUpdate(ctx context.Context, p pendingRecord, comps []*component.Component, opts DeployOptions) (Outcome, error) {
-	var r updateRecord
-	if err := json.Unmarshal(p.Data, &r); err != nil {
-		return Outcome{}, fmt.Errorf("%w: record of update %s: %w", ErrJournal, p.ID, err)
+// moveTo makes the agent at p the node's: the one that has the job asked for.
+func (n *Node) moveTo(ctx context.Context, p agent.Place) error {
+	now := n.placeOf()
+	if p.ID == "" || (now != nil && now.ID == p.ID) {
+		return nil
 	}
-	opts.event(n, r.Item.Component, "recover", nil)
+	if now != nil {
+		if err := n.removeAgent(ctx); err != nil {
+			return err
+		}
+	}
+	n.setPlace(&p)
+	return nil
+}
+
+// recoverUpdate finishes a device's update, or takes back what was prepared for it.
+func (n *Node) recoverUpdate(ctx context.Context, id string, r updateRecord, damaged error, comps []*component.Component, opts DeployOptions) (Outcome, error) {
+	if damaged != nil {
+		return Outcome{}, fmt.Errorf("%w: record of update %s: %w", ErrJournal, id, damaged)
+	}
 	if !r.Begun {
-		// Nothing irreversible was sent; what the driver prepared is taken back.
-		err := n.WithConn(ctx, func(ctx context.Context, conn transport.Conn) error {
-			if r.State.Driver == "" {
-				return nil
-			}
-			return transport.Undo(ctx, conn, r.State)
-		})
-		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		if err := n.undo(ctx, r.State); err != nil {
 			return Outcome{}, err
 		}
 		o := n.outcome(r.Item, Cancelled)
@@ -136,10 +160,11 @@ func (n *Node) recoverUpdate(ctx context.Context, p pendingRecord, comps []*comp
 		}
 		return o, nil
 	}
-	cl := n.update(ctx, r.Item, c, opts, p.ID, &r)
+	cl := n.update(ctx, r.Item, c, opts, id, &r)
 	if cl.open || ctx.Err() != nil {
-		return Outcome{}, errors.Join(cl.err, fmt.Errorf("update %s is not finished", p.ID))
+		return Outcome{}, errors.Join(cl.err, fmt.Errorf("update %s is not finished", id))
 	}
+	cl.result = clip(cl.result)
 	o := n.judge(ctx, r.Item, read, cl, opts)
 	return o, cl.settle(context.WithoutCancel(ctx))
 }
@@ -165,34 +190,40 @@ func findComponent(ctx context.Context, it PlanItem, comps []*component.Componen
 	return c, nil
 }
 
-// recoverAgent removes an agent that a dead run left.
-func (n *Node) recoverAgent(ctx context.Context, p pendingRecord, rec *Recovery) error {
+// recoverAgent removes an agent that a dead run left, unless this run goes on
+// using it: then it is removed, and its record closed, with the session.
+func (n *Node) recoverAgent(ctx context.Context, p openRecord, rec *Recovery, opts DeployOptions) error {
 	var r agentRecord
-	if err := json.Unmarshal(p.Data, &r); err != nil {
-		return fmt.Errorf("%w: record of agent %s: %w", ErrJournal, p.ID, err)
+	if err := json.Unmarshal(p.data, &r); err != nil {
+		if !opts.Abandon {
+			return fmt.Errorf("%w: record of agent %s: %w", ErrJournal, p.id, err)
+		}
+		return n.s.books.closed(ctx, kindAgent, n.t, p.id)
 	}
 	n.mu.Lock()
-	mine := n.ag != nil && n.place != nil && n.place.ID == p.ID
+	current := n.place != nil && n.place.ID == p.id
+	running := current && n.ag != nil
 	n.mu.Unlock()
-	if mine {
-		// This run took it over to ask for jobs and goes on using it; it is
-		// removed, and the record settled, when the session is closed.
+	if running || (current && opts.KeepAgent) {
 		return nil
 	}
-	err := n.WithConn(ctx, func(ctx context.Context, conn transport.Conn) (err error) {
-		rec.Left, err = n.s.cfg.Installer.Sweep(ctx, conn, r.Place)
+	err := n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
+		left, err := n.s.cfg.Installer.Sweep(ctx, conn, r.Place)
+		rec.Left = append(rec.Left, left...)
 		return err
 	})
-	if err != nil {
+	switch {
+	case err == nil:
+		rec.Removed = append(rec.Removed, r.Place.Dir)
+	case opts.Abandon && ctx.Err() == nil:
+		rec.Left = append(rec.Left, r.Place.Dir)
+	default:
 		return err
 	}
-	rec.Removed = append(rec.Removed, r.Place.Dir)
-	n.mu.Lock()
-	if n.place != nil && n.place.ID == p.ID {
-		n.place = nil
+	if current {
+		n.setPlace(nil)
 	}
-	n.mu.Unlock()
-	return n.s.books.settle(ctx, p)
+	return n.s.books.closed(ctx, kindAgent, n.t, p.id)
 }
 
 // recorded reads the subjects of a component of which only the record is left.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -16,16 +17,20 @@ import (
 // jobs run on without anybody asking.
 const callLimit = time.Minute
 
-// call makes one short exchange with the agent. One that hangs is taken for a
-// lost line, so that the node dials again.
-func (n *Node) call(ctx context.Context, f func(ctx context.Context, ops agent.Ops) error) error {
-	return n.WithAgent(ctx, func(ctx context.Context, ops agent.Ops) error {
-		short, cancel := context.WithTimeout(ctx, callLimit)
+// stopGrace is how long a job is given to end when the run is stopped. It leaves
+// as much again of transport.CloseGrace for cleaning up.
+const stopGrace = transport.CloseGrace / 2
+
+// call makes one exchange with the agent. One that hangs for longer than limit is
+// taken for a lost line, so that the node dials again.
+func (n *Node) call(ctx context.Context, limit time.Duration, f func(ctx context.Context, ops agent.Ops) error) error {
+	return n.withAgent(ctx, func(ctx context.Context, ops agent.Ops) error {
+		short, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		err := f(short, ops)
 		if err != nil && short.Err() != nil && ctx.Err() == nil {
 			return &transport.Error{Op: "call", Target: n.t.Address, Kind: transport.ErrConnLost, Err: err,
-				Hint: fmt.Sprintf("no answer within %v", callLimit)}
+				Hint: fmt.Sprintf("no answer within %v", limit)}
 		}
 		return err
 	})
@@ -38,7 +43,7 @@ func (n *Node) install(ctx context.Context, it PlanItem, c *component.Component,
 		report := func(done, kept int64) {
 			opts.event(n, it.Component, "stage", func(e *Event) { e.Done, e.Total, e.Kept, e.Text = done, f.Size, kept, f.Name })
 		}
-		err := n.WithAgent(ctx, func(ctx context.Context, ops agent.Ops) error {
+		err := n.withAgent(ctx, func(ctx context.Context, ops agent.Ops) error {
 			res, err := ops.Stage(ctx, f, func(done int64) { report(done, 0) })
 			if err == nil {
 				report(f.Size, res.Kept)
@@ -49,28 +54,56 @@ func (n *Node) install(ctx context.Context, it PlanItem, c *component.Component,
 			return claim{err: fmt.Errorf("sending %s: %w", f.Name, err)}
 		}
 	}
-	settle := func(ctx context.Context) error { return n.s.books.closed(ctx, kindJob, n.t.key(), job.ID) }
-	record := jobRecord{Target: n.t, Item: it, Match: c.Match, Scheme: c.Scheme}
+	place := n.placeOf()
+	if place == nil { // a component without files, before any inventory
+		if err := n.withAgent(ctx, func(context.Context, agent.Ops) error { return nil }); err != nil {
+			return claim{err: err}
+		}
+		place = n.placeOf()
+	}
+	record := jobRecord{Target: n.t, Place: *place, Item: it, Match: c.Match, Scheme: c.Scheme}
 	if p, ok := c.Probe(); ok {
 		record.Probe = &p
 	}
-	if err := n.s.books.opened(ctx, kindJob, n.t.key(), job.ID, record); err != nil {
+	if err := n.s.books.opened(ctx, kindJob, n.t, job.ID, record); err != nil {
 		return claim{err: err}
 	}
-	err := n.call(ctx, func(ctx context.Context, ops agent.Ops) error {
+	settle := func(ctx context.Context) error { return n.s.books.closed(ctx, kindJob, n.t, job.ID) }
+	sent := false // the request may have arrived
+	err := n.call(ctx, callLimit, func(ctx context.Context, ops agent.Ops) error {
 		_, err := ops.Install(ctx, job)
+		if err == nil || !refusal(err) {
+			sent = true
+		}
 		return err
 	})
-	switch {
-	case err == nil:
-	case ctx.Err() != nil || transport.Temporary(err):
-		// The request may have arrived: the job decides, not the lost answer.
-	default:
+	if err != nil && !sent {
 		return claim{err: err, settle: settle}
 	}
+	// From here on only the agent's own word ends the job's record.
 	cl := n.follow(ctx, it, job.ID, opts)
+	if err != nil && cl.unknown {
+		return claim{err: err, settle: settle} // it never arrived
+	}
 	cl.settle = settle
 	return cl
+}
+
+// refusal reports whether an error is the agent's answer that it did not take the
+// job, as against a line that broke before the answer came.
+func refusal(err error) bool {
+	if errors.Is(err, transport.ErrConnLost) || errors.Is(err, transport.ErrTimeout) {
+		return false
+	}
+	for _, kind := range []error{
+		agent.ErrJobConflict, agent.ErrJobRunning, agent.ErrNoJob, transport.ErrBusy, transport.ErrInvalid,
+		transport.ErrRejected, transport.ErrNoSpace, transport.ErrIntegrity, fs.ErrNotExist, fs.ErrPermission, errors.ErrUnsupported,
+	} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
 }
 
 // follow waits for the end of a job and passes its log on. When ctx ends it asks
@@ -78,11 +111,11 @@ func (n *Node) install(ctx context.Context, it PlanItem, c *component.Component,
 func (n *Node) follow(ctx context.Context, it PlanItem, id string, opts DeployOptions) claim {
 	st, err := n.watch(ctx, it, id, opts)
 	if ctx.Err() != nil && !st.State.Final() {
-		late, cancel := graceful(ctx)
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 		defer cancel()
 		// Only a job that has not begun is cancelled: an installer that is killed
 		// half-way leaves more harm than one that ends.
-		if err := n.call(late, func(ctx context.Context, ops agent.Ops) (err error) {
+		if err := n.call(late, callLimit, func(ctx context.Context, ops agent.Ops) (err error) {
 			if st, err = ops.Status(ctx, id, 0); err == nil && st.State == agent.Accepted {
 				st, err = ops.Cancel(ctx, id)
 			}
@@ -94,7 +127,7 @@ func (n *Node) follow(ctx context.Context, it PlanItem, id string, opts DeployOp
 	}
 	switch {
 	case errors.Is(err, agent.ErrNoJob):
-		return claim{begun: true, lost: "the agent has no record of the job"}
+		return claim{begun: true, unknown: true, lost: "the agent has no record of the job"}
 	case err != nil:
 		return claim{begun: true, open: true, err: err}
 	}
@@ -114,6 +147,9 @@ func (n *Node) follow(ctx context.Context, it PlanItem, id string, opts DeployOp
 	return cl
 }
 
+// maxLog is how much of a job's log is passed on, in bytes. The agent keeps less.
+const maxLog = 64 << 20
+
 // watch polls a job until it is final.
 func (n *Node) watch(ctx context.Context, it PlanItem, id string, opts DeployOptions) (agent.Status, error) {
 	const shortest, longest = 100 * time.Millisecond, 2 * time.Second
@@ -121,21 +157,20 @@ func (n *Node) watch(ctx context.Context, it PlanItem, id string, opts DeployOpt
 	wait := shortest
 	for {
 		var st agent.Status
-		err := n.call(ctx, func(ctx context.Context, ops agent.Ops) (err error) {
+		err := n.call(ctx, callLimit, func(ctx context.Context, ops agent.Ops) (err error) {
 			st, err = ops.Status(ctx, id, offset)
 			return err
 		})
 		if err != nil {
 			return st, err
 		}
-		if len(st.Log) > 0 {
+		if len(st.Log) > 0 && offset < maxLog {
 			opts.event(n, it.Component, "install", func(e *Event) { e.Text = string(st.Log) })
 			wait = shortest
+			offset = max(offset, st.NextLog)
 		}
-		more := st.NextLog > offset
-		offset = st.NextLog
 		if st.State.Final() {
-			if !more {
+			if len(st.Log) == 0 || offset >= maxLog {
 				return st, nil
 			}
 			continue // fetch the rest of the log

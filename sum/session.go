@@ -69,9 +69,11 @@ type Session struct {
 	books   *books
 	publish *publisher
 
-	mu     sync.Mutex
-	nodes  map[string]*Node
-	closed bool
+	mu       sync.Mutex
+	nodes    map[string]*Node
+	closed   bool
+	ended    chan struct{} // closed when Close is done
+	closeErr error         // of the Close that did it
 }
 
 // Open starts a session and takes over what dead runs of the same journal left
@@ -103,26 +105,33 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	return &Session{
 		cfg: cfg, log: cfg.Logger, books: b,
 		publish: newPublisher(cfg.Ports, cfg.Logger),
-		nodes:   map[string]*Node{},
+		nodes:   map[string]*Node{}, ended: make(chan struct{}),
 	}, nil
 }
 
 // Node returns the node of a target; the same for the same target. It does not
-// connect.
+// connect. Two targets at one place that differ in user or name are refused: they
+// would get into each other's way.
 func (s *Session) Node(t Target) (*Node, error) {
-	if _, err := ParseKind(string(t.Kind)); err != nil {
+	kind, err := ParseKind(string(t.Kind))
+	if err != nil {
 		return nil, err
 	}
+	t.Kind = kind
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, &Error{Target: t.key(), Step: "node", Err: ErrClosed}
 	}
-	if n, ok := s.nodes[t.key()]; ok {
+	if n, ok := s.nodes[t.id()]; ok {
+		if !n.t.same(t) || n.t.key() != t.key() {
+			return nil, &Error{Target: t.key(), Step: "node",
+				Err: fmt.Errorf("%w: %s is in this session already, as %s", ErrInvalid, t, n.t.key())}
+		}
 		return n, nil
 	}
 	n := newNode(s, t)
-	s.nodes[t.key()] = n
+	s.nodes[t.id()] = n
 	return n, nil
 }
 
@@ -130,15 +139,21 @@ func (s *Session) Node(t Target) (*Node, error) {
 // particular order.
 func (s *Session) Pending() []Target { return s.books.pendingTargets() }
 
-// Close removes the agents, closes the connections and ports and ends the
-// journal. What it cannot give back (a target that is away, a job that still
-// runs) stays open in the journal for the next run, and is in the error. It goes
-// on after ctx has ended, for at most transport.CloseGrace in all.
+// Close ends the steps under way, removes the agents, closes the connections and
+// ports and ends the journal. What it cannot give back (a target that is away, a
+// job that still runs) stays open in the journal for the next run, and is in the
+// error. It goes on after ctx has ended, for at most transport.CloseGrace in all;
+// no single target holds it up for more than a minute.
 func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return nil
+		select { // another Close is at it, or was
+		case <-s.ended:
+			return s.closeErr
+		case <-ctx.Done():
+			return &Error{Step: "close", Err: ctx.Err()}
+		}
 	}
 	s.closed = true
 	nodes := make([]*Node, 0, len(s.nodes))
@@ -146,6 +161,7 @@ func (s *Session) Close(ctx context.Context) error {
 		nodes = append(nodes, n)
 	}
 	s.mu.Unlock()
+	defer close(s.ended)
 
 	ctx, cancel := graceful(ctx)
 	defer cancel()
@@ -168,7 +184,8 @@ func (s *Session) Close(ctx context.Context) error {
 	}
 	wg.Wait()
 	errs = append(errs, s.publish.close(ctx), s.books.close(ctx))
-	return errors.Join(errs...)
+	s.closeErr = errors.Join(errs...)
+	return s.closeErr
 }
 
 // graceful returns a context that outlives ctx by transport.CloseGrace.

@@ -47,7 +47,19 @@ func urlHost(a string) string {
 	return a
 }
 
-// key is the name under which journals and reports know the target.
+// id is what tells one target from another in a session and in journals: where it
+// is, not what it is called.
+func (t Target) id() string {
+	t.User = ""
+	return t.String()
+}
+
+// same reports whether two targets are reached in the same way.
+func (t Target) same(o Target) bool {
+	return t.Kind == o.Kind && t.User == o.User && t.Address == o.Address && t.Object == o.Object
+}
+
+// key is the name under which messages and reports know the target.
 func (t Target) key() string {
 	if t.Name != "" {
 		return t.Name
@@ -78,11 +90,11 @@ func ParseTarget(s string) (Target, error) {
 	rest, t.Object, _ = strings.Cut(rest, "/")
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		t.User, rest = rest[:i], rest[i+1:]
+		if t.User, err = url.PathUnescape(t.User); err != nil {
+			return bad("user: malformed percent-encoding")
+		}
 		if strings.Contains(t.User, ":") {
 			return bad("a password does not belong in a target; give it in a file, the environment or at the prompt")
-		}
-		if t.User, err = url.PathUnescape(t.User); err != nil {
-			return bad("user: %v", err)
 		}
 	}
 	if t.Object, err = url.PathUnescape(t.Object); err != nil {
@@ -105,8 +117,9 @@ func redactURL(s string) string {
 	if i < 0 || j < i {
 		return s
 	}
-	if user, _, ok := strings.Cut(s[i+3:j], ":"); ok {
-		return s[:i+3] + user + ":[redacted]" + s[j:]
+	user := s[i+3 : j]
+	if k := strings.IndexAny(user, ":%"); k >= 0 { // %3A is a colon too
+		return s[:i+3] + user[:k] + ":[redacted]" + s[j:]
 	}
 	return s
 }

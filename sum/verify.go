@@ -15,6 +15,11 @@ func Verify(ctx context.Context, n *Node, plan TargetPlan, comps []*component.Co
 	for _, c := range comps {
 		byDigest[c.Digest()] = c
 	}
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return nil, n.fail("verify", "", err)
+	}
+	defer end()
 	inv, err := n.inventory(ctx, probesOf(comps))
 	if err != nil {
 		return nil, n.fail("verify", "", err)

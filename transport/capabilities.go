@@ -13,6 +13,7 @@ import (
 // are slash-separated; where they start is the driver's choice (the root of the
 // file system over SSH, a share over SMB).
 type FileStore interface {
+	// Stat describes a file, and a symbolic link itself.
 	Stat(ctx context.Context, name string) (FileInfo, error)
 	// List returns the entries of a directory, sorted by name.
 	List(ctx context.Context, dir string) ([]FileInfo, error)
@@ -25,7 +26,8 @@ type FileStore interface {
 	Put(ctx context.Context, name string, f File, opts PutOptions) (PutResult, error)
 	// Get copies the file to w from opts.Offset on and returns the bytes copied.
 	Get(ctx context.Context, name string, w io.Writer, opts GetOptions) (int64, error)
-	// Remove removes a file or an empty directory.
+	// Remove removes a file or an empty directory; one that is not empty is
+	// fs.ErrExist.
 	Remove(ctx context.Context, name string) error
 }
 
@@ -77,6 +79,9 @@ type Command struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
+	// Tunnel says that the program carries a connection and runs for as long as
+	// that: limits on calls count only its start. DialCommand sets it.
+	Tunnel bool
 }
 
 // Exit is how a program ended.

@@ -101,15 +101,26 @@ func (e *Error) Unwrap() []error {
 	return out
 }
 
-// CodeOf returns the code of the first Error in err's tree that carries one.
+// ErrorCode returns Code, for CodeOf.
+func (e *Error) ErrorCode() Code { return e.Code }
+
+// CodeOf returns the first code in the tree of err, depth first. It sees the
+// codes of errors of every package whose type has a method ErrorCode() Code.
 func CodeOf(err error) Code {
-	var e *Error
-	for errors.As(err, &e) {
-		if !e.Code.IsZero() {
-			return e.Code
-		}
-		if err = e.Err; err == nil {
-			break
+	if err == nil {
+		return Code{}
+	}
+	if c, ok := err.(interface{ ErrorCode() Code }); ok && !c.ErrorCode().IsZero() {
+		return c.ErrorCode()
+	}
+	switch u := err.(type) {
+	case interface{ Unwrap() error }:
+		return CodeOf(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range u.Unwrap() {
+			if c := CodeOf(err); !c.IsZero() {
+				return c
+			}
 		}
 	}
 	return Code{}

@@ -134,6 +134,14 @@ func (c *limitConn) Remove(ctx context.Context, name string) error {
 }
 
 func (c *limitConn) Run(ctx context.Context, cmd Command) (Exit, error) {
+	if cmd.Tunnel {
+		// It waits for its turn and then makes room: file calls go on beside it.
+		if err := c.calls.enter(ctx, "run", c.target); err != nil {
+			return Exit{}, err
+		}
+		c.calls.leave()
+		return c.Forward.Run(ctx, cmd)
+	}
 	return limited(ctx, c, "run", func() (Exit, error) { return c.Forward.Run(ctx, cmd) })
 }
 

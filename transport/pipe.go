@@ -14,7 +14,7 @@ import (
 // other end is the program's standard input and output. It is how a socket of
 // the target is reached where the server forbids forwarding. cmd.Stdin and
 // cmd.Stdout must be nil. The program is ended when the connection is closed;
-// ctx bounds the start only. When the program ends first, reads fail with an
+// ctx counts before the start only, which is not waited for. When the program ends first, reads fail with an
 // *Error that matches ErrConnLost and carries the exit status and the first
 // 4 KiB of standard error.
 func DialCommand(ctx context.Context, conn Conn, cmd Command) (net.Conn, error) {
@@ -34,7 +34,7 @@ func DialCommand(ctx context.Context, conn Conn, cmd Command) (net.Conn, error) 
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c := &commandConn{Conn: near, cancel: cancel, done: make(chan struct{})}
 	stderr := &headWriter{left: 4096}
-	cmd.Stdin, cmd.Stdout = far, far
+	cmd.Stdin, cmd.Stdout, cmd.Tunnel = far, far, true
 	if cmd.Stderr != nil {
 		cmd.Stderr = io.MultiWriter(cmd.Stderr, stderr)
 	} else {

@@ -15,7 +15,10 @@ type UpdateOptions struct {
 	// Checkpoint makes a State durable. The driver calls it before every request
 	// that cannot be taken back and after its answer, and stops if it fails.
 	Checkpoint func(ctx context.Context, s State) error
-	// Publish makes a payload file available for the target to fetch. It is nil
+	// Publish makes a payload file available for the target to fetch, until it is
+	// released. A driver whose line or context ended before the target had it all
+	// does not release it: whoever resumes publishes it again under the same key,
+	// and the session takes back what is left when the update has ended. It is nil
 	// where the session offers no server; drivers that need it then fail with
 	// errors.ErrUnsupported before any change.
 	Publish func(ctx context.Context, r PublishRequest) (Published, error)

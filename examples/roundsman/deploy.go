@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/component"
@@ -84,9 +85,16 @@ func (w *work) deploy(ctx context.Context, nodes []*sum.Node, step func(context.
 // plan.
 func (w *work) deployOne(ctx context.Context, n *sum.Node, comps []*component.Component, opts sum.PlanOptions) ([]sum.Outcome, error) {
 	w.rep.begin(n.Target(), "inventory")
-	rec, err := sum.Recover(ctx, n, w.events())
+	events := w.events()
+	events.KeepAgent = true // and what was sent to it
+	rec, err := sum.Recover(ctx, n, events, comps...)
 	for _, o := range rec.Outcomes {
 		w.outcome(o)
+		if o.Kind == sum.Unverified {
+			// Something was done that nothing proves: to do it again is for people to
+			// decide, by running the command again.
+			comps = slices.DeleteFunc(slices.Clone(comps), func(c *component.Component) bool { return c.Digest() == o.Digest })
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 
 func (a *app) recoverCommand() *cobra.Command {
 	var f sessionFlags
+	var abandon bool
 	cmd := &cobra.Command{
 		Use:   "recover [TARGET...] [--json]",
 		Short: "Finish what a killed run left behind",
@@ -18,7 +19,8 @@ a second inventory, those that never began are dropped, agents are removed.
 Nothing is installed. Without TARGET it looks after every target of the journal
 that has something unfinished.
 
-A target that cannot be reached stays in the journal; run recover again.
+A target that cannot be reached, or an update that cannot be finished, stays in
+the journal; run recover again, or give it up with --abandon.
 
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman recover\n  roundsman recover linux://root@db1 --json",
@@ -34,7 +36,9 @@ A target that cannot be reached stays in the journal; run recover again.
 				}
 				for r := range sum.Each(ctx, nodes, w.each(), func(ctx context.Context, n *sum.Node) (sum.Recovery, error) {
 					w.rep.begin(n.Target(), "recover")
-					return sum.Recover(ctx, n, w.events())
+					opts := w.events()
+					opts.Abandon = abandon
+					return sum.Recover(ctx, n, opts)
 				}) {
 					w.rep.idle(r.Node.Target())
 					for _, o := range r.Value.Outcomes {
@@ -51,6 +55,7 @@ A target that cannot be reached stays in the journal; run recover again.
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().BoolVar(&abandon, "abandon", false, "give up what cannot be finished: its outcome is Unverified, and the journal forgets it")
 	return cmd
 }
 

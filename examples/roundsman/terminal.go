@@ -73,7 +73,7 @@ func readSecret(ctx context.Context, in *os.File, out io.Writer, prompt string) 
 	if err != nil {
 		return transport.Secret{}, err
 	}
-	fmt.Fprint(out, clean(prompt)+" ")
+	fmt.Fprint(out, clean(prompt))
 	type line struct {
 		text []byte
 		err  error

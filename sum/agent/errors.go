@@ -56,6 +56,9 @@ func (e *Error) Error() string {
 	return s
 }
 
+// ErrorCode returns Code, for transport.CodeOf.
+func (e *Error) ErrorCode() transport.Code { return e.Code }
+
 // Unwrap returns the class and the cause.
 func (e *Error) Unwrap() []error {
 	out := make([]error, 0, 2)

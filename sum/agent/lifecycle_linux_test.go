@@ -479,7 +479,6 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// A manager can go on after Close with what Stop left of the agent's logs.
 func TestCloseEndsHeartbeats(t *testing.T) {
 	h := newHost(t)
 	h.start()

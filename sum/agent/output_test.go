@@ -3,11 +3,13 @@ package agent
 import (
 	"bytes"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/roundsman-go/roundsman/transport"
 	"github.com/stretchr/testify/require"
 )
 
@@ -113,8 +115,26 @@ func TestSearchPath(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	for _, p := range []Profile{ProfileNone, ProfileZeroOK, ProfileDeb, ProfileRPM, ProfileHPELinux} {
-		require.True(t, p.Known())
+	const applied, failed = transport.VerdictApplied, transport.VerdictFailed
+	for _, c := range []struct {
+		profile    Profile
+		code       int
+		verdict    transport.Verdict
+		activation transport.Activation
+	}{
+		{ProfileNone, 0, transport.VerdictUnknown, ""}, {ProfileNone, 1, failed, ""},
+		{ProfileZeroOK, 0, applied, ""}, {ProfileZeroOK, 1, failed, ""},
+		{ProfileDeb, 0, applied, ""}, {ProfileDeb, 2, failed, ""},
+		{ProfileRPM, 0, applied, ""}, {ProfileRPM, 5, failed, ""},
+		{ProfileHPELinux, 0, applied, ""}, {ProfileHPELinux, 1, transport.VerdictStaged, transport.ActivationReboot},
+		{ProfileHPELinux, 2, transport.VerdictNotNeeded, ""}, {ProfileHPELinux, 3, failed, ""}, {ProfileHPELinux, 77, failed, ""},
+	} {
+		require.True(t, c.profile.Known())
+		r := c.profile.Judge(transport.Exit{Code: c.code})
+		require.Equal(t, c.verdict, r.Verdict, "%s %d", c.profile, c.code)
+		require.Equal(t, c.activation, r.Activation)
+		require.Equal(t, strconv.Itoa(c.code), r.Code.Value)
+		require.Equal(t, failed, c.profile.Judge(transport.Exit{Code: -1, Signal: "KILL"}).Verdict)
 	}
 	require.False(t, Profile("windows").Known())
 }

@@ -27,7 +27,10 @@ const maxManifest = 1 << 20
 func Load(ctx context.Context, path string) (*Component, error) {
 	c, err := load(ctx, path)
 	if err == nil {
-		c.Source = path
+		// Whoever finds it in a journal or a plan may work in another directory.
+		if c.Source, err = filepath.Abs(path); err != nil {
+			return nil, &Error{File: path, Err: err}
+		}
 		return c, nil
 	}
 	if cerr := ctx.Err(); cerr != nil {

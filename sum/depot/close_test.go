@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -109,9 +108,12 @@ func TestCloseEndsOpen(t *testing.T) {
 	c, err := net.Dial("tcp", l.addr)
 	require.NoError(t, err)
 	defer c.Close()
-	_, err = io.WriteString(c, strings.Repeat("GET "+o.Path+" HTTP/1.1\r\nHost: x\r\n\r\n", 2))
+	_, err = io.WriteString(c, "GET "+o.Path+" HTTP/1.1\r\nHost: x\r\n\r\n")
 	require.NoError(t, err)
 	<-o.Requested()
+	_, err = io.WriteString(c, "GET ")
+	require.NoError(t, err)
+	time.Sleep(50 * time.Millisecond) // for the server to see it; there is nothing to poll
 	require.NoError(t, l.depot.Close(t.Context()))
 	require.True(t, returned.Load())
 }

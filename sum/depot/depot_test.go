@@ -1,7 +1,6 @@
 package depot_test
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -172,15 +171,4 @@ func (p *pipes) dial(from string) net.Conn {
 	here, there := net.Pipe()
 	p.conns <- spoofed{there, address(from)}
 	return here
-}
-
-func read(t *testing.T, f transport.File) []byte {
-	t.Helper()
-	r, err := f.Open(t.Context())
-	require.NoError(t, err)
-	defer r.Close()
-	var b bytes.Buffer
-	_, err = b.ReadFrom(r)
-	require.NoError(t, err)
-	return b.Bytes()
 }

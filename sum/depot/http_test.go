@@ -320,11 +320,32 @@ func TestKeys(t *testing.T) {
 	require.NotEqual(t, first.Path, o.Path, "a key alone must not tell the path")
 }
 
+// TestTokens: a depot offers a file where an earlier process had it.
+func TestTokens(t *testing.T) {
+	token := depot.NewToken()
+	require.NotEqual(t, token, depot.NewToken())
+	f := transport.BytesFile("a b.bin", []byte("first"))
+	var paths []string
+	for range 2 {
+		l := newLab(t)
+		o, err := l.depot.Offer(depot.File{File: f, Token: token, Key: "does not count", Allow: loopback})
+		require.NoError(t, err)
+		paths = append(paths, o.Path)
+		_, err = l.depot.Offer(depot.File{File: f, Token: token, Allow: loopback})
+		require.ErrorIs(t, err, depot.ErrKeyInUse)
+		_, body := l.do("GET", o.Path)
+		require.Equal(t, "first", string(body))
+	}
+	require.Equal(t, "/p/"+token+"/a%20b.bin", paths[0])
+	require.Equal(t, paths[0], paths[1])
+}
+
 func TestOfferRefuses(t *testing.T) {
 	d := depot.New(depot.Options{})
 	good := transport.BytesFile("a", nil)
 	climbs := transport.BytesFile("../a", nil)
-	for _, f := range []depot.File{{}, {File: climbs}, {File: transport.File{Name: "a", Size: 1}}, {File: good, Allow: []netip.Prefix{loopback[0], {}}}} {
+	for _, f := range []depot.File{{}, {File: climbs}, {File: transport.File{Name: "a", Size: 1}}, {File: good, Allow: []netip.Prefix{loopback[0], {}}},
+		{File: good, Token: "guess"}, {File: good, Token: "../" + depot.NewToken()[3:]}, {File: good, Token: depot.NewToken() + "A"}} {
 		_, err := d.Offer(f)
 		require.ErrorIs(t, err, transport.ErrInvalid)
 		var de *depot.Error

@@ -24,6 +24,10 @@ type File struct {
 	// Key makes the path: within one depot the same key and file name give the
 	// same path. Empty means a new path.
 	Key string
+	// Token, from NewToken, is the part of the path that cannot be guessed, for an
+	// offer that must be found again where an earlier process had it; it then
+	// stands for Key.
+	Token string
 	// Allow lists who may fetch it; zones do not count, and an IPv4 address is the
 	// same as the IPv6 address that it is mapped to. Empty allows nobody.
 	Allow []netip.Prefix
@@ -46,6 +50,21 @@ type Offer struct {
 	err error // of the payload, at the last request that ended
 }
 
+// tokenBytes is how much of a path is secret.
+const tokenBytes = 18
+
+// NewToken returns a token that cannot be guessed; see File.
+func NewToken() string {
+	var b [tokenBytes]byte
+	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+func validToken(s string) bool {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	return err == nil && len(b) == tokenBytes
+}
+
 // Offer puts a file on offer until it is released. While a file of that name is
 // on offer under that key it fails with ErrKeyInUse.
 func (d *Depot) Offer(f File) (*Offer, error) {
@@ -57,13 +76,18 @@ func (d *Depot) Offer(f File) (*Offer, error) {
 	if err != nil {
 		return fail(err)
 	}
-	key := f.Key
-	if key == "" {
-		key = rand.Text()
+	token := f.Token
+	switch {
+	case token == "" && f.Key == "":
+		token = NewToken()
+	case token == "":
+		mac := hmac.New(sha256.New, d.secret[:])
+		_, _ = io.WriteString(mac, f.Key)
+		token = base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:tokenBytes])
+	case !validToken(token):
+		return fail(fmt.Errorf("%w: the token is not one of NewToken", transport.ErrInvalid))
 	}
-	mac := hmac.New(sha256.New, d.secret[:])
-	_, _ = io.WriteString(mac, key)
-	dir := "/p/" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:18]) + "/"
+	dir := "/p/" + token + "/"
 	name := path.Base(f.Name)
 	o := &Offer{Path: dir + url.PathEscape(name), d: d, path: dir + name, file: f.File, allow: allow, requested: make(chan struct{})}
 	d.mu.Lock()

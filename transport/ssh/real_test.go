@@ -1,3 +1,5 @@
+//go:build unix
+
 package ssh_test
 
 import (
@@ -9,7 +11,9 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -48,19 +52,23 @@ func startSSHD(t *testing.T, config ...string) *sshd {
 	_, port, _ := net.SplitHostPort(addr)
 	writeFile(t, dir+"/host", string(hostPEM), 0o600)
 	writeFile(t, dir+"/keys", authorized(key.PublicKey())+"\n", 0o644)
+	mark := "ROUNDSMAN_SSHD=" + filepath.Base(filepath.Dir(dir))
 	lines := append([]string{
 		"ListenAddress 127.0.0.1", "Port " + port, "HostKey " + dir + "/host", "AuthorizedKeysFile " + dir + "/keys",
 		"PidFile none", "StrictModes no", "UsePAM no", "PasswordAuthentication no", "PermitRootLogin yes",
-		"MaxStartups 100", "LogLevel ERROR", "Subsystem sftp internal-sftp",
+		"MaxStartups 100", "LogLevel ERROR", "SetEnv " + mark, "Subsystem sftp internal-sftp",
 	}, config...)
+	// What outlives its connection, as programs do under sshd, is found by it.
 	name := writeFile(t, dir+"/config", strings.Join(lines, "\n")+"\n", 0o600)
 	cmd := exec.Command(program, "-D", "-e", "-f", name)
 	var log bytes.Buffer
 	cmd.Stderr = &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
+		killMarked(mark)
 		if t.Failed() {
 			t.Logf("sshd says: %s", log.String())
 		}
@@ -73,6 +81,20 @@ func startSSHD(t *testing.T, config ...string) *sshd {
 		return err == nil
 	}, 20*time.Second, 20*time.Millisecond, "sshd does not listen")
 	return &sshd{addr: addr, host: host.PublicKey(), key: key, pem: pem}
+}
+
+// killMarked ends the programs that have mark in their environment.
+func killMarked(mark string) {
+	envs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, name := range envs {
+		env, err := os.ReadFile(name)
+		if err != nil || !bytes.Contains(env, []byte(mark+"\x00")) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 func (s *sshd) endpoint(t *testing.T) transport.Endpoint {
