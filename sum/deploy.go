@@ -251,7 +251,7 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 		o.Kind = Failed
 	case transport.VerdictNotNeeded:
 		o.Kind = NotNeeded
-		if len(it.Subjects) > 0 && (err != nil || !o.upToDate(c)) {
+		if len(it.Subjects) > 0 && (err != nil || o.contradicted(c)) {
 			o.Kind = Unverified
 			o.Text = join(o.Text, "the target says that nothing was needed; "+unproven(it, o))
 		}
@@ -329,13 +329,14 @@ func (o *Outcome) read(found []component.Found, it PlanItem, c subjectReader) (p
 	return proven, changed
 }
 
-// upToDate reports whether what was read afterwards is the component's version or
-// a newer one, on every subject that was to change.
-func (o *Outcome) upToDate(c subjectReader) bool {
+// contradicted reports whether what was read afterwards speaks against a target
+// that says that nothing was needed: something older than the component is there.
+// What is not there at all the installer may rightly think not applicable.
+func (o *Outcome) contradicted(c subjectReader) bool {
 	for _, s := range o.Subjects {
-		if order, err := c.Compare(s.To); s.Fits && (s.To == "" || err != nil || order > 0) {
-			return false
+		if order, err := c.Compare(s.To); s.Fits && s.To != "" && (err != nil || order > 0) {
+			return true
 		}
 	}
-	return true
+	return false
 }
