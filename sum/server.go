@@ -164,10 +164,14 @@ func (n *Node) watch(ctx context.Context, it PlanItem, id string, opts DeployOpt
 		if err != nil {
 			return st, err
 		}
+		if len(st.Log) > 0 && st.NextLog <= offset {
+			return st, &transport.Error{Op: "status", Target: n.t.Address, Kind: transport.ErrProtocol,
+				Err: fmt.Errorf("the agent sends log text at offset %d and goes on at %d", offset, st.NextLog)}
+		}
 		if len(st.Log) > 0 && offset < maxLog {
 			opts.event(n, it.Component, "install", func(e *Event) { e.Text = string(st.Log) })
 			wait = shortest
-			offset = max(offset, st.NextLog)
+			offset = st.NextLog
 		}
 		if st.State.Final() {
 			if len(st.Log) == 0 || offset >= maxLog {

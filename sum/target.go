@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 // A Target is one thing to update. It is plain data without secrets, fit for
@@ -100,16 +104,27 @@ func ParseTarget(s string) (Target, error) {
 	if t.Object, err = url.PathUnescape(t.Object); err != nil {
 		return bad("object: %v", err)
 	}
-	if rest == "" || strings.ContainsAny(rest, "?#\\ \t\r\n") {
-		return bad("host missing or malformed")
+	if rest == "" || strings.Trim(rest, hostChars) != "" {
+		return bad("host missing or malformed; names in other scripts go in their ASCII form")
+	}
+	for _, text := range []string{t.User, t.Object} {
+		if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			return bad("control characters, or no UTF-8")
+		}
 	}
 	// A zone is written %25 in URLs (RFC 6874); the plain form is understood too.
 	t.Address = strings.ReplaceAll(rest, "%25", "%")
+	if _, _, err := (transport.Endpoint{Address: t.Address}).HostPort(1); err != nil {
+		return bad("host or port malformed")
+	}
 	if strings.HasPrefix(t.Address, "[") && strings.HasSuffix(t.Address, "]") {
 		t.Address = t.Address[1 : len(t.Address)-1]
 	}
 	return t, nil
 }
+
+// hostChars are what a host, zone and port may be made of.
+const hostChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]%~"
 
 // redactURL hides what may be a password in a malformed target.
 func redactURL(s string) string {
