@@ -194,3 +194,66 @@ func (l *lab) clean(s *sum.Session) {
 	require.Empty(l.t, next.Pending(), "the journal says that something is left")
 	require.NoError(l.t, next.Close(context.Background()))
 }
+
+// work is a deployment under way whose program runs, or whose device writes,
+// until it is told to end.
+type work struct {
+	hold   chan struct{}
+	cancel context.CancelFunc
+	done   chan struct{} // closed when Deploy has returned
+	out    []sum.Outcome
+	err    error
+}
+
+// begin deploys a plan of one component and returns when its program runs, or
+// when the device writes; flash says how that ends.
+func (l *lab) begin(n *sum.Node, p sum.TargetPlan, c *component.Component, flash transporttest.Flash) *work {
+	l.t.Helper()
+	w := &work{hold: make(chan struct{}), done: make(chan struct{})}
+	begun := make(chan struct{})
+	if target := n.Target(); target.Kind.IsServer() {
+		l.agents.Host(target.Name).OnInstallFunc(c.Name, func(agent.Job) agenttest.Job {
+			close(begun) // a second job of the component would be a mistake
+			return agenttest.Job{Log: []string{"begun\n"}, Hold: w.hold}
+		})
+	} else {
+		flash.Hold, flash.Begun = w.hold, begun
+		l.at[target.Name].NextFlash(flash)
+	}
+	ctx, cancel := context.WithCancel(l.t.Context())
+	w.cancel = cancel
+	go func() {
+		defer close(w.done)
+		w.out, w.err = sum.Deploy(ctx, n, p, []*component.Component{c}, sum.DeployOptions{})
+	}()
+	select {
+	case <-begun:
+	case <-w.done:
+		require.FailNow(l.t, "the deployment ended before it began", "%+v %v", w.out, w.err)
+	}
+	return w
+}
+
+// end lets the target end its work and returns what Deploy does.
+func (w *work) end() ([]sum.Outcome, error) {
+	close(w.hold)
+	<-w.done
+	return w.out, w.err
+}
+
+// stop ends the context of Deploy and returns what that does. The target goes on.
+func (w *work) stop() ([]sum.Outcome, error) {
+	w.cancel()
+	<-w.done
+	return w.out, w.err
+}
+
+// die kills the manager in the middle of the work. The target ends it alone.
+func (w *work) die(s *sum.Session) {
+	s.Abandon()
+	w.cancel()
+	_, _ = w.end()
+}
+
+// one puts a component into a list.
+func one(c *component.Component) []*component.Component { return []*component.Component{c} }

@@ -94,6 +94,9 @@ func (n *Node) fail(step, component string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if n.ctx.Err() != nil && errors.Is(err, context.Canceled) && !errors.Is(err, ErrClosed) {
+		err = fmt.Errorf("%w: %w", ErrClosed, err) // it was Close that ended the step
+	}
 	var e *Error
 	if errors.As(err, &e) && e.Target != "" {
 		return err

@@ -51,6 +51,7 @@ func (n *Node) recover(ctx context.Context, comps []*component.Component, opts D
 	pending := n.s.books.pendingFor(n.t.id())
 	for _, p := range pending {
 		var item PlanItem
+		var offers map[string]offerRecord
 		var finish func() (Outcome, error)
 		switch p.kind {
 		case kindJob:
@@ -60,7 +61,7 @@ func (n *Node) recover(ctx context.Context, comps []*component.Component, opts D
 		case kindUpdate:
 			var r updateRecord
 			err := json.Unmarshal(p.data, &r)
-			item, finish = r.Item, func() (Outcome, error) { return n.recoverUpdate(ctx, p.id, r, err, comps, opts) }
+			item, offers, finish = r.Item, r.Offers, func() (Outcome, error) { return n.recoverUpdate(ctx, p.id, r, err, comps, opts) }
 		default:
 			continue // agents: below, when no job needs them any more
 		}
@@ -73,6 +74,7 @@ func (n *Node) recover(ctx context.Context, comps []*component.Component, opts D
 			o = n.outcome(item, Unverified)
 			o.Text = lastBytes("given up: "+err.Error(), maxText)
 		}
+		n.s.publish.withdraw(offers)
 		o.Recovered = true
 		rec.Outcomes = append(rec.Outcomes, o)
 		if err := errors.Join(n.s.books.note(ctx, o), n.s.books.closed(ctx, p.kind, n.t, p.id)); err != nil {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -77,12 +76,17 @@ func TestLineLost(t *testing.T) {
 				l := newLab(t, server)
 				s := l.open()
 				n := l.nodes(s)[0]
-				l.agents.Host(n.Target().Name).Fault(agenttest.Fault{Op: op, Call: 1, After: after, Bytes: 1000,
-					Do: func() { l.at[n.Target().Name].Cut() }, Err: transport.ErrConnLost})
+				struck := false
+				l.agents.Host(n.Target().Name).Fault(agenttest.Fault{Op: op, Call: 1, After: after, Bytes: 1000, Err: transport.ErrConnLost,
+					Do: func() {
+						struck = true
+						l.at[n.Target().Name].Cut()
+					}})
 				o := deploy(t, n, l.component("7.0", 100_000))
 				require.Equal(t, sum.Updated, o.Kind, "%+v", o)
 				require.Equal(t, 1, l.applied(n.Target().Name))
 				l.clean(s)
+				require.True(t, struck, "the fault did not strike")
 			})
 		}
 	}
@@ -196,27 +200,7 @@ func TestManagerDies(t *testing.T) {
 				n := l.nodes(s)[0]
 				p := plan(t, n, c, sum.PlanOptions{})
 
-				hold, begun := make(chan struct{}), make(chan struct{})
-				if personality == server {
-					l.agents.Host(name).OnInstall("thing", agenttest.Job{Log: []string{"begun\n"}, Hold: hold})
-				} else {
-					l.at[name].NextFlash(transporttest.Flash{Hold: hold, Begun: begun})
-				}
-				ctx, cancel := context.WithCancel(t.Context())
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					_, _ = sum.Deploy(ctx, n, p, []*component.Component{c}, sum.DeployOptions{})
-				}()
-				if personality == server {
-					require.Eventually(t, func() bool { return l.applied(name) == 1 }, time.Minute, time.Millisecond)
-				} else {
-					<-begun
-				}
-				s.Abandon()
-				cancel()
-				close(hold)
-				<-done
+				l.begin(n, p, c, transporttest.Flash{}).die(s)
 
 				s = l.open()
 				require.Equal(t, []string{name}, []string{s.Pending()[0].Name})

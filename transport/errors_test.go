@@ -44,6 +44,8 @@ func TestCodeOf(t *testing.T) {
 		{inner, "http 412"},
 		{&transport.Error{Op: "a", Err: fmt.Errorf("w: %w", inner)}, "http 412"},
 		{&transport.Error{Op: "a", Code: transport.Code{Space: "exit", Value: "1"}, Err: inner}, "exit 1"},
+		{errors.Join(errors.New("x"), &transport.Error{Op: "a"}, inner), "http 412"}, // the first of a tree
+		{&transport.Error{Op: "a", Err: fmt.Errorf("%w: %w", &transport.Error{Op: "c"}, inner)}, "http 412"},
 	} {
 		require.Equal(t, tt.want, transport.CodeOf(tt.err).String())
 	}

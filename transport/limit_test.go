@@ -2,6 +2,8 @@ package transport_test
 
 import (
 	"context"
+	"io"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -132,6 +134,42 @@ func TestLimitCalls(t *testing.T) {
 		require.Equal(t, 2, n)
 		_, err = conn.Identify(t.Context())
 		require.NoError(t, err, "the iterator kept the only place")
+		require.NoError(t, fake.Close())
+	})
+}
+
+// TestLimitTunnelCommand: a program that is a tunnel counts as a call while it is
+// being started and not for as long as it lasts.
+func TestLimitTunnelCommand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake, target := transporttest.NewShellServer()
+		target.OnRun(transporttest.Argv("cat"), func(ctx context.Context, p *transporttest.Process) transport.Exit {
+			_, _ = io.Copy(p.Stdout, p.Stdin)
+			return transport.Exit{}
+		})
+		conn, err := transport.Limit(fake, transport.LimitOptions{Calls: 1}).Dial(t.Context(), target.Endpoint())
+		require.NoError(t, err)
+		pipe, err := transport.DialCommand(t.Context(), conn, transport.Command{Argv: []string{"cat"}})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.Equal(t, 1, most(fake, "run"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = transport.List(ctx, conn, "/")
+		require.NoError(t, err)
+		// It works, and two of them do side by side.
+		second, err := transport.DialCommand(t.Context(), conn, transport.Command{Argv: []string{"cat"}})
+		require.NoError(t, err)
+		for _, c := range []net.Conn{pipe, second} {
+			_, err = io.WriteString(c, "x")
+			require.NoError(t, err)
+			_, err = io.ReadFull(c, make([]byte, 1))
+			require.NoError(t, err)
+		}
+		for _, c := range []net.Conn{pipe, second} {
+			require.NoError(t, c.Close())
+		}
+		require.NoError(t, conn.Close(t.Context()))
 		require.NoError(t, fake.Close())
 	})
 }

@@ -1,0 +1,165 @@
+package sum_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/agenttest"
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/transporttest"
+)
+
+// TestNotNeededClaim: a target that says that nothing was needed is believed
+// unless something older is there.
+func TestNotNeededClaim(t *testing.T) {
+	for _, tt := range []struct {
+		name, there string
+		want        sum.OutcomeKind
+	}{
+		{"false", "1.0", sum.Unverified},
+		{"true", "7.0", sum.NotNeeded},
+		{"does not apply", "", sum.NotNeeded},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, server)
+			c := l.component("7.0", 100)
+			c.Profile = agent.ProfileHPELinux
+			s := l.open()
+			n := l.nodes(s)[0]
+			host := l.agents.Host(n.Target().Name)
+			host.SetSoftware()
+			if tt.there != "" {
+				host.SetSoftware(transport.Software{Name: "thing", Version: tt.there, Source: "dpkg"})
+			}
+			host.OnInstall("thing", agenttest.Job{Exit: transport.Exit{Code: 2}})
+			out, err := sum.Deploy(t.Context(), n, plan(t, n, c, sum.PlanOptions{Rewrite: true}), one(c), sum.DeployOptions{})
+			require.NoError(t, err)
+			require.Len(t, out, 1)
+			require.Equal(t, tt.want, out[0].Kind, "%+v", out[0])
+			require.Equal(t, tt.there, out[0].To())
+			require.Equal(t, 1, l.applied(n.Target().Name))
+			l.clean(s)
+		})
+	}
+}
+
+// TestJobRefused: an agent that does not take the job has changed nothing, and
+// that is known.
+func TestJobRefused(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, server)
+	s := l.open()
+	n := l.nodes(s)[0]
+	host := l.agents.Host(n.Target().Name)
+	host.Fault(agenttest.Fault{Op: agenttest.Install, Err: transport.ErrBusy})
+	o := deploy(t, n, l.component("7.0", 100))
+	require.Equal(t, sum.Failed, o.Kind, "%+v", o)
+	require.ErrorIs(t, o.Err, transport.ErrBusy)
+	require.Zero(t, host.Calls(agenttest.Status), "the refusal was the answer")
+	require.Zero(t, l.applied(n.Target().Name))
+	l.clean(s)
+}
+
+// TestTimeoutIsNoCancel: somebody else's deadline, such as a dialler's, matches
+// the error of a context and is a failure all the same.
+func TestTimeoutIsNoCancel(t *testing.T) {
+	for _, inner := range []error{context.DeadlineExceeded, context.Canceled} {
+		t.Run(inner.Error(), func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, server)
+			s := l.open()
+			n := l.nodes(s)[0]
+			l.agents.Host(n.Target().Name).Fault(agenttest.Fault{Op: agenttest.Stage,
+				Err: &transport.Error{Op: "put", Kind: transport.ErrRejected, Err: inner}})
+			o := deploy(t, n, l.component("7.0", 100))
+			require.Equal(t, sum.Failed, o.Kind, "%+v", o)
+			require.ErrorIs(t, o.Err, transport.ErrRejected)
+			l.clean(s)
+		})
+	}
+}
+
+// TestLongText keeps the end of what a target says, however much that is, in a
+// deployment and in its recovery.
+func TestLongText(t *testing.T) {
+	long := transporttest.Flash{Fail: transport.Code{Space: "x", Value: "y"}, Text: strings.Repeat("x", 300<<10) + "\nthe reason"}
+	check := func(t *testing.T, o sum.Outcome) {
+		require.Equal(t, sum.Failed, o.Kind)
+		require.Equal(t, long.Fail, o.Code)
+		require.LessOrEqual(t, len(o.Text), 4<<10)
+		require.True(t, strings.HasSuffix(o.Text, "\nthe reason"), "it ends in %q", o.Text[max(0, len(o.Text)-100):])
+	}
+	t.Run("deploy", func(t *testing.T) {
+		t.Parallel()
+		l := newLab(t, push)
+		s := l.open()
+		n := l.nodes(s)[0]
+		l.at[n.Target().Name].NextFlash(long)
+		check(t, deploy(t, n, l.component("7.0", 100)))
+		l.clean(s)
+	})
+	t.Run("recover", func(t *testing.T) {
+		t.Parallel()
+		l := newLab(t, push)
+		c := l.component("7.0", 100_000)
+		s := l.open()
+		n := l.nodes(s)[0]
+		l.begin(n, plan(t, n, c, sum.PlanOptions{}), c, long).die(s)
+		s = l.open()
+		rec, err := sum.Recover(t.Context(), l.nodes(s)[0], sum.DeployOptions{}, c)
+		require.NoError(t, err)
+		require.Len(t, rec.Outcomes, 1)
+		check(t, rec.Outcomes[0])
+		l.clean(s)
+	})
+}
+
+// TestUndone: what a driver prepared for an update that cannot begin is taken
+// back.
+func TestUndone(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, push)
+	s := l.open()
+	n := l.nodes(s)[0]
+	at := l.at[n.Target().Name]
+	at.Inject(transporttest.Fault{Op: "update.upload", After: 5000, Err: transport.ErrRejected})
+	o := deploy(t, n, l.component("7.0", 100_000))
+	require.Equal(t, sum.Failed, o.Kind, "%+v", o)
+	require.ErrorIs(t, o.Err, transport.ErrRejected)
+	require.Contains(t, l.fake.Ops(at), "undo")
+	require.Empty(t, at.Leftovers())
+	require.Zero(t, l.applied(n.Target().Name))
+	l.clean(s)
+}
+
+// TestUndoneLater: what could not be taken back stays in the journal, and the
+// next run takes it back.
+func TestUndoneLater(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, push)
+	s := l.open()
+	n := l.nodes(s)[0]
+	at := l.at[n.Target().Name]
+	at.Inject(transporttest.Fault{Op: "update.upload", After: 5000, Err: transport.ErrRejected})
+	at.Inject(transporttest.Fault{Op: "undo", Err: transport.ErrRejected})
+	o := deploy(t, n, l.component("7.0", 100_000))
+	require.False(t, o.Kind.OK(), "%+v", o)
+	require.ErrorIs(t, o.Err, transport.ErrRejected)
+	require.NotEmpty(t, at.Leftovers())
+	require.ErrorIs(t, s.Close(t.Context()), sum.ErrPending)
+
+	s = l.open()
+	rec, err := sum.Recover(t.Context(), l.nodes(s)[0], sum.DeployOptions{})
+	require.NoError(t, err)
+	require.Len(t, rec.Outcomes, 1)
+	require.Equal(t, sum.Cancelled, rec.Outcomes[0].Kind, "%+v", rec.Outcomes[0])
+	require.Empty(t, at.Leftovers())
+	require.Zero(t, l.applied(n.Target().Name))
+	l.clean(s)
+}
