@@ -30,7 +30,10 @@ type Result[T any] struct {
 // that have not begun yield the context's error. A step that fails does not stop
 // the others.
 //
-//	for r := range sum.Each(ctx, nodes, sum.EachOptions{}, sum.ReadInventory) {
+//	step := func(ctx context.Context, n *sum.Node) (*transport.Inventory, error) {
+//		return sum.Inventory(ctx, n)
+//	}
+//	for r := range sum.Each(ctx, nodes, sum.EachOptions{}, step) {
 //		fmt.Println(r.Node.Target(), r.Err)
 //	}
 func Each[T any](ctx context.Context, nodes []*Node, opts EachOptions, step func(context.Context, *Node) (T, error)) iter.Seq[Result[T]] {

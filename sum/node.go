@@ -268,6 +268,9 @@ func (n *Node) connect(ctx context.Context) (transport.Conn, error) {
 		return nil, ErrClosed
 	}
 	tr, ep, err := n.s.cfg.Resolve(ctx, n.t)
+	if err == nil && tr == nil {
+		err = fmt.Errorf("%w: Config.Resolve returned neither a transport nor an error", ErrInvalid)
+	}
 	if err != nil {
 		return nil, err
 	}

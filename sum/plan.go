@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -101,6 +102,12 @@ func planItem(t Target, inv *transport.Inventory, c *component.Component, opts P
 		it.Reason = "the component does not say what it changes; nothing can be compared"
 		return it
 	}
+	if why := probeFailed(inv, c.Match.Probe); why != "" {
+		it.Reason = "left alone: what is installed is not known: " + why
+		if !opts.Rewrite {
+			return it
+		}
+	}
 	found := c.Current(inv)
 	if len(found) == 0 {
 		it.Reason = "nothing on the target that it fits"
@@ -124,6 +131,21 @@ func planItem(t Target, inv *transport.Inventory, c *component.Component, opts P
 		it.Subjects = append(it.Subjects, s)
 	}
 	return it
+}
+
+// probeFailed says why the probe of that name gave no answer, or "" if it did: a
+// program that was not found or that ended with a status of its own is an answer,
+// one that was ended is none.
+func probeFailed(inv *transport.Inventory, name string) string {
+	if name == "" {
+		return ""
+	}
+	for _, p := range inv.Problems {
+		if p.Part == agent.ProbePart(name) {
+			return p.Text
+		}
+	}
+	return ""
 }
 
 func hasFit(subjects []Subject) bool {
@@ -162,10 +184,13 @@ func (it PlanItem) stale(now PlanItem) string {
 	if it.Digest != now.Digest {
 		return "the component or one of its files has changed"
 	}
-	if it.Action != now.Action {
-		return fmt.Sprintf("to %s it is no longer right: %s", it.Action, now.Reason)
+	if it.Component != now.Component || it.Version != now.Version {
+		return fmt.Sprintf("it says %s %s, and the component with its digest is %s %s", it.Component, it.Version, now.Component, now.Version)
 	}
-	if !slices.EqualFunc(it.Subjects, now.Subjects, func(a, b Subject) bool { return a.Name == b.Name && a.From == b.From && a.Fits == b.Fits }) {
+	if it.Action != now.Action {
+		return fmt.Sprintf("it says %s, and now it would be %s: %s", it.Action, now.Action, now.Reason)
+	}
+	if !slices.EqualFunc(it.Subjects, now.Subjects, func(a, b Subject) bool { return a == b }) {
 		return fmt.Sprintf("the target has other versions now: %s, planned for %s", describe(now.Subjects), describe(it.Subjects))
 	}
 	return ""

@@ -29,7 +29,10 @@ type Config struct {
 	// killed run left is found there by the next one.
 	Journal string
 	// Installer brings agents to servers; nil means the one of package install
-	// with an agent that is built on demand.
+	// with an agent that the go command builds on demand, which takes Go and this
+	// module at hand. A program that is shipped calls install.RunAgent first in its
+	// main and gives its result as the Source of an install.Installer, or has
+	// signed binaries with install.FS.
 	Installer agent.Installer
 	// BaseDirs are where the agent may live on a server, tried in order; nil
 	// means the usual places.

@@ -10,6 +10,7 @@ import (
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/agenttest"
+	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/transporttest"
 )
@@ -162,4 +163,34 @@ func TestUndoneLater(t *testing.T) {
 	require.Empty(t, at.Leftovers())
 	require.Zero(t, l.applied(n.Target().Name))
 	l.clean(s)
+}
+
+// TestProbeWithoutAnswer leaves alone what is not known: a probe that did not end
+// does not mean that nothing is installed.
+func TestProbeWithoutAnswer(t *testing.T) {
+	l := newLab(t, server)
+	name := l.targets[0].Name
+	c := l.component("7.0", 100)
+	c.Match, c.ProbeArgv = component.Match{Probe: "thing"}, []string{"/bin/thing-version"}
+	l.agents.Host(name).SetProblems(transport.Problem{Part: agent.ProbePart("thing"), Text: "it did not end within 1s"})
+	s := l.open()
+	n := l.nodes(s)[0]
+	p := plan(t, n, c, sum.PlanOptions{})
+	require.Zero(t, p.Installs())
+	require.Contains(t, p.Items[0].Reason, "did not end within 1s")
+	require.Equal(t, 1, plan(t, n, c, sum.PlanOptions{Rewrite: true}).Installs(), "unless told to")
+	l.clean(s)
+}
+
+// TestResolveWithoutTransport names the caller's mistake.
+func TestResolveWithoutTransport(t *testing.T) {
+	s, err := sum.Open(t.Context(), sum.Config{Journal: t.TempDir(), Resolve: func(context.Context, sum.Target) (transport.Transport, transport.Endpoint, error) {
+		return nil, transport.Endpoint{}, nil
+	}})
+	require.NoError(t, err)
+	n, err := s.Node(sum.Target{Kind: sum.Linux, Address: "db1"})
+	require.NoError(t, err)
+	_, err = sum.Inventory(t.Context(), n)
+	require.ErrorIs(t, err, sum.ErrInvalid)
+	require.NoError(t, s.Close(t.Context()))
 }

@@ -61,13 +61,42 @@ func Put(ctx context.Context, conn Conn, name string, f File, opts PutOptions) (
 	return s.Put(ctx, name, f, opts)
 }
 
-// Get copies the named file of the target to w and returns the bytes copied.
+// Get copies the named file of the target to w and returns the bytes copied. More
+// than opts.Limit bytes never reach w: that a target sends more is ErrProtocol.
 func Get(ctx context.Context, conn Conn, name string, w io.Writer, opts GetOptions) (int64, error) {
 	s, err := as[FileStore](conn, "get", CapFiles)
 	if err != nil {
 		return 0, err
 	}
-	return s.Get(ctx, name, w, opts)
+	if opts.Limit <= 0 {
+		return s.Get(ctx, name, w, opts)
+	}
+	l := &limitWriter{w: w, left: opts.Limit}
+	n, err := s.Get(ctx, name, l, opts)
+	if l.over {
+		return opts.Limit - l.left, &Error{Op: "get", Path: name, Kind: ErrProtocol, Err: errOverLimit}
+	}
+	return n, err
+}
+
+// limitWriter passes on so many bytes and refuses the rest: whoever sets a limit
+// has room for no more, and what keeps it may run on the target.
+type limitWriter struct {
+	w    io.Writer
+	left int64
+	over bool
+}
+
+var errOverLimit = errors.New("the target sent more bytes than were asked for")
+
+func (l *limitWriter) Write(p []byte) (int, error) {
+	l.over = l.over || int64(len(p)) > l.left
+	n, err := l.w.Write(p[:min(int64(len(p)), l.left)])
+	l.left -= int64(n)
+	if err == nil && n < len(p) && l.over {
+		err = errOverLimit
+	}
+	return n, err
 }
 
 // Remove removes a file or an empty directory of the target.

@@ -1,10 +1,13 @@
 package transport_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,6 +76,48 @@ func TestRemoveAllStaysInside(t *testing.T) {
 	l := &liar{Forward: transport.Forward{Conn: conn}, names: []string{"link"}, links: map[string]bool{"link": true}}
 	require.ErrorIs(t, transport.RemoveAll(t.Context(), l, "/var/tmp/x"), transport.ErrRejected)
 	require.Equal(t, []string{"/var/tmp/x/link"}, l.removed, "a link is removed, not what it leads to")
+	require.NoError(t, fake.Close())
+}
+
+// flood is a target that sends more than it was asked for.
+type flood struct {
+	transport.Forward
+	content []byte
+	chunk   int
+}
+
+func (f *flood) Get(_ context.Context, _ string, w io.Writer, _ transport.GetOptions) (int64, error) {
+	n := 0
+	for chunk := range slices.Chunk(f.content, f.chunk) {
+		m, err := w.Write(chunk)
+		if n += m; err != nil {
+			return int64(n), &transport.Error{Op: "get", Kind: transport.ErrConnLost, Err: err}
+		}
+	}
+	return int64(n), nil
+}
+
+func TestGetKeepsTheLimit(t *testing.T) {
+	fake, target := transporttest.NewShellServer()
+	conn, err := fake.Dial(t.Context(), target.Endpoint())
+	require.NoError(t, err)
+	content := []byte("0123456789abcdef")
+	for _, chunk := range []int{1, 3, 5, 10, 16} {
+		f := &flood{transport.Forward{Conn: conn}, content, chunk}
+		var b bytes.Buffer
+		n, err := transport.Get(t.Context(), f, "/f", &b, transport.GetOptions{Limit: 10})
+		require.ErrorIs(t, err, transport.ErrProtocol)
+		require.False(t, transport.Temporary(err))
+		require.EqualValues(t, 10, n)
+		require.Equal(t, "0123456789", b.String())
+		for _, limit := range []int64{0, 16, 17} {
+			b.Reset()
+			n, err = transport.Get(t.Context(), f, "/f", &b, transport.GetOptions{Limit: limit})
+			require.NoError(t, err)
+			require.EqualValues(t, 16, n)
+			require.Equal(t, string(content), b.String())
+		}
+	}
 	require.NoError(t, fake.Close())
 }
 

@@ -22,9 +22,10 @@ import (
 // lab is three Linux servers: one without the program, one with an old version,
 // one that is up to date.
 type lab struct {
-	dir     string
-	servers []*server
-	cut     sync.Once
+	dir      string
+	password string // of all servers; another in each run, as the servers run commands as the caller
+	servers  []*server
+	cut      sync.Once
 }
 
 type server struct {
@@ -32,13 +33,10 @@ type server struct {
 	*sshtest.Server
 }
 
-const (
-	version  = "2.10"
-	password = "lab password"
-)
+const version = "2.10"
 
 func newLab(dir string) (*lab, error) {
-	l := &lab{dir: dir}
+	l := &lab{dir: dir, password: rand.Text()}
 	for name, installed := range map[string]string{"fresh": "", "old": "2.9", "new": version} {
 		home := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Join(home, "hello"), 0o700); err != nil {
@@ -49,7 +47,7 @@ func newLab(dir string) (*lab, error) {
 				return nil, err
 			}
 		}
-		s, err := sshtest.NewServer(sshtest.Config{User: "ops", Password: password, Home: home})
+		s, err := sshtest.NewServer(sshtest.Config{User: "ops", Password: l.password, Home: home})
 		if err != nil {
 			return nil, errors.Join(err, l.close())
 		}
@@ -89,7 +87,7 @@ func (l *lab) resolve(_ context.Context, t sum.Target) (transport.Transport, tra
 	s := l.server(t.Name)
 	return transport.Retry(&ssh.Transport{}, transport.RetryOptions{}), transport.Endpoint{
 		Address:     t.Address,
-		Credentials: transport.Credentials{User: t.User, Password: transport.NewSecret(password)},
+		Credentials: transport.Credentials{User: t.User, Password: transport.NewSecret(l.password)},
 		Trust:       transport.Trust{HostKeys: []string{s.AuthorizedHostKey()}},
 	}, nil
 }

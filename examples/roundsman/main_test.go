@@ -7,9 +7,11 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/roundsman-go/roundsman/sum/agent/install"
 )
 
 func TestMain(m *testing.M) {
+	install.RunAgent() // the copies of the test's program are agents
 	testscript.Main(m, map[string]func(){"roundsman": main})
 }
 

@@ -80,9 +80,10 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 		cfg.Resolve = w.resolver.Resolve
 	}
 	if cfg.Installer == nil {
-		// The go command makes an agent for any target; without it this program
-		// itself will do where the target is of the same kind as the manager.
-		cfg.Installer = &install.Installer{Source: install.First(install.DefaultSource(), a.self), Logger: w.log}
+		// Where the target is of the same kind as the manager, the agent is this
+		// program itself, which the operator trusts anyway, wherever it is called
+		// from. For others the go command makes it.
+		cfg.Installer = &install.Installer{Source: install.First(a.self, install.DefaultSource()), Logger: w.log}
 	}
 	if w.session, err = sum.Open(ctx, cfg); err != nil {
 		return err

@@ -3,13 +3,17 @@ package realtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -31,10 +35,60 @@ func NewNet(t testing.TB) *Net {
 	NeedRoot(t)
 	ip := Need(t, "ip")
 	n := &Net{t: t, NS: fmt.Sprintf("rm%dm%d", os.Getpid(), nets.Add(1))}
+	sweepNets(ip)
 	run(t, ip, "netns", "add", n.NS)
 	t.Cleanup(func() { run(t, ip, "netns", "del", n.NS) })
 	run(t, ip, "-n", n.NS, "link", "set", "lo", "up")
 	return n
+}
+
+var netName = regexp.MustCompile(`^rm([0-9]+)m[0-9]+(h[0-9]+)?$`)
+
+// sweepNets deletes the namespaces of test processes that were killed before
+// they could. What ran in them was killed with them; see startTied.
+func sweepNets(ip string) {
+	out, err := exec.Command(ip, "netns", "list").Output()
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(out)) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		m := netName.FindStringSubmatch(name)
+		if m == nil {
+			continue
+		}
+		pid, err := strconv.Atoi(m[1])
+		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			_ = exec.Command(ip, "netns", "del", name).Run() // another test may have been faster
+		}
+	}
+}
+
+// startTied starts a program that the kernel kills when this process ends, in
+// whatever way. The signal is sent when the thread ends that started the program
+// (PR_SET_PDEATHSIG, prctl(2)), so a thread is kept for it until release is
+// called, after the program's end.
+func startTied(cmd *exec.Cmd) (release func(), err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started, over, ended := make(chan error), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			<-over
+		}
+	}()
+	if err := <-started; err != nil {
+		<-ended
+		return nil, err
+	}
+	return func() {
+		close(over)
+		<-ended
+	}, nil
 }
 
 // Command is a program in the manager's namespace.
@@ -97,6 +151,9 @@ mount --rbind /dev "$R/dev"
 mount -t sysfs sys "$R/sys" 2>/dev/null || true
 mount -t tmpfs run "$R/run"
 mount -t tmpfs tmp "$R/tmp"
+# A home of its own: start-up files of this machine's root must not run on the
+# host, and what changes below an overlay while it is mounted is undefined.
+mount -t tmpfs -o mode=700 home "$R/root"
 mkdir -p "$R/run/sshd" "$R/etc/rmtest" "$R/root/.ssh"
 chmod 700 "$R/root/.ssh"
 cp "$DIR/key.pub" "$R/root/.ssh/authorized_keys"
@@ -104,7 +161,7 @@ cp "$DIR/host" "$DIR/host.pub" "$R/etc/rmtest/"
 cp "$DIR/sshd_config" "$R/etc/rmtest/"
 chown -R 0:0 "$R/root/.ssh" "$R/etc/rmtest"
 chmod 600 "$R/etc/rmtest/host" "$R/root/.ssh/authorized_keys"
-rm -rf "$R/var/lib/roundsman" "$R/opt/roundsman" "$R/root/.cache/roundsman"
+rm -rf "$R/var/lib/roundsman" "$R/opt/roundsman"
 nft -f "$DIR/firewall"
 env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root chroot "$R" "$SSHD" -D -e -f /etc/rmtest/sshd_config &
 echo ready
@@ -163,12 +220,14 @@ func (n *Net) Host(cfg HostConfig) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.init.Start(); err != nil {
+	release, err := startTied(h.init)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = h.init.Process.Kill() // --kill-child takes the whole process namespace along
 		_ = h.init.Wait()
+		release()
 		if t.Failed() {
 			t.Logf("host %s:\n%s", h.ns, h.stderr)
 		}

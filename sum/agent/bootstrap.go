@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,7 +29,8 @@ const (
 
 	// fileVersion is the version of Bootstrap and Ready.
 	fileVersion = 1
-	maxFile     = 1 << 20 // bytes of any JSON file that is read
+	maxFile     = 1 << 20  // bytes of a JSON file that is read
+	maxRecord   = 16 << 20 // of a job's record or specification
 )
 
 // DefaultBaseDirs are the directories below which an agent's directory is made,
@@ -103,12 +105,14 @@ type Ready struct {
 }
 
 // readJSON reads a small JSON file.
-func readJSON(name string, v any) error {
+func readJSON(name string, v any) error { return readLimited(name, v, maxFile) }
+
+func readLimited(name string, v any, limit int64) error {
 	fi, err := os.Stat(name)
 	if err != nil {
 		return err
 	}
-	if fi.Size() > maxFile {
+	if fi.Size() > limit {
 		return fmt.Errorf("%s: %d bytes are too many", name, fi.Size())
 	}
 	data, err := os.ReadFile(name)
@@ -125,10 +129,21 @@ func readJSON(name string, v any) error {
 // tempPrefix begins the names of files that are being written.
 const tempPrefix = ".tmp-"
 
+// encodeJSON gives what writeJSON writes. It leaves <, > and & as they are: six
+// bytes for each would make a file larger than the message it came in.
+func encodeJSON(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", " ")
+	err := e.Encode(v)
+	return buf.Bytes(), err
+}
+
 // writeJSON replaces a file in one step that survives a crash: whoever reads it
 // sees all of the old content or all of the new.
 func writeJSON(name string, v any) error {
-	data, err := json.MarshalIndent(v, "", " ")
+	data, err := encodeJSON(v)
 	if err != nil {
 		return err
 	}
@@ -137,7 +152,7 @@ func writeJSON(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}

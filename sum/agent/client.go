@@ -86,6 +86,7 @@ func (c *Client) beat(ctx context.Context, lease time.Duration) {
 		switch {
 		case err == nil:
 			lease, lost = time.Duration(hb.LeaseSeconds)*time.Second, false
+			c.log.Debug("lease renewed", "target", c.target, "lease", lease)
 		case ctx.Err() == nil && !lost:
 			lost = true
 			c.log.Warn("no heartbeat: the agent cannot be reached", "target", c.target, "error", err)
@@ -155,7 +156,7 @@ func (c *Client) Install(ctx context.Context, job Job) (Status, error) {
 	if err != nil {
 		return Status{}, c.wrap("install", err)
 	}
-	return statusFromWire(resp), nil
+	return c.status("install", resp, job.ID, 0)
 }
 
 // Status implements [Ops]. One call gives at most 256 KiB of the log: there is
@@ -165,7 +166,7 @@ func (c *Client) Status(ctx context.Context, id string, logOffset int64) (Status
 	if err != nil {
 		return Status{}, c.wrap("status", err)
 	}
-	return statusFromWire(resp), nil
+	return c.status("status", resp, id, logOffset)
 }
 
 // Cancel implements [Ops].
@@ -174,7 +175,14 @@ func (c *Client) Cancel(ctx context.Context, id string) (Status, error) {
 	if err != nil {
 		return Status{}, c.wrap("cancel", err)
 	}
-	return statusFromWire(resp), nil
+	return c.status("cancel", resp, id, 0)
+}
+
+func (c *Client) status(op string, s *channel.JobStatus, id string, offset int64) (Status, error) {
+	if err := checkStatus(s, id, offset); err != nil {
+		return Status{}, c.wrap(op, err)
+	}
+	return statusFromWire(s), nil
 }
 
 // json reads a small log that is JSON.
@@ -207,7 +215,11 @@ func (c *Client) Jobs(ctx context.Context) ([]Status, error) {
 	}
 	out := make([]Status, 0, len(resp.Jobs))
 	for i := range resp.Jobs {
-		out = append(out, statusFromWire(&resp.Jobs[i]))
+		st, err := c.status("jobs", &resp.Jobs[i], "", 0)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, st)
 	}
 	return out, nil
 }

@@ -28,20 +28,28 @@
 //
 // An agent that hears nothing from its manager for the length of its lease, and
 // has no job, deletes everything but records and logs, and ends. The clock is
-// the monotonic one: setting the host's date changes nothing.
+// the monotonic one: setting the host's date changes nothing. What an agent that
+// was killed leaves behind is deleted by the shim of its job, if it had one; else
+// it stays until a manager starts an agent with the same ID and removes it, or
+// calls remove.
 //
 // # A job runs at most once
 //
 // Each job has a shim: a process of its own session that is the parent of the
-// job's program. It outlives an agent that is killed or replaced, so the result
-// is always recorded, and it does the agent's cleaning if no other agent comes
-// before the lease is over. A record is written and synced before each step that
-// cannot be taken back. A job whose shim died while its program may have run is
-// [Interrupted], and nothing ever starts it again.
+// job's program. It outlives an agent that is killed or replaced and records the
+// result, and it does the agent's cleaning if no other agent comes before the
+// lease is over. A record is written and synced before each step that cannot be
+// taken back.
+//
+// A shim that dies before the program began is replaced, at most twice; then the
+// job has failed. A program whose shim died is [Running] until it ends, and no
+// other job is accepted as long; nobody enforces its timeout. What it came to is
+// not known: the job is then [Interrupted], and nothing ever starts it again.
 //
 // # Platforms
 //
-// On Linux and macOS everything works. On Windows the package compiles and the
+// The service is tested on Linux. For macOS it is built from the same code, and
+// has not been run there. On Windows the package compiles and the
 // manager's side works; the service commands of Main fail with
 // [errors.ErrUnsupported].
 package agent

@@ -79,19 +79,25 @@ func (h home) logs() ([]string, error) {
 	return out, nil
 }
 
+// removeSocket deletes the socket that ready.json names. One whose path would have
+// been too long is elsewhere, alone in its directory; Remove does not take
+// directories that hold more. The caller holds the lock.
+func (h home) removeSocket() {
+	var ready Ready
+	if readJSON(h.path(ReadyName), &ready) != nil || ready.Network != "unix" || filepath.Base(ready.Addr) != SocketName {
+		return
+	}
+	os.Remove(ready.Addr)
+	if dir := filepath.Dir(ready.Addr); dir != string(h) {
+		os.Remove(dir)
+	}
+}
+
 // clear deletes everything but logs and returns what stays. The caller holds the
 // lock, whose file goes last: until then nobody else can begin here.
 func (h home) clear() (left []string, err error) {
 	var errs []error
-	var ready Ready
-	if readJSON(h.path(ReadyName), &ready) == nil && ready.Network == "unix" && filepath.Base(ready.Addr) == SocketName {
-		// A socket whose path would have been too long is elsewhere, alone in
-		// its directory; Remove does not take directories that hold more.
-		os.Remove(ready.Addr)
-		if dir := filepath.Dir(ready.Addr); dir != string(h) {
-			os.Remove(dir)
-		}
-	}
+	h.removeSocket()
 	entries, err := os.ReadDir(string(h))
 	if err != nil {
 		return nil, err
@@ -120,20 +126,41 @@ func (h home) clear() (left []string, err error) {
 	return left, errors.Join(append(errs, err)...)
 }
 
+// snapshot says when the files of a directory were last written.
+type snapshot map[string]time.Time
+
+func (h home) snapshot() snapshot {
+	entries, err := os.ReadDir(string(h))
+	if err != nil {
+		return nil
+	}
+	out := make(snapshot, len(entries))
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil {
+			out[e.Name()] = fi.ModTime()
+		}
+	}
+	return out
+}
+
 // beingPrepared reports whether a manager is putting files here for another
-// start: deleting them would fail that start. The agent's own files do not count.
-func (h home) beingPrepared() bool {
+// start: deleting them would fail that start. What was there when this process
+// began, such as its own program, does not count until it is written again.
+func (h home) beingPrepared(found snapshot) bool {
 	entries, err := os.ReadDir(string(h))
 	if err != nil {
 		return false
 	}
 	for _, e := range entries {
 		switch name := e.Name(); name {
-		case BinaryName, ReadyName, LogName, SocketName, "lock", "lease":
+		case ReadyName, LogName, SocketName, "lock", "lease":
 			continue
 		}
 		fi, err := e.Info()
 		if err != nil || strings.HasPrefix(e.Name(), tempPrefix) || !fi.Mode().IsRegular() {
+			continue
+		}
+		if was, ok := found[e.Name()]; ok && was.Equal(fi.ModTime()) {
 			continue
 		}
 		// A file that nobody came back for does not count either.

@@ -6,17 +6,20 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/stretchr/testify/require"
 )
@@ -111,18 +114,24 @@ func TestShimKilled(t *testing.T) {
 	shims := h.processes("shim")
 	require.Len(t, shims, 1)
 	h.kill(shims[0])
-	st := h.until(c, j.ID, final)
-	require.Equal(t, agent.Interrupted, st.State)
-	require.Nil(t, st.Exit)
-
-	_, err := c.Stop(t.Context(), true)
+	st, err := c.Status(t.Context(), j.ID, 0)
+	require.NoError(t, err)
+	require.Equal(t, agent.Running, st.State, "its program runs on")
+	require.Equal(t, agent.Running, h.install(c, j).State)
+	other := j
+	other.ID = channel.NewJobID()
+	_, err = c.Install(t.Context(), other)
+	require.ErrorIs(t, err, transport.ErrBusy, "not two flashes at a time")
+	_, err = c.Status(t.Context(), other.ID, 0)
+	require.ErrorIs(t, err, agent.ErrNoJob)
+	_, err = c.Stop(t.Context(), true)
 	require.ErrorIs(t, err, agent.ErrJobRunning, "the program still uses its files")
 	open()
-	h.await("the end of the program", func() bool {
-		_, err = c.Stop(t.Context(), false)
-		return err == nil
-	})
+	st = h.until(c, j.ID, final)
 	require.Equal(t, agent.Interrupted, st.State)
+	require.Nil(t, st.Exit)
+	_, err = c.Stop(t.Context(), false)
+	require.NoError(t, err)
 	h.await("the end of the agent", func() bool { return len(h.processes("serve")) == 0 })
 
 	h.start()
@@ -148,6 +157,78 @@ func TestNoKillOutlivesItsShim(t *testing.T) {
 	h.await("the end of the flash", func() bool { _, err := os.Stat(done); return err == nil })
 }
 
+// Cancel reaches a program that has lost its shim, unless it must not be killed.
+func TestCancelWithoutShim(t *testing.T) {
+	for _, noKill := range []bool{false, true} {
+		h := newHost(t)
+		h.start()
+		c := h.client()
+		j := h.script(c, "echo child $$; exec sleep 600")
+		j.NoKill = noKill
+		h.install(c, j)
+		program := childOf(t, h.until(c, j.ID, printed("child ")).Log)
+		h.await("the record of the program", func() bool {
+			return strings.Contains(readFile(t, h.path("jobs/"+j.ID+".json")), `"program"`)
+		})
+		h.kill(h.processes("shim")[0])
+		st, err := c.Cancel(t.Context(), j.ID)
+		require.NoError(t, err)
+		require.Equal(t, agent.Running, st.State)
+		if noKill {
+			require.True(t, alive(program))
+			continue
+		}
+		st = h.until(c, j.ID, final)
+		require.Equal(t, agent.Interrupted, st.State)
+		require.False(t, alive(program))
+	}
+}
+
+// A job whose shim dies before the program began is done all the same, once.
+func TestShimKilledBeforeTheProgram(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	c := h.client()
+	marker := filepath.Join(t.TempDir(), "ran")
+	j := h.script(c, "echo x >> "+marker)
+	big := h.stage(c, "big", strings.Repeat("0123456789abcdef", 8<<20)) // copied by the shim, which takes a while
+	j.Files = append(j.Files, big)
+	h.await("a shim killed in time", func() bool {
+		os.Remove(marker)
+		j.ID = channel.NewJobID()
+		h.install(c, j)
+		h.await("the shim", func() bool { return len(h.processes("shim")) > 0 })
+		h.kill(h.processes("shim")[0])
+		if strings.Contains(readFile(t, h.path("jobs/"+j.ID+".json")), `"Accepted"`) {
+			return true
+		}
+		h.until(c, j.ID, final) // too late: the program had begun
+		return false
+	})
+	st := h.until(c, j.ID, final)
+	require.Equal(t, agent.Done, st.State)
+	require.Equal(t, transport.VerdictApplied, st.Result.Verdict, st.Result.Text)
+	require.Equal(t, "x\n", readFile(t, marker))
+}
+
+// lockedBuffer is a buffer for several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
 // lease is short for a lease and long for a busy machine to be late.
 const lease = 3 * time.Second
 
@@ -156,11 +237,14 @@ func TestLeaseEnds(t *testing.T) {
 	h := newHost(t)
 	h.boot.LeaseSeconds = int(lease / time.Second)
 	h.start()
-	c := h.client()
-	// The heartbeats of an open client keep the agent for several leases.
-	time.Sleep(2*lease + lease/2)
+	var said lockedBuffer
+	c, err := agent.NewClient(t.Context(), agent.ClientOptions{Target: "test", Credentials: h.cred, Dial: h.dial,
+		Logger: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	require.NoError(t, err)
+	// The heartbeats of an open client, three in a lease, keep the agent for several.
+	h.await("heartbeats", func() bool { return strings.Count(said.String(), "lease renewed") >= 8 })
 	require.True(t, alive(h.ready.PID))
-	_, err := c.Stage(t.Context(), transport.BytesFile("f", []byte("x")), nil)
+	_, err = c.Stage(t.Context(), transport.BytesFile("f", []byte("x")), nil)
 	require.NoError(t, err)
 	require.NoError(t, c.Close(t.Context()))
 	h.await("the end of the agent", func() bool { return !alive(h.ready.PID) })
@@ -177,7 +261,9 @@ func TestLeaseWaitsForJob(t *testing.T) {
 	h.install(c, j)
 	h.until(c, j.ID, printed("begun"))
 	require.NoError(t, c.Close(t.Context()))
-	time.Sleep(2*lease + lease/2)
+	h.await("the job's hold on the lease", func() bool {
+		return strings.Contains(readFile(t, h.path(agent.LogName)), "the lease does not run while there is a job")
+	})
 	c = h.client()
 	st, err := c.Status(t.Context(), j.ID, 0)
 	require.NoError(t, err, "it is served as long as its job runs")
@@ -331,6 +417,12 @@ func TestLongSocketPath(t *testing.T) {
 	fi, err := os.Stat(dir)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o700), fi.Mode().Perm())
+	h.client()
+	h.kill(h.ready.PID)
+	require.DirExists(t, dir)
+	h.start()
+	require.NoDirExists(t, dir, "the next agent deletes what a killed one left")
+	dir = filepath.Dir(h.ready.Addr)
 	h.client()
 	h.kill(h.ready.PID)
 	code, _, stderr := h.run("remove", "-dir", h.dir)

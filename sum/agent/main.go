@@ -253,6 +253,7 @@ func runShim(jobDir string, stderr io.Writer) error {
 		home: home(filepath.Dir(filepath.Dir(jobDir))), id: id, grace: killGrace,
 		log: slog.New(slog.NewTextHandler(stderr, nil)).With("pid", os.Getpid()),
 	}
+	s.found = s.home.snapshot()
 	// The end of a login or of the host ends the job's program if it has to; the
 	// shim stays to record how.
 	caught := make(chan os.Signal, 1)

@@ -18,14 +18,17 @@ type Ops interface {
 	// already, whole or in part, is not sent again.
 	Stage(ctx context.Context, f transport.File, progress func(done int64)) (transport.PutResult, error)
 	// Install starts a job from staged files. Job.ID is the idempotency key: a
-	// job that exists is reported and never started again.
+	// job that exists is reported and never started again. While a program runs
+	// on whose shim has died, another job fails with transport.ErrBusy.
 	Install(ctx context.Context, job Job) (Status, error)
 	// Status reports a job and the part of its log from logOffset (bytes) on.
 	// An unknown job is ErrNoJob.
 	Status(ctx context.Context, id string, logOffset int64) (Status, error)
 	// Jobs reports every job that the agent has a record of, without logs.
 	Jobs(ctx context.Context) ([]Status, error)
-	// Cancel asks a job to end. One that must not be interrupted goes on.
+	// Cancel asks a job to end. One that must not be interrupted goes on. A
+	// program without a shim that does not listen is killed by a call more than
+	// 10 s later.
 	Cancel(ctx context.Context, id string) (Status, error)
 	// Logs names the log files that can be fetched.
 	Logs(ctx context.Context) ([]transport.FileInfo, error)
@@ -55,6 +58,11 @@ type Probe struct {
 
 // ProbeSource is the Source of Software that a probe found.
 const ProbeSource = "probe"
+
+// ProbePart is the Part of the Problem of a probe that gave no answer: it did not
+// end in time, or could not be run. A program that is missing, or that ends with
+// a status other than 0, is an answer.
+func ProbePart(name string) string { return "probe " + name }
 
 // Job is one component to install.
 type Job struct {
@@ -92,7 +100,7 @@ const (
 	Running     State = "Running"
 	Done        State = "Done"
 	Cancelled   State = "Cancelled"
-	Interrupted State = "Interrupted" // the host or the job's parent died while it ran
+	Interrupted State = "Interrupted" // the host or the job's shim died while it ran; it runs no more
 )
 
 // Final reports whether the state will not change any more.

@@ -63,7 +63,7 @@ func (s *service) Inventory(ctx context.Context, r *channel.InventoryRequest) (*
 func (s *service) probe(ctx context.Context, p channel.Probe) (channel.ProbeResult, channel.Problem) {
 	res := channel.ProbeResult{Name: p.Name}
 	problem := func(format string, args ...any) (channel.ProbeResult, channel.Problem) {
-		return res, channel.Problem{Part: "probe " + p.Name, Text: fmt.Sprintf(format, args...)}
+		return res, channel.Problem{Part: ProbePart(p.Name), Text: fmt.Sprintf(format, args...)}
 	}
 	if len(p.Args) == 0 || p.Args[0] == "" {
 		return problem("it has no command")
@@ -95,9 +95,10 @@ func (s *service) probe(ctx context.Context, p channel.Probe) (channel.ProbeResu
 		return res, channel.Problem{}
 	case err != nil:
 		return problem("%v", err)
-	case exit >= 0:
-		res.ExitCode = &exit
+	case exit < 0:
+		return problem("%q was ended by a signal", prog)
 	}
+	res.ExitCode = &exit
 	return res, channel.Problem{}
 }
 

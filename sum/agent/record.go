@@ -42,6 +42,7 @@ type record struct {
 	Cancel    bool             `json:"cancel_asked,omitempty"`
 	Overdue   bool             `json:"overdue,omitempty"`
 	Truncated bool             `json:"log_truncated,omitempty"`
+	Tries     int              `json:"tries,omitempty"` // shims that were started for it
 }
 
 // process names a process in a way that holds when its number is used again.
@@ -67,11 +68,33 @@ func jobDigest(j Job) string {
 
 func (h home) readRecord(id string) (record, error) {
 	var r record
-	err := readJSON(h.record(id), &r)
+	err := readLimited(h.record(id), &r, maxRecord)
 	if err == nil && r.ID != id {
 		err = fmt.Errorf("%s is the record of another job", h.record(id))
 	}
 	return r, err
+}
+
+// programAlive reports whether the job's program is known to run.
+func (r record) programAlive() bool {
+	return r.State == Running && r.BootID == bootID() && r.Program.alive()
+}
+
+// orphan returns a job whose program runs on without its shim, or "".
+func (h home) orphan() string {
+	entries, err := os.ReadDir(h.jobs())
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		if !e.IsDir() || !channel.ValidJobID(e.Name()) {
+			continue
+		}
+		if r, err := h.readRecord(e.Name()); err == nil && r.programAlive() && !r.Shim.alive() {
+			return e.Name()
+		}
+	}
+	return ""
 }
 
 func (h home) writeRecord(r record) error { return writeJSON(h.record(r.ID), r) }
@@ -105,7 +128,7 @@ func (h home) busy() []string {
 		}
 		if h.shimAlive(e.Name()) {
 			ids = append(ids, e.Name())
-		} else if r, err := h.readRecord(e.Name()); err == nil && r.BootID == bootID() && r.Program.alive() {
+		} else if r, err := h.readRecord(e.Name()); err == nil && r.programAlive() {
 			ids = append(ids, e.Name())
 		}
 	}
@@ -125,10 +148,11 @@ func (h home) shimAlive(id string) bool {
 }
 
 // settle reads a job's record and corrects one that says that a program runs
-// whose shim is dead: what became of it nobody saw.
+// which is gone and whose shim is dead: what became of it nobody saw. A program
+// that has lost its shim is Running until it ends.
 func (h home) settle(id string) (record, error) {
 	r, err := h.readRecord(id)
-	if err != nil || r.State != Running {
+	if err != nil || r.State != Running || r.programAlive() {
 		return r, err
 	}
 	lock, err := lockFile(h.jobLock(id), false)
@@ -140,8 +164,8 @@ func (h home) settle(id string) (record, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return r, err
 	}
-	// The shim may have ended the job just now.
-	if r, err = h.readRecord(id); err != nil || r.State != Running {
+	// The shim may have ended the job just now, or recorded its program.
+	if r, err = h.readRecord(id); err != nil || r.State != Running || r.programAlive() {
 		return r, err
 	}
 	r.State, r.Ended = Interrupted, time.Now().UTC()

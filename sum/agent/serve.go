@@ -33,6 +33,7 @@ func serve(ctx context.Context, h home) error {
 	if err = errors.Join(boot.check(), err); err != nil {
 		return errors.Join(err, os.Remove(h.path(BootstrapName)))
 	}
+	found := h.snapshot()
 	if err := h.prepare(); err != nil {
 		return err
 	}
@@ -41,6 +42,10 @@ func serve(ctx context.Context, h home) error {
 		return err
 	}
 	defer lock.Close()
+	// Again: whoever held the lock may have deleted everything as it left.
+	if err := h.prepare(); err != nil {
+		return err
+	}
 	// Only now: until it is gone, nobody who cleans up takes the directory away.
 	if err := os.Remove(h.path(BootstrapName)); err != nil {
 		return err
@@ -56,6 +61,8 @@ func serve(ctx context.Context, h home) error {
 
 	svc := newService(h, newLease(boot.lease()), log)
 	svc.spawn = func(id string) (<-chan struct{}, error) { return spawnShim(h, id) }
+	svc.found = found
+	h.removeSocket() // of an agent that was killed
 	server := &channel.Server{
 		Credentials: credentials, Handler: svc, Blobs: svc, Logs: svc, AllowForeign: boot.AllowForeign, Logger: log,
 	}
@@ -77,6 +84,7 @@ func serve(ctx context.Context, h home) error {
 		return err
 	}
 	log.Info("agent serves", "target", boot.Target, "version", version(), "network", ready.Network, "addr", ready.Addr, "lease", boot.lease())
+	svc.reviveAll()
 	return svc.run(ctx, server, ln)
 }
 
@@ -119,14 +127,27 @@ func (s *service) run(ctx context.Context, server *channel.Server, ln net.Listen
 	case <-expired:
 		s.log.Info("agent leaves: its lease is over")
 		err := quit()
+		// A manager may have come while the last answers were being sent.
+		if s.home.beingPrepared(s.found) {
+			s.log.Info("nothing was removed: another agent is about to start here")
+			return err
+		}
 		s.home.abandon()
 		_, cerr := s.home.clear()
 		return errors.Join(err, cerr)
 	}
 }
 
-// kept says what keeps the lease from running.
-func (s *service) kept() bool { return len(s.busy()) > 0 || s.home.beingPrepared() }
+// kept reports whether something keeps the lease from running. Only the goroutine
+// that watches the lease calls it.
+func (s *service) kept() bool {
+	ids := s.busy()
+	if len(ids) > 0 && !s.held {
+		s.log.Info("the lease does not run while there is a job", "job", ids[0])
+	}
+	s.held = len(ids) > 0
+	return s.held || s.home.beingPrepared(s.found)
+}
 
 func (s *service) note(length time.Duration) {
 	s.mu.Lock() // not after Stop has cleared the directory

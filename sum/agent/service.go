@@ -33,10 +33,13 @@ type service struct {
 	// collect is inventory.Collect, and search the path for programs.
 	collect func(ctx context.Context) *transport.Inventory
 	search  string
+	found   snapshot // of the directory, when this process began
+	held    bool     // of kept: a job kept the lease
 
 	mu       sync.Mutex // held while a job is accepted or the agent leaves
 	leaving  bool
 	starting map[string]<-chan struct{}
+	tried    map[string]time.Time // when a shim of the job was last started
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed by Stop
@@ -51,7 +54,7 @@ func newService(h home, l *lease, log *slog.Logger) *service {
 	return &service{
 		home: h, lease: l, store: newStore(h.blobs()), log: log,
 		collect: inventory.Collect, search: searchPath(os.Getenv("PATH")),
-		starting: make(map[string]<-chan struct{}), stopped: make(chan struct{}),
+		starting: make(map[string]<-chan struct{}), tried: make(map[string]time.Time), stopped: make(chan struct{}),
 	}
 }
 
@@ -145,20 +148,23 @@ func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channe
 	rec, err := s.home.settle(job.ID)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if id := s.home.orphan(); id != "" {
+			return nil, &channel.Fault{Code: channel.CodeBusy, Retryable: true,
+				Message: "the program of job " + id + " still runs, without the process that watched over it"}
+		}
 		if rec, err = s.accept(job); err != nil {
 			return nil, err
+		}
+		if err := s.start(job.ID); err != nil {
+			return nil, fault(channel.CodeInternal, "%v", err)
 		}
 	case err != nil:
 		return nil, err
 	case rec.Digest != jobDigest(job):
 		return nil, fault(channel.CodeConflict, "job %s has other contents", job.ID)
 	}
-	if rec.State == Accepted && !slices.Contains(s.begun(), job.ID) && !s.home.shimAlive(job.ID) {
-		ended, err := s.spawn(job.ID)
-		if err != nil {
-			return nil, fault(channel.CodeInternal, "starting the job's shim: %v", err)
-		}
-		s.starting[job.ID] = ended
+	if rec, err = s.revive(rec); err != nil {
+		return nil, fault(channel.CodeInternal, "%v", err)
 	}
 	return statusToWire(rec), nil
 }
@@ -172,6 +178,16 @@ func (s *service) accept(job Job) (record, error) {
 			return record{}, fault(channel.CodeNotFound, "file %s (%s) is not staged", f.Name, f.SHA256)
 		}
 	}
+	rec := record{
+		Version: fileVersion, ID: job.ID, Digest: jobDigest(job), Component: job.Component, Release: job.Version,
+		Argv: job.Argv, Files: job.Files, Profile: job.Profile, State: Accepted, Accepted: time.Now().UTC(), Tries: 1,
+	}
+	// What could not be read again must not be written.
+	for _, v := range []any{job, rec} {
+		if data, err := encodeJSON(v); err != nil || len(data) > maxRecord-recordSpare {
+			return record{}, fault(channel.CodeBadRequest, "job %s is too large: its record would have %d bytes", job.ID, len(data))
+		}
+	}
 	sh := shim{home: s.home, id: job.ID}
 	if err := os.RemoveAll(sh.dir()); err != nil {
 		return record{}, err
@@ -181,10 +197,6 @@ func (s *service) accept(job Job) (record, error) {
 	}
 	if err := writeJSON(sh.spec(), job); err != nil {
 		return record{}, s.store.explain(err)
-	}
-	rec := record{
-		Version: fileVersion, ID: job.ID, Digest: jobDigest(job), Component: job.Component, Release: job.Version,
-		Argv: job.Argv, Files: job.Files, Profile: job.Profile, State: Accepted, Accepted: time.Now().UTC(),
 	}
 	if err := s.home.writeRecord(rec); err != nil {
 		return record{}, s.store.explain(err)
@@ -210,6 +222,7 @@ func (s *service) Status(ctx context.Context, r *channel.StatusRequest) (*channe
 	if err != nil {
 		return nil, err
 	}
+	rec = s.reviveSlowly(rec)
 	st := statusToWire(rec)
 	buf := make([]byte, maxPiece)
 	n, size, err := readAt(s.home.output(r.JobID), buf, r.LogOffset)
@@ -235,7 +248,7 @@ func (s *service) ListJobs(context.Context, *channel.ListJobsRequest) (*channel.
 			s.log.Error("reading a record", "job", id, "error", err)
 			continue
 		}
-		recs = append(recs, rec)
+		recs = append(recs, s.reviveSlowly(rec))
 	}
 	slices.SortFunc(recs, func(a, b record) int { return a.Accepted.Compare(b.Accepted) })
 	resp := &channel.ListJobsResponse{}
@@ -257,10 +270,16 @@ func (s *service) Cancel(ctx context.Context, r *channel.CancelRequest) (*channe
 	// The shim looks for this file, so that it does not matter which agent it
 	// was that was asked.
 	sh := shim{home: s.home, id: r.JobID}
-	if err := os.WriteFile(sh.cancel(), nil, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	before, _ := os.Lstat(sh.cancel())
+	if before == nil {
+		if err := os.WriteFile(sh.cancel(), nil, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	s.log.Info("cancel asked", "job", r.JobID)
+	if rec.programAlive() && !rec.Shim.alive() {
+		return statusToWire(rec), s.cancelOrphan(rec, before)
+	}
 	lock, err := lockFile(s.home.jobLock(r.JobID), rec.State == Accepted)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

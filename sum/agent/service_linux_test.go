@@ -223,8 +223,16 @@ func TestStatusOverTheWire(t *testing.T) {
 
 func TestClearWaitsForAManagerThatPreparesAStart(t *testing.T) {
 	s := testService(t)
-	for _, own := range []string{BinaryName, ReadyName, LogName, "lock", "lease", tempPrefix + "x"} {
+	for _, own := range []string{BinaryName, ReadyName, LogName, "lock", "lease", tempPrefix + "x", "older.part"} {
 		require.NoError(t, os.WriteFile(s.home.path(own), []byte("{}"), 0o600))
+	}
+	s.found = s.home.snapshot()
+	require.False(t, s.kept(), "what was there before does not count, however young")
+	soon := time.Now().Add(time.Second)
+	for _, name := range []string{BinaryName, "older.part"} {
+		require.NoError(t, os.Chtimes(s.home.path(name), soon, soon))
+		require.True(t, s.kept(), "%s was written since", name)
+		s.found = s.home.snapshot()
 	}
 	require.False(t, s.kept())
 	part := s.home.path("roundsman-agent.part")

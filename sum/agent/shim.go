@@ -29,6 +29,7 @@ type shim struct {
 	id    string
 	log   *slog.Logger
 	grace time.Duration
+	found snapshot // of the directory, when this process began
 
 	rec record
 	job Job
@@ -103,7 +104,7 @@ func (s *shim) takeLock(ctx context.Context) (*os.File, error) {
 
 // prepare lays out the job's files.
 func (s *shim) prepare() error {
-	if err := readJSON(s.spec(), &s.job); err != nil {
+	if err := readLimited(s.spec(), &s.job, maxRecord); err != nil {
 		return err
 	}
 	if jobDigest(s.job) != s.rec.Digest {
@@ -334,7 +335,7 @@ func (s *shim) janitor(ctx context.Context) error {
 		}
 		if len(s.home.busy()) > 0 {
 			over = time.Now().Add(length)
-		} else if time.Now().After(over) && !s.home.beingPrepared() {
+		} else if time.Now().After(over) && !s.home.beingPrepared(s.found) {
 			defer lock.Close()
 			s.home.abandon()
 			_, err := s.home.clear()

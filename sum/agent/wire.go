@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -59,6 +60,39 @@ func statusToWire(r record) *channel.JobStatus {
 		s.EndedAt = &r.Ended
 	}
 	return s
+}
+
+// checkStatus refuses an answer that cannot be right: an agent may be hostile, and
+// its manager polls and decides by what it says. id may be "" for any job.
+func checkStatus(s *channel.JobStatus, id string, offset int64) error {
+	bad := func(format string, args ...any) error {
+		return &transport.Error{Op: "read", Path: "status", Kind: transport.ErrProtocol, Err: fmt.Errorf(format, args...)}
+	}
+	if id != "" && s.JobID != id || !channel.ValidJobID(s.JobID) {
+		return bad("the answer is about job %.80q instead of %q", s.JobID, id)
+	}
+	switch State(s.State) {
+	case Accepted, Running, Done, Cancelled, Interrupted:
+	default:
+		return bad("state %.80q of a job is not known", s.State)
+	}
+	switch transport.Verdict(s.Verdict) {
+	case transport.VerdictUnknown, transport.VerdictApplied, transport.VerdictStaged, transport.VerdictNotNeeded,
+		transport.VerdictFailed, transport.VerdictCancelled:
+	default:
+		return bad("verdict %.80q is not known", s.Verdict)
+	}
+	switch transport.Activation(s.Activation) {
+	case transport.ActivationNone, transport.ActivationReset, transport.ActivationReboot, transport.ActivationPowerCycle:
+	default:
+		return bad("activation %.80q is not known", s.Activation)
+	}
+	// Without a log the offset may only go back, to the end of a shorter one.
+	next, n := s.NextLogOffset, int64(len(s.Log))
+	if n > 0 && next != offset+n || n == 0 && (next < 0 || next > offset) {
+		return bad("%d bytes of log at %d end at %d", n, offset, next)
+	}
+	return nil
 }
 
 func statusFromWire(s *channel.JobStatus) Status {

@@ -23,7 +23,8 @@ const (
 // concurrent use.
 //
 // One connection is kept and used again. Calls that run at the same time open
-// further ones, four in all, so that a heartbeat does not wait for an upload.
+// further ones, four in all; a fifth call waits, be it a heartbeat. Whoever keeps
+// four uploads going must not count on heartbeats between their pieces.
 // Nothing is sent twice: a broken connection is replaced only before a request
 // went out. All errors are of type [*Error].
 type Client struct {
@@ -35,7 +36,8 @@ type Client struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Epoch, if not empty, is what [Server.Epoch] gave at the start of the
 	// agent that this client means: if another answers, the call fails with
-	// ErrEpoch. Without it the client adopts the epoch it first meets.
+	// ErrEpoch, and so does every later one. Without it the client adopts the
+	// epoch it first meets, and another after a call that failed with ErrEpoch.
 	Epoch string
 	// Logger gets connections made and lost. Nil discards them.
 	Logger *slog.Logger
@@ -272,11 +274,14 @@ func (c *Client) exchange(ctx context.Context, k *clientConn, m *message) (*answ
 	}
 	c.keep(k, r.reusable)
 	if r.epoch != epoch {
-		// Only a refusal may name another epoch. The next call goes to the
-		// agent that runs now; this one was not executed.
-		c.mu.Lock()
-		c.epoch = r.epoch
-		c.mu.Unlock()
+		// Only a refusal may name another epoch; the call was not executed.
+		// Unless the caller means one agent, the next goes to the one that runs
+		// now.
+		if c.Epoch == "" {
+			c.mu.Lock()
+			c.epoch = r.epoch
+			c.mu.Unlock()
+		}
 		return nil, false, &Error{Op: m.op, Kind: ErrEpoch}
 	}
 	return r, sent, nil

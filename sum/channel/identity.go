@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	"strings"
 	"time"
 )
 
@@ -211,8 +212,9 @@ func (c *credentials) describe() string {
 }
 
 func template(commonName, dnsName string) *x509.Certificate {
+	commonName = strings.ToValidUTF8(commonName, "\uFFFD")
 	if len(commonName) > 64 { // X.520 upper bound
-		commonName = commonName[:64]
+		commonName = strings.ToValidUTF8(commonName[:64], "") // a rune that was cut
 	}
 	t := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: commonName},

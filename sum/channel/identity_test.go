@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 )
@@ -146,4 +147,28 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	} {
 		require.NotContains(t, out, leak)
 	}
+}
+
+// A name that is cut to what a certificate holds stays text.
+func TestLongNames(t *testing.T) {
+	for _, name := range []string{strings.Repeat("\u00e4", 40), strings.Repeat("\u6771", 30), "bad \xff", strings.Repeat("x", 100)} {
+		m, _, err := NewIdentity(name)
+		require.NoError(t, err, name)
+		cn := m.c.cert.Leaf.Subject.CommonName
+		require.True(t, utf8.ValidString(cn), cn)
+		require.LessOrEqual(t, len(cn), 64)
+		require.True(t, strings.HasPrefix(cn, "manager of "), cn)
+	}
+}
+
+// A client that means one start of an agent never speaks to another.
+func TestGivenEpochIsKept(t *testing.T) {
+	r := newRig(t, nil)
+	c := &Client{Credentials: r.client.Credentials, Dial: r.client.Dial, Epoch: strings.Repeat("a", epochLen)}
+	for range 2 {
+		_, err := c.Heartbeat(testContext(t), nil)
+		require.ErrorIs(t, err, ErrEpoch)
+	}
+	require.NoError(t, c.Close(testContext(t)))
+	require.Zero(t, r.agent.called("Heartbeat"))
 }

@@ -39,7 +39,8 @@ type conn struct {
 
 	sftpTurn   chan struct{} // holds the right to look at and set these
 	sftpShared *sftpClient
-	sftpErr    error // why the server has no SFTP
+	sftpErr    error                  // why the server has no SFTP
+	sftpUser   atomic.Pointer[uint32] // the owner of the files that SFTP creates, once it is known
 
 	puts sync.Map // partial files that are being written: name to chan struct{}
 }

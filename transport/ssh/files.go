@@ -115,7 +115,7 @@ func (c *conn) List(ctx context.Context, dir string) ([]transport.FileInfo, erro
 	var list []transport.FileInfo
 	if s != nil {
 		// The context also ends the sequence of requests behind our back.
-		entries, err := do(k.ctx, c, func() ([]fs.FileInfo, error) { return s.readDir(k.ctx, abs) }, nil)
+		entries, err := do(k.ctx, c, func() ([]fs.FileInfo, error) { return s.readDir(k.ctx, abs, maxDir) }, nil)
 		if err != nil {
 			return nil, k.sftpFail(s, err)
 		}

@@ -180,8 +180,9 @@ const putScript = shared + `
 f=$1 p=$2 n=$3 h=$4 d=$5 m=$6
 [ -d "$d" ] || { [ -e "$d" ] && exit 71; why "$d"; }
 [ -d "$f" ] && exit 73
+# Others could change their own file later, so it is replaced, as a link is.
 ready() {
-	[ -f "$f" ] && ! [ -L "$f" ] && [ -r "$f" ] && [ "$(size "$f")" = "$n" ] && [ "$(hash "$f")" = "$h" ] && chmod "$m" "$f"
+	[ -f "$f" ] && ! [ -L "$f" ] && [ -O "$f" ] && [ -r "$f" ] && [ "$(size "$f")" = "$n" ] && [ "$(hash "$f")" = "$h" ] && chmod "$m" "$f"
 }
 if ready 2>/dev/null; then rm -f "$p"; echo done; rec "$f" x; exit 0; fi
 s=0

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -24,6 +25,51 @@ type sftpClient struct {
 	packet int           // bytes of one read or write request
 	window int           // requests under way in one transfer
 	gone   chan struct{} // closed when the session has ended
+	in     *meter
+}
+
+// meter counts what a server sends, against the budgets of the calls that must
+// not take any amount of it.
+type meter struct {
+	r       io.Reader
+	mu      sync.Mutex
+	budgets map[*budget]struct{}
+}
+
+type budget struct {
+	left  int64 // bytes; guarded by meter.mu
+	spent func()
+}
+
+// Read implements io.Reader.
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for b := range m.budgets {
+		if b.left -= int64(n); b.left < 0 {
+			b.spent()
+			delete(m.budgets, b)
+		}
+	}
+	return n, err
+}
+
+// allow calls spent when more than so many bytes have come before the function
+// that it returns is called.
+func (m *meter) allow(bytes int64, spent func()) func() {
+	b := &budget{bytes, spent}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.budgets == nil {
+		m.budgets = map[*budget]struct{}{}
+	}
+	m.budgets[b] = struct{}{}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.budgets, b)
+	}
 }
 
 const (
@@ -89,6 +135,7 @@ func (c *conn) openSFTP(ctx context.Context, packet int) (*sftpClient, error) {
 	// of a long message, for whose end one would wait for ever.
 	ctx, cancel := context.WithTimeout(ctx, c.opts.ConnectTimeout)
 	defer cancel()
+	in := &meter{r: ch}
 	client, err := do(ctx, c, func() (*sftp.Client, error) {
 		ok, err := ch.SendRequest("subsystem", true, xssh.Marshal(struct{ Name string }{"sftp"}))
 		if err != nil {
@@ -97,7 +144,7 @@ func (c *conn) openSFTP(ctx context.Context, packet int) (*sftpClient, error) {
 		if !ok {
 			return nil, &transport.Error{Kind: errors.ErrUnsupported, Hint: "the server has no SFTP"}
 		}
-		return sftp.NewClientPipe(ch, ch, sftp.MaxPacketUnchecked(packet))
+		return sftp.NewClientPipe(in, ch, sftp.MaxPacketUnchecked(packet))
 	}, func(s *sftp.Client) { _ = s.Close() })
 	if err != nil {
 		c.bg.Go(func() { _ = ch.Close() })
@@ -107,7 +154,7 @@ func (c *conn) openSFTP(ctx context.Context, packet int) (*sftpClient, error) {
 		}
 		return nil, err
 	}
-	s := &sftpClient{Client: client, ch: ch, packet: packet, window: min(64, maxWindow/packet), gone: make(chan struct{})}
+	s := &sftpClient{Client: client, ch: ch, packet: packet, window: min(64, maxWindow/packet), gone: make(chan struct{}), in: in}
 	c.bg.Go(func() {
 		defer close(s.gone)
 		_ = client.Wait()
@@ -147,9 +194,23 @@ func sortByName(list []transport.FileInfo) {
 	slices.SortFunc(list, func(a, b transport.FileInfo) int { return cmp.Compare(a.Name, b.Name) })
 }
 
-// readDir lists a directory. SFTP calls a file that is no directory missing.
-func (s *sftpClient) readDir(ctx context.Context, dir string) ([]fs.FileInfo, error) {
+// maxDir bounds what a server may send while a directory is listed. Each name
+// comes twice, with its attributes, once in a line as "ls -l" prints it.
+const maxDir = 4 * maxAnswer
+
+// errTooLong ends a list that is longer than anybody has asked for.
+var errTooLong = errors.New("the list of the directory has no end")
+
+// readDir lists a directory. SFTP calls a file that is no directory missing. A
+// list of more than limit bytes is ErrProtocol: the server says when it ends.
+func (s *sftpClient) readDir(ctx context.Context, dir string, limit int64) ([]fs.FileInfo, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer s.in.allow(limit, func() { cancel(errTooLong) })()
 	entries, err := s.ReadDirContext(ctx, dir)
+	if context.Cause(ctx) == errTooLong {
+		return nil, &transport.Error{Kind: transport.ErrProtocol, Err: errTooLong}
+	}
 	if err == nil || ctx.Err() != nil {
 		return entries, err
 	}
@@ -210,7 +271,7 @@ func (s *sftpClient) remove(name string) error {
 	if err == nil {
 		return nil
 	}
-	if entries, lerr := s.ReadDir(name); lerr == nil && len(entries) > 0 {
+	if entries, lerr := s.readDir(context.Background(), name, maxDir); errors.Is(lerr, errTooLong) || lerr == nil && len(entries) > 0 {
 		return &transport.Error{Kind: fs.ErrExist, Err: err, Code: sftpErrCode(err), Hint: "the directory is not empty"}
 	}
 	return err

@@ -188,9 +188,12 @@ func (p *put) transfer(t *transfer) error {
 		if fi.IsDir() {
 			return &transport.Error{Kind: fs.ErrExist, Hint: "something of another kind has this name"}
 		}
-		if same, err := p.there(t, fi.Size()); err != nil {
+		if same, err := p.there(t); err != nil {
 			return err
 		} else if same {
+			if err := t.s.Chmod(p.abs, p.opts.Mode.Perm()); err != nil {
+				return err
+			}
 			_ = t.s.Client.Remove(p.part)
 			p.kept.Store(p.f.Size)
 			return p.finished(t, dir, base)
@@ -238,7 +241,7 @@ func (p *put) transfer(t *transfer) error {
 // partial opens the partial file, and says how long it is.
 func (p *put) partial(t *transfer) (*sftp.File, int64, error) {
 	fi, err := t.s.Lstat(p.part)
-	if err == nil && (!fi.Mode().IsRegular() || fi.Size() > p.f.Size) {
+	if err == nil && (fi.Size() > p.f.Size || !p.own(t, fi)) {
 		if err := t.s.Client.Remove(p.part); err != nil {
 			return nil, 0, err
 		}
@@ -273,11 +276,13 @@ func (p *put) continueAt(t *transfer, size int64) (int64, error) {
 	return from + same, err
 }
 
-// there reports whether the file has the content already.
-func (p *put) there(t *transfer, size int64) (bool, error) {
-	if size != p.f.Size {
-		return false, nil
+// there reports whether the file has the content already, and is our own.
+func (p *put) there(t *transfer) (bool, error) {
+	fi, err := t.s.Lstat(p.abs)
+	if err != nil || fi.Size() != p.f.Size || !p.own(t, fi) {
+		return false, nil // replacing it says what is wrong, if anything is
 	}
+	size := fi.Size()
 	c := &comparer{src: p.read, sum: sha256.New()}
 	same, err := p.compare(t, p.abs, 0, size, c)
 	if errors.Is(err, fs.ErrPermission) {
@@ -372,11 +377,6 @@ func (p *put) verify(t *transfer) error {
 }
 
 func (p *put) finished(t *transfer, dir, base string) error {
-	if p.kept.Load() == p.f.Size {
-		if err := t.s.Chmod(p.abs, p.opts.Mode.Perm()); err != nil {
-			return err
-		}
-	}
 	fi, err := t.s.Lstat(p.abs)
 	if err != nil {
 		return err

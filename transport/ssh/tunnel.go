@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/ssh/internal/bufpipe"
@@ -105,20 +106,47 @@ func kindOf(err error) error {
 	return transport.ErrUnreachable
 }
 
+// flushTime is how long the far side of a tunnel that was closed may take none of
+// what was written before.
+const flushTime = 5 * time.Second
+
 // pipe joins a channel to one end of a pipe until one of them ends.
 func (c *conn) pipe(far *bufpipe.Conn, ch xssh.Channel) {
 	over := make(chan struct{}) // the channel has ended
+	sent := make(chan struct{}) // what the near side wrote has been sent, or never will be
+	out := &counter{w: ch}
 	c.bg.Go(func() {
-		if _, err := io.Copy(ch, far); err != nil {
+		defer close(sent)
+		if _, err := io.Copy(out, far); err != nil {
 			_ = far.CloseRead() // the peer takes no more, and the writer hears of it
 		} else {
 			_ = ch.CloseWrite()
 		}
-		select {
-		case <-far.PeerClosed(): // nobody is left on the near side
-			_ = ch.Close()
-		case <-over:
+	})
+	c.bg.Go(func() {
+		for _, end := range []<-chan struct{}{far.PeerClosed(), far.PeerFinished()} {
+			select {
+			case <-end:
+			case <-over:
+				return
+			}
 		}
+		// Nobody is left on the near side. A far side that does not read would keep
+		// the channel, and the connection behind it on the server, for ever.
+		tick := time.NewTicker(flushTime)
+		defer tick.Stop()
+		for last := int64(-1); last != out.sum(); {
+			last = out.sum()
+			select {
+			case <-sent:
+				_ = ch.Close()
+				return
+			case <-over:
+				return
+			case <-tick.C:
+			}
+		}
+		_ = ch.Close()
 	})
 	c.bg.Go(func() {
 		defer close(over)

@@ -51,6 +51,7 @@ type broken struct {
 	stat        func(ctx context.Context, name string) (transport.FileInfo, error)
 	list        func(ctx context.Context, dir string) ([]transport.FileInfo, error)
 	put         func(ctx context.Context, name string, f transport.File, o transport.PutOptions) (transport.PutResult, error)
+	get         func(ctx context.Context, name string, w io.Writer, o transport.GetOptions) (int64, error)
 	run         func(ctx context.Context, cmd transport.Command) (transport.Exit, error)
 	create      func(ctx context.Context, cfg transport.ServiceConfig) error
 	dialContext func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -100,6 +101,13 @@ func (b *broken) Put(ctx context.Context, name string, f transport.File, o trans
 		return b.put(ctx, name, f, o)
 	}
 	return b.Forward.Put(ctx, name, f, o)
+}
+
+func (b *broken) Get(ctx context.Context, name string, w io.Writer, o transport.GetOptions) (int64, error) {
+	if b.get != nil {
+		return b.get(ctx, name, w, o)
+	}
+	return b.Forward.Get(ctx, name, w, o)
 }
 
 func (b *broken) Run(ctx context.Context, cmd transport.Command) (transport.Exit, error) {
@@ -389,6 +397,12 @@ func TestConformanceFindsBrokenDrivers(t *testing.T) {
 				return nc, err
 			}
 		}), []string{"tunnel-unix/echo"}},
+		{"sends more than the limit", transporttest.NewShellServer, breaks(func(c transport.Conn, b *broken) {
+			b.get = func(ctx context.Context, name string, w io.Writer, o transport.GetOptions) (int64, error) {
+				o.Limit = min(o.Limit, 0)
+				return transport.Get(ctx, c, name, w, o)
+			}
+		}), []string{"files/range"}},
 		{"creates services twice", transporttest.NewServiceServer, breaks(func(c transport.Conn, b *broken) {
 			b.create = func(ctx context.Context, cfg transport.ServiceConfig) error {
 				err := transport.CreateService(ctx, c, cfg)

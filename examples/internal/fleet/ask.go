@@ -19,9 +19,13 @@ type secrets struct {
 	turn  chan struct{} // held while somebody is asked
 }
 
-// The prompts. They name the user and not the target, because the answer is used
-// for every target that does not take the keys of that user.
+// The prompts. Those for targets name the user and not the target, because the
+// answer is used for every target that does not take the keys of that user. A jump
+// host has a password of its own, and no other host is offered it.
 func loginSecret(user string) string { return "Password of " + user + " (on every target that asks): " }
+func jumpSecret(s settings) string {
+	return "Password of " + s.user + " on the jump host " + joinPort(s.host, s.port) + ": "
+}
 func sudoSecret(user string) string {
 	return "sudo password of " + user + " (on every target that asks): "
 }
@@ -74,11 +78,12 @@ func (s *secrets) forget(prompt string) {
 	delete(s.known, prompt)
 }
 
-// asking dials with what is known, and where the target refuses that, asks for a
+// asking dials with what is known, and where the host refuses that, asks for a
 // password and dials once more.
 type asking struct {
-	t transport.Transport
-	r *Resolver
+	t      transport.Transport
+	r      *Resolver
+	prompt string // asks for the password of the login
 }
 
 // Dial implements transport.Transport.
@@ -87,6 +92,9 @@ func (a *asking) Dial(ctx context.Context, ep transport.Endpoint) (transport.Con
 		conn, err := a.t.Dial(ctx, ep)
 		if err == nil || !errors.Is(err, transport.ErrAuth) || ctx.Err() != nil {
 			return conn, err
+		}
+		if je := (*jumpError)(nil); errors.As(err, &je) {
+			return nil, err // it was asked for already, if there is somebody to ask
 		}
 		better, askErr := a.improve(ctx, ep, err)
 		switch {
@@ -120,7 +128,7 @@ func (a *asking) improve(ctx context.Context, ep transport.Endpoint, err error) 
 	if !ep.Credentials.Password.IsZero() {
 		return ep, errors.ErrUnsupported
 	}
-	ep.Credentials.Password, err = a.r.asked.need(ctx, loginSecret(ep.Credentials.User))
+	ep.Credentials.Password, err = a.r.asked.need(ctx, a.prompt)
 	if opts.Elevate == ssh.Sudo && opts.SudoPassword.IsZero() {
 		opts.SudoPassword = ep.Credentials.Password
 		ep.Options = opts

@@ -23,7 +23,8 @@ type Config struct {
 	// usual ones.
 	KnownHosts []string
 
-	// Password is for targets that refuse the keys; zero means there is none.
+	// Password is for targets that refuse the keys; zero means there is none. Jump
+	// hosts are not offered it: one that refuses the keys has its own asked for.
 	Password transport.Secret
 	// Sudo does everything under sudo, unless the user is root anyway.
 	Sudo bool

@@ -282,8 +282,10 @@ func TestJumpHosts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.cfg.Password = transport.NewSecret(canary)
-	first := w.server(sshtest.Config{Password: canary, NoSessions: true})
-	second := w.server(sshtest.Config{Password: canary, NoSessions: true})
+	public, _ := w.key("id_ed25519", "")
+	keys := []xssh.PublicKey{public}
+	first := w.server(sshtest.Config{AuthorizedKeys: keys, NoSessions: true})
+	second := w.server(sshtest.Config{AuthorizedKeys: keys, NoSessions: true})
 	target := w.server(sshtest.Config{Password: canary})
 	hostPort := func(s *sshtest.Server) (string, string) {
 		h, p, err := net.SplitHostPort(s.Addr())
@@ -347,6 +349,44 @@ func TestJumpHostUnreachable(t *testing.T) {
 	err := w.dial("target")
 	require.ErrorIs(t, err, transport.ErrAuth)
 	require.Contains(t, err.Error(), "jump host")
+}
+
+// TestJumpHostPassword: a jump host is never offered a password of the targets,
+// and its own is asked for by its name and used nowhere else.
+func TestJumpHostPassword(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	target := w.server(sshtest.Config{Password: canary})
+	jump := w.server(sshtest.Config{User: "bastion", Password: "another", NoSessions: true})
+	host, port, err := net.SplitHostPort(target.Addr())
+	require.NoError(t, err)
+	w.write("config", fmt.Sprintf("Host target\n  HostName %s\n  Port %s\n  ProxyJump bastion@%s\n", host, port, jump.Addr()))
+	w.cfg.Password = transport.NewSecret(canary)
+	require.ErrorIs(t, w.dial("target"), transport.ErrAuth)
+	require.Zero(t, jump.Attempts(), "it was offered the password of the targets")
+
+	var prompts []string
+	answer := "wrong"
+	w.cfg.Ask = func(_ context.Context, prompt string) (transport.Secret, error) {
+		prompts = append(prompts, prompt)
+		return transport.NewSecret(answer), nil
+	}
+	w.cfg.Password = transport.Secret{}
+	require.ErrorIs(t, w.dial("target"), transport.ErrAuth)
+	require.Len(t, prompts, 1, "that the jump host refuses is no reason to ask for the target's password: %q", prompts)
+	require.Contains(t, prompts[0], "bastion on the jump host "+jump.Addr())
+	require.Zero(t, target.Attempts())
+
+	w.cfg.Password = transport.NewSecret(canary)
+	prompts, answer = nil, "another"
+	r, err := fleet.New(w.cfg)
+	require.NoError(t, err)
+	for range 2 {
+		require.NoError(t, dialWith(t, r, "target"))
+	}
+	require.Len(t, prompts, 1, "once for each jump host")
+	require.Equal(t, 2, target.Attempts(), "the jump host's password was offered to the target")
+	require.NoError(t, r.Close(t.Context()))
 }
 
 func TestSudoPassword(t *testing.T) {

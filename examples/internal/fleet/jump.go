@@ -88,12 +88,22 @@ func (j *jumping) Dial(ctx context.Context, ep transport.Endpoint) (transport.Co
 	})
 }
 
+// jumpError is why a jump host could not be used: what it refuses says nothing
+// about the credentials for the target behind it.
+type jumpError struct {
+	alias string
+	err   error
+}
+
+func (e *jumpError) Error() string { return "jump host " + e.alias + ": " + e.err.Error() }
+func (e *jumpError) Unwrap() error { return e.err }
+
 // dialThrough dials ep from the last of the hops. The connection keeps the hop
 // until it is closed.
 func (r *Resolver) dialThrough(ctx context.Context, hops []settings, ep transport.Endpoint, by func(transport.DialFunc) transport.Transport) (transport.Conn, error) {
 	via, err := r.borrow(ctx, hops)
 	if err != nil {
-		return nil, fmt.Errorf("jump host %s: %w", hops[len(hops)-1].alias, err)
+		return nil, &jumpError{hops[len(hops)-1].alias, err}
 	}
 	conn, err := by(via.dial).Dial(ctx, ep)
 	if err != nil {
@@ -109,16 +119,12 @@ func (r *Resolver) dialThrough(ctx context.Context, hops []settings, ep transpor
 func (r *Resolver) borrow(ctx context.Context, hops []settings) (*lent, error) {
 	return r.jumps.borrow(ctx, chainKey(hops), func(ctx context.Context) (transport.Conn, error) {
 		last := len(hops) - 1
-		ep, err := r.endpoint(ctx, hops[last])
+		ep, err := r.endpoint(ctx, hops[last], true)
 		if err != nil {
 			return nil, err
 		}
-		// Who jumps needs no rights of root on the jump host.
-		opts, _ := ep.Options.(ssh.Options)
-		opts.Elevate, opts.SudoPassword = ssh.NoElevation, transport.Secret{}
-		ep.Options = opts
 		by := func(dial transport.DialFunc) transport.Transport {
-			return &asking{&ssh.Transport{DialContext: dial}, r}
+			return &asking{&ssh.Transport{DialContext: dial}, r, jumpSecret(hops[last])}
 		}
 		if last == 0 {
 			return by(r.cfg.DialContext).Dial(ctx, ep)

@@ -58,7 +58,7 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 	if err != nil {
 		return fail(err)
 	}
-	ep, err := r.endpoint(ctx, s)
+	ep, err := r.endpoint(ctx, s, false)
 	if err != nil {
 		return fail(err)
 	}
@@ -66,7 +66,7 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 	if err != nil {
 		return fail(err)
 	}
-	return &asking{r.route(hops), r}, ep, nil
+	return &asking{r.route(hops), r, loginSecret(s.user)}, ep, nil
 }
 
 // Close ends the connections to jump hosts. Connections through them are lost,
@@ -76,9 +76,10 @@ func (r *Resolver) Close(ctx context.Context) error {
 	return nil
 }
 
-// endpoint describes the target to the driver. It holds for one dial: its
-// signers end with ctx.
-func (r *Resolver) endpoint(ctx context.Context, s settings) (transport.Endpoint, error) {
+// endpoint describes a target, or a jump host, to the driver. It holds for one
+// dial: its signers end with ctx. Whoever runs a jump host is not necessarily
+// trusted with what opens the targets, so it is offered no password of theirs.
+func (r *Resolver) endpoint(ctx context.Context, s settings, jump bool) (transport.Endpoint, error) {
 	signers, err := r.signers(ctx, s)
 	if err != nil {
 		return transport.Endpoint{}, err
@@ -91,6 +92,14 @@ func (r *Resolver) endpoint(ctx context.Context, s settings) (transport.Endpoint
 		// Somebody may have to type a passphrase. It is what OpenSSH's server
 		// allows for logging in.
 		opts.ConnectTimeout = 2 * time.Minute
+	}
+	if jump {
+		return transport.Endpoint{
+			Address:     joinPort(s.host, s.port),
+			Credentials: transport.Credentials{User: s.user, Password: r.asked.get(jumpSecret(s))},
+			Trust:       transport.Trust{KnownHosts: s.knownHosts},
+			Options:     opts, // who jumps needs no rights of root on the jump host
+		}, nil
 	}
 	password := r.cfg.Password
 	if password.IsZero() {

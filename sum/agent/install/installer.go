@@ -30,7 +30,9 @@ type Installer struct {
 	// Listen is the address of the target on which an agent with Network "tcp"
 	// listens, as "host:port"; see agent.Bootstrap.
 	Listen string
-	// DialContext dials the agent with Network "tcp"; nil is net.Dialer's.
+	// DialContext dials the agent with Network "tcp". nil is net.Dialer's, or
+	// where the connection does not know the target's address, as behind a jump
+	// host, a tunnel through the connection (transport.CapTunnelTCP).
 	DialContext transport.DialFunc
 	// AllowForeign lets clients of other make in; see channel.Server.
 	AllowForeign bool
@@ -222,9 +224,18 @@ func (r *run) prepare(ctx context.Context) error {
 		if !fi.IsDir() || fi.Mode.Perm()&0o077 != 0 {
 			return fmt.Errorf("it exists and is not a directory for its owner alone: %v", fi.Mode)
 		}
+	} else if err := transport.Mkdir(ctx, r.conn, r.dir, 0o700); err != nil {
+		r.made, r.touched = missing, true
+		return err
+	}
+	if err := owned(ctx, r.conn, r.dir); err != nil {
+		if !stops(ctx, err) {
+			removeEmpty(ctx, r.conn, missing) // and nothing in it is looked at
+		}
+		return err
 	}
 	r.made, r.touched = missing, true
-	for _, d := range []string{r.dir, r.name(blobsName), r.name(jobsName)} {
+	for _, d := range []string{r.name(blobsName), r.name(jobsName)} {
 		if err := transport.Mkdir(ctx, r.conn, d, 0o700); err != nil {
 			return err
 		}

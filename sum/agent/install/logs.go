@@ -18,6 +18,10 @@ import (
 // which need not run or exist any more. create is called with the name of each,
 // such as "agent.log" or a job's ID with ".log" or ".json": names that hold no
 // slash and do not begin with a dot. That there are none is no error.
+//
+// A target must not fill the manager's disk: of a log longer than 64 MiB only the
+// beginning is copied, and after 1 GiB in all nothing more. Both are reported as
+// an error, the first when all other logs were copied.
 func Logs(ctx context.Context, conn transport.Conn, p agent.Place, create func(name string) (io.WriteCloser, error)) error {
 	fail := func(err error) error { return &agent.Error{Op: "logs", Err: err} }
 	if !validPlace(p, p.ID) {
@@ -27,17 +31,62 @@ func Logs(ctx context.Context, conn transport.Conn, p agent.Place, create func(n
 	if err != nil {
 		return fail(err)
 	}
-	for _, name := range d.Logs {
-		w, err := create(path.Base(name))
-		if err != nil {
-			return fail(err)
-		}
-		_, err = transport.Get(ctx, conn, name, w, transport.GetOptions{})
-		if err = errors.Join(err, w.Close()); err != nil {
-			return fail(err)
-		}
+	if err := copyLogs(ctx, conn, d.Logs, create, maxLog, maxLogs); err != nil {
+		return fail(err)
 	}
 	return nil
+}
+
+// Bounds of what Logs copies, in bytes.
+const (
+	maxLog  = 64 << 20 // of one log
+	maxLogs = 1 << 30  // of all logs of a target
+)
+
+func copyLogs(ctx context.Context, conn transport.Conn, names []string, create func(string) (io.WriteCloser, error), each, total int64) error {
+	var long []error
+	for _, name := range names {
+		w, err := create(path.Base(name))
+		if err != nil {
+			return errors.Join(append(long, err)...)
+		}
+		b := &bounded{w: w, left: min(each, total)}
+		// One byte more than is kept tells a longer file.
+		_, err = transport.Get(ctx, conn, name, b, transport.GetOptions{Limit: b.left + 1})
+		total -= b.n
+		cerr := w.Close()
+		switch {
+		case b.full && cerr == nil && ctx.Err() == nil:
+			long = append(long, fmt.Errorf("%s: only its first %d bytes were copied: %w", name, b.n, errLogTooLong))
+			if b.n < each {
+				return errors.Join(append(long, fmt.Errorf("the logs after it were not copied: %w in all", errLogTooLong))...)
+			}
+		case err != nil || cerr != nil:
+			return errors.Join(append(long, err, cerr)...)
+		}
+	}
+	return errors.Join(long...)
+}
+
+var errLogTooLong = errors.New("more than may be copied from a target")
+
+// bounded passes so many bytes on and refuses the rest.
+type bounded struct {
+	w       io.Writer
+	left, n int64
+	full    bool // there was more
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	k := min(int64(len(p)), b.left)
+	n, err := b.w.Write(p[:k])
+	b.n += int64(n)
+	b.left -= int64(n)
+	if err == nil && n < len(p) {
+		b.full = true
+		err = errLogTooLong
+	}
+	return n, err
 }
 
 // Contents is what is in an agent's directory.

@@ -26,7 +26,10 @@ type Source interface {
 func First(sources ...Source) Source { return first(sources) }
 
 // DefaultSource returns what an Installer uses if it is given no Source: the go
-// command, for AgentPackage as the module in the current directory has it.
+// command, for AgentPackage as the module in the current directory has it. That
+// trusts the go command, the module proxy and checksum database it uses, and, if
+// the current directory is in a checkout of this module, that checkout. It does
+// not trust any other module in the current directory: see [GoBuild].
 func DefaultSource() Source { return First(&GoBuild{}) }
 
 type first []Source

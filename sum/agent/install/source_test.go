@@ -13,10 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/transport"
@@ -190,7 +192,7 @@ func TestGoBuildIsDeterministic(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, checkBinary(t.Context(), f, "linux", "arm64"))
 		sums = append(sums, f.Digest())
-		entries, err := os.ReadDir(g.CacheDir)
+		entries, err := os.ReadDir(filepath.Join(g.CacheDir, "roundsman", "agents"))
 		require.NoError(t, err)
 		require.Len(t, entries, 1, "no directory of the build is left")
 	}
@@ -247,22 +249,114 @@ func TestGoBuildFails(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestPruneDeletesOnlyWhatIsOld(t *testing.T) {
+func TestPruneDeletesOnlyWhatIsOldAndOurs(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"old", "new", "mine"} {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+	binary := func(c string) string { return agent.BinaryName + "-linux-amd64-" + strings.Repeat(c, 16) }
+	keep := []string{"a-thesis", "roundsman-build-notes", binary("c"), binary("d"), binary("e") + ".bak", binary("f")}
+	old := []string{binary("a"), "roundsman-build-123"}
+	for _, name := range append(slices.Clone(keep), old...) {
+		name = filepath.Join(dir, name)
+		if strings.Contains(name, "build") || strings.Contains(name, "thesis") || strings.HasSuffix(name, "ffff") {
+			require.NoError(t, os.Mkdir(name, 0o700))
+			require.NoError(t, os.WriteFile(filepath.Join(name, "x"), nil, 0o600))
+		} else {
+			require.NoError(t, os.WriteFile(name, nil, 0o600))
+		}
+		if !strings.HasSuffix(name, "dddd") { // the only new one
+			long := time.Now().Add(-2 * keepBuilds)
+			require.NoError(t, os.Chtimes(name, long, long))
+		}
 	}
-	long := fileTime(t, filepath.Join(dir, "old")).Add(-2 * keepBuilds)
-	for _, name := range []string{"old", "mine"} {
-		require.NoError(t, os.Chtimes(filepath.Join(dir, name), long, long))
-	}
-	prune(dir, filepath.Join(dir, "mine"))
+	prune(dir, filepath.Join(dir, binary("c")))
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	require.Equal(t, "mine new", strings.Join(names, " "))
-	require.True(t, fileTime(t, filepath.Join(dir, "mine")).After(long), "being asked for keeps it")
+	require.ElementsMatch(t, keep, names)
+}
+
+func TestGoBuildLeavesWhatIsInItsCacheDir(t *testing.T) {
+	goCommand(t)
+	g := &GoBuild{Dir: module(t), Package: ".", CacheDir: t.TempDir()}
+	mine := filepath.Join(g.CacheDir, "my-thesis")
+	require.NoError(t, os.Mkdir(mine, 0o700))
+	long := time.Now().Add(-2 * keepBuilds)
+	require.NoError(t, os.Chtimes(mine, long, long))
+	_, err := g.Open(t.Context(), "linux", "amd64")
+	require.NoError(t, err)
+	require.DirExists(t, mine)
+
+	// Being asked for keeps a binary, also in a program that runs for months.
+	names, err := filepath.Glob(filepath.Join(g.CacheDir, "roundsman", "agents", "*"))
+	require.NoError(t, err)
+	require.Len(t, names, 1)
+	require.NoError(t, os.Chtimes(names[0], long, long))
+	_, err = g.Open(t.Context(), "linux", "amd64")
+	require.NoError(t, err)
+	require.True(t, fileTime(t, names[0]).After(long))
+	// One that somebody deleted is built again.
+	require.NoError(t, os.Remove(names[0]))
+	f, err := g.Open(t.Context(), "linux", "amd64")
+	require.NoError(t, err)
+	require.NoError(t, checkBinary(t.Context(), f, "linux", "amd64"))
+}
+
+// TestGoBuildTrustsNoOtherModule: whoever wrote the go.mod of the current
+// directory must not choose what runs on targets.
+func TestGoBuildTrustsNoOtherModule(t *testing.T) {
+	goCommand(t)
+	const evil = "package main\n\nfunc main() { println(\"another agent\") }\n"
+	for name, files := range map[string]map[string]string{
+		"replace": {
+			"go.mod":      "module x\n\ngo 1.26\n\nrequire " + modulePath + " v0.0.0\n\nreplace " + modulePath + " => ./evil\n",
+			"evil/go.mod": "module " + modulePath + "\n\ngo 1.26\n", "evil/examples/agent/main.go": evil,
+		},
+		"nested module": {"go.mod": "module " + modulePath + "/examples\n\ngo 1.26\n", "agent/main.go": evil},
+		"workspace": {
+			"go.mod": "module x\n\ngo 1.26\n", "go.work": "go 1.26\n\nuse (\n\t.\n\t./evil\n)\n",
+			"evil/go.mod": "module " + modulePath + "\n\ngo 1.26\n", "evil/examples/agent/main.go": evil,
+		},
+		"vendor": {
+			"go.mod":             "module x\n\ngo 1.26\n\nrequire " + modulePath + " v0.0.0\n",
+			"vendor/modules.txt": "# " + modulePath + " v0.0.0\n## explicit; go 1.26\n" + AgentPackage + "\n", "vendor/" + AgentPackage + "/main.go": evil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("GOPROXY", "off")
+			t.Setenv("GOFLAGS", "-mod=mod")
+			dir := t.TempDir()
+			for file, content := range files {
+				file = filepath.Join(dir, file)
+				require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o700))
+				require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
+			}
+			t.Chdir(dir)
+			_, err := (&GoBuild{CacheDir: t.TempDir()}).Open(t.Context(), "linux", "amd64")
+			require.Error(t, err)
+			if name == "replace" || name == "nested module" {
+				require.ErrorIs(t, err, transport.ErrTrust)
+				require.NotErrorIs(t, err, agent.ErrNoBinary)
+			} else {
+				require.ErrorIs(t, err, agent.ErrNoBinary, "what nobody vouches for is not seen at all")
+			}
+		})
+	}
+}
+
+func TestCheckModules(t *testing.T) {
+	pkg := func(path, module string) string {
+		return `{"ImportPath": "` + path + `", "Module": {` + module + "}}\n"
+	}
+	const std = `{"ImportPath": "fmt"}` + "\n"
+	ours := pkg(AgentPackage, `"Path": "`+modulePath+`"`)
+	checkout := pkg(AgentPackage, `"Path": "`+modulePath+`", "Main": true`)
+	replaced := pkg("golang.org/x/sys/unix", `"Path": "golang.org/x/sys", "Replace": {"Path": "../sys"}`)
+	require.NoError(t, checkModules([]byte(std+pkg("golang.org/x/sys/unix", `"Path": "golang.org/x/sys"`)+ours)))
+	require.NoError(t, checkModules([]byte(replaced+checkout)), "a checkout of ours is trusted as it is")
+	require.ErrorIs(t, checkModules([]byte(replaced+ours)), transport.ErrTrust)
+	require.ErrorIs(t, checkModules([]byte(pkg("golang.org/x/sys/unix", `"Path": "golang.org/x/sys", "Main": true`)+ours)), transport.ErrTrust)
+	require.Error(t, checkModules([]byte(std)))
+	require.Error(t, checkModules([]byte("{")))
 }

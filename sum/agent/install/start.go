@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path"
 	"strconv"
 	"sync/atomic"
@@ -149,23 +150,35 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
 	return c, nil
 }
 
-// dialTCP dials the agent's port on the target's own address.
+// dialTCP dials the agent's port on the target's own address. Where the
+// connection does not know that, as behind a jump host, the target itself dials:
+// what the agent says of its address means nothing on the manager, where it might
+// even be the manager's own.
 func (d *dialer) dialTCP(ctx context.Context) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(d.ready.Addr)
-	if err != nil {
-		return nil, err
+	listen, err := netip.ParseAddrPort(d.ready.Addr)
+	if err != nil || listen.Port() == 0 {
+		return nil, &transport.Error{Op: "dial", Target: d.run.opts.Target, Path: d.ready.Addr, Kind: transport.ErrProtocol, Err: err,
+			Hint: "the agent must say at which IP address and port it listens"}
 	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return nil, err
+	conn, dial := d.run.conn, d.run.in.DialContext
+	host, port := listen.Addr().Unmap(), strconv.Itoa(int(listen.Port()))
+	remote := conn.Path().Remote
+	switch {
+	case remote.IsValid() && !remote.Addr().IsUnspecified():
+		host = remote.Addr().Unmap()
+		if dial == nil {
+			dial = (&net.Dialer{}).DialContext
+		}
+	case dial == nil:
+		if host.IsUnspecified() {
+			host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		return transport.Dial(ctx, conn, "tcp", net.JoinHostPort(host.String(), port))
+	case host.IsUnspecified():
+		return nil, &transport.Error{Op: "dial", Target: d.run.opts.Target, Path: d.ready.Addr, Kind: transport.ErrInvalid,
+			Hint: "the connection does not know the target's address: give Installer.Listen the one to dial"}
 	}
-	if remote := d.run.conn.Path().Remote; remote.IsValid() {
-		host = remote.Addr().Unmap().String()
-	}
-	dial := d.run.in.DialContext
-	if dial == nil {
-		dial = (&net.Dialer{}).DialContext
-	}
-	c, err := dial(ctx, "tcp", net.JoinHostPort(host, port))
+	c, err := dial(ctx, "tcp", net.JoinHostPort(host.String(), port))
 	if err != nil {
 		return nil, &transport.Error{Op: "dial", Target: d.run.opts.Target, Path: d.ready.Addr, Kind: transport.ErrUnreachable, Err: err,
 			Hint: "the firewall of the target must let the manager reach TCP port " + port}

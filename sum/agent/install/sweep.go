@@ -34,6 +34,10 @@ func (in *Installer) sweep(ctx context.Context, conn transport.Conn, p agent.Pla
 		return fail(nil, err, "")
 	}
 	if d.inUse() {
+		// What is executed below must not be what somebody else put there.
+		if err := owned(ctx, conn, p.Dir); err != nil {
+			return fail(nil, err, "")
+		}
 		if !d.Binary {
 			if err := in.sendAgain(ctx, conn, p, target); err != nil {
 				if len(d.Jobs) > 0 {

@@ -20,8 +20,8 @@ const (
 var errTooLong = errors.New("longer than any real one")
 
 // parseDpkgStatus reads a status file (dpkg's database: stanzas as in deb822(5))
-// and calls found for each package whose state is "installed", whether it is on
-// hold or not. Packages that are unpacked only, half installed or removed are
+// and calls found for each package whose state is "installed", or differs from it
+// by triggers that are still to be run, whether it is on hold or not. Packages that are unpacked only, half installed or removed are
 // passed over. The file is read as a stream.
 func parseDpkgStatus(r io.Reader, found func(transport.Software)) error {
 	limited := &io.LimitedReader{R: r, N: maxDpkgStatus + 1}
@@ -79,7 +79,15 @@ func parseDpkgStatus(r io.Reader, found func(transport.Software)) error {
 // dpkgInstalled judges a Status field: what is wanted, an error flag, the state.
 func dpkgInstalled(status string) bool {
 	f := strings.Fields(status)
-	return len(f) == 3 && f[1] == "ok" && f[2] == "installed"
+	if len(f) != 3 || f[1] != "ok" {
+		return false
+	}
+	switch f[2] {
+	case "installed", "triggers-awaited", "triggers-pending":
+		// A package whose triggers are still to be run was unpacked and configured.
+		return true
+	}
+	return false
 }
 
 // readLine returns the next line, or the part of it that fits the buffer. The

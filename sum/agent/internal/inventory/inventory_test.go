@@ -94,6 +94,9 @@ func TestParseDpkgStatus(t *testing.T) {
 		"Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n" +
 		"Package: held\nStatus: hold ok installed\nVersion: 2\n\n" +
 		"Package: broken\nStatus: install reinstreq half-installed\nVersion: 2\n\n" +
+		"Package: pending\nStatus: install ok triggers-pending\nVersion: 5\n\n" +
+		"Package: awaited\nStatus: install ok triggers-awaited\nVersion: 6\n\n" +
+		"Package: half\nStatus: install ok half-configured\nVersion: 7\n\n" +
 		"Package: unpacked\nStatus: install ok unpacked\nVersion: 2\n\n" +
 		"Package: noversion\nStatus: install ok installed\n\n" +
 		"garbage without a colon\n \n" +
@@ -102,6 +105,8 @@ func TestParseDpkgStatus(t *testing.T) {
 	require.Equal(t, []transport.Software{
 		{Name: "a", Version: "1:2-3", Arch: "amd64", Source: "dpkg"},
 		{Name: "held", Version: "2", Source: "dpkg"},
+		{Name: "pending", Version: "5", Source: "dpkg"},
+		{Name: "awaited", Version: "6", Source: "dpkg"},
 		{Name: "z", Version: "4", Arch: "all", Source: "dpkg"},
 	}, got)
 

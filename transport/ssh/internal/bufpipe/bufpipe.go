@@ -51,6 +51,9 @@ func (c *Conn) CloseRead() error {
 // PeerClosed is closed when the other end reads no more.
 func (c *Conn) PeerClosed() <-chan struct{} { return c.out.gone }
 
+// PeerFinished is closed when the other end writes no more. Bytes may be under way.
+func (c *Conn) PeerFinished() <-chan struct{} { return c.in.finished }
+
 // Close implements net.Conn.
 func (c *Conn) Close() error {
 	c.in.abandon()
@@ -100,11 +103,12 @@ type half struct {
 	refused         error         // what the writer gets; nil: go on
 	abandoned       bool          // by the reader
 	gone            chan struct{} // closed when abandoned
+	finished        chan struct{} // closed when ended
 	readBy, writeBy deadline
 }
 
 func newHalf() *half {
-	h := &half{gone: make(chan struct{})}
+	h := &half{gone: make(chan struct{}), finished: make(chan struct{})}
 	h.cond = sync.NewCond(&h.mu)
 	return h
 }
@@ -197,6 +201,7 @@ func (h *half) end(err error) {
 	defer h.mu.Unlock()
 	if h.ended == nil {
 		h.ended = err
+		close(h.finished)
 	}
 	h.cond.Broadcast()
 }

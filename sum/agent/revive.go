@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+const (
+	maxTries    = 3           // shims of a job, until its program begins
+	reviveAfter = time.Second // for a shim to take its lock, and between tries
+	recordSpare = 64 << 10    // bytes that a record may grow
+)
+
+// start starts a job's shim. The caller holds mu.
+func (s *service) start(id string) error {
+	s.tried[id] = time.Now()
+	ended, err := s.spawn(id)
+	if err != nil {
+		return fmt.Errorf("starting the job's shim: %w", err)
+	}
+	s.starting[id] = ended
+	return nil
+}
+
+// revive gives a new shim to a job whose shim died before the program began:
+// that is not a second attempt. A job that has had too many is ended. The caller
+// holds mu.
+func (s *service) revive(rec record) (record, error) {
+	if rec.State != Accepted || s.leaving || slices.Contains(s.begun(), rec.ID) {
+		return rec, nil
+	}
+	lock, err := lockFile(s.home.jobLock(rec.ID), true)
+	gone := errors.Is(err, fs.ErrNotExist) // somebody deleted the job's directory
+	if err != nil && !gone {
+		return rec, err
+	}
+	if !gone {
+		if lock == nil {
+			return rec, nil // a shim lives
+		}
+		defer lock.Close() // also before the return below: the new shim waits for it
+	}
+	now, err := s.home.readRecord(rec.ID)
+	if err != nil || now.State != Accepted {
+		return now, err
+	}
+	rec = now
+	if gone || rec.Tries >= maxTries {
+		rec.State, rec.Ended = Done, time.Now().UTC()
+		rec.Result = transport.Result{
+			Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: "shim"},
+			Text: fmt.Sprintf("the program was not started: the process that was to watch over it ended %d times before it could", rec.Tries),
+		}
+		if gone {
+			rec.Result.Text = "the program was not started: the files of the job are gone"
+		}
+		s.log.Error("job given up", "job", rec.ID, "reason", rec.Result.Text)
+		if err := s.home.writeRecord(rec); err != nil {
+			return now, err
+		}
+		delete(s.tried, rec.ID)
+		return rec, os.RemoveAll(s.home.jobDir(rec.ID))
+	}
+	rec.Tries++
+	if err := s.home.writeRecord(rec); err != nil {
+		return now, err
+	}
+	s.log.Warn("job gets another shim", "job", rec.ID, "try", rec.Tries)
+	return rec, s.start(rec.ID)
+}
+
+// reviveSlowly is revive for a caller who asks often and for whom a failure is
+// only one try of several.
+func (s *service) reviveSlowly(rec record) record {
+	if rec.State != Accepted {
+		return rec
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, ok := s.tried[rec.ID]; ok && time.Since(last) < reviveAfter {
+		return rec
+	}
+	rec, err := s.revive(rec)
+	if err != nil {
+		s.log.Error("reviving a job", "job", rec.ID, "error", err)
+	}
+	return rec
+}
+
+// reviveAll is for the start of an agent.
+func (s *service) reviveAll() {
+	ids, err := s.home.jobIDs()
+	if err != nil {
+		s.log.Error("listing the jobs", "error", err)
+	}
+	for _, id := range ids {
+		if rec, err := s.home.readRecord(id); err == nil {
+			s.reviveSlowly(rec)
+		}
+	}
+}
+
+// cancelOrphan ends the program of a job whose shim is dead: nobody else can. A
+// program that does not listen is killed by a later call. before is the mark of
+// an earlier call, or nil.
+func (s *service) cancelOrphan(rec record, before fs.FileInfo) error {
+	var job Job
+	sh := shim{home: s.home, id: rec.ID}
+	if err := readLimited(sh.spec(), &job, maxRecord); err != nil {
+		return err // without it, it is not known whether the program may be ended
+	}
+	if job.NoKill {
+		return nil
+	}
+	force := before != nil && time.Since(before.ModTime()) > killGrace
+	s.log.Info("ending a program without a shim", "job", rec.ID, "force", force)
+	return endGroup(rec.Program.PID, force)
+}
