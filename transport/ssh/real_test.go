@@ -80,6 +80,16 @@ func startSSHD(t *testing.T, config ...string) *sshd {
 		}
 		return err == nil
 	}, 20*time.Second, 20*time.Millisecond, "sshd does not listen")
+	if me, err := user.Current(); err == nil && me.Uid != "0" {
+		// Without root only the account of the test itself can log in.
+		c, err := xssh.Dial("tcp", addr, &xssh.ClientConfig{
+			User: me.Username, Auth: []xssh.AuthMethod{xssh.PublicKeys(key)}, HostKeyCallback: xssh.FixedHostKey(host.PublicKey()),
+		})
+		if err != nil {
+			realtest.Missing(t, "an account that sshd lets in: "+me.Username+" is locked, or has no shell")
+		}
+		_ = c.Close()
+	}
 	return &sshd{addr: addr, host: host.PublicKey(), key: key, pem: pem}
 }
 
