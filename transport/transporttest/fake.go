@@ -23,9 +23,11 @@ type Fake struct {
 	violations []error
 	lastPID    int
 
-	life  context.Context // ends with Close
-	end   context.CancelFunc
-	tasks sync.WaitGroup
+	life     context.Context // ends with Close
+	end      context.CancelFunc
+	tasks    sync.WaitGroup
+	spawning sync.Mutex // guards joining, and tasks against being added to while Close waits
+	joining  bool
 }
 
 type targetKey struct{ address, object string }
@@ -132,6 +134,9 @@ func (f *Fake) Close() error {
 	for _, l := range listeners {
 		l.Close()
 	}
+	f.spawning.Lock()
+	f.joining = true
+	f.spawning.Unlock()
 	done := make(chan struct{})
 	go func() {
 		f.tasks.Wait()
@@ -145,6 +150,18 @@ func (f *Fake) Close() error {
 	case <-timer.C:
 		return errors.Join(f.Err(), errors.New("transporttest: a program, service or standard input of the fake does not end"))
 	}
+}
+
+// spawn runs task in a goroutine that Close waits for. A call that comes while
+// Close waits already finds its context ended, and is not waited for.
+func (f *Fake) spawn(task func()) {
+	f.spawning.Lock()
+	defer f.spawning.Unlock()
+	if f.joining {
+		go task()
+		return
+	}
+	f.tasks.Go(task)
 }
 
 // Dial implements transport.Transport.

@@ -162,7 +162,7 @@ func (t *Target) request(j *job) {
 	if double {
 		_ = t.f.violate("update on %q: the same flash was requested twice", t.cfg.Address)
 	}
-	t.f.tasks.Go(func() {
+	t.f.spawn(func() {
 		defer cancel()
 		select {
 		case <-before: // the target does one thing at a time

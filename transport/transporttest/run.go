@@ -205,7 +205,7 @@ func (c *conn) execute(ctx context.Context, cmd transport.Command, answer Progra
 		stdin = r
 		// Nothing can interrupt a read from the caller's reader. The goroutine ends
 		// with it, or with the next piece after the program has ended.
-		c.f.tasks.Go(func() {
+		c.f.spawn(func() {
 			_, err := io.Copy(w, cmd.Stdin)
 			w.CloseWithError(err)
 		})
@@ -214,9 +214,16 @@ func (c *conn) execute(ctx context.Context, cmd transport.Command, answer Progra
 	}
 	p := &Process{Target: c.t, PID: pid, Argv: slices.Clone(cmd.Argv), Env: slices.Clone(cmd.Env), Stdin: stdin,
 		Stdout: &outputPipe{cmd.Stdout, pieces, over}, Stderr: &outputPipe{cmd.Stderr, pieces, over}}
-	c.tasks.Add(1)
-	c.f.tasks.Go(func() {
-		defer c.tasks.Done()
+	c.mu.Lock()
+	counted := !c.tunneled // else Close waits already, and life has ended
+	if counted {
+		c.tasks.Add(1)
+	}
+	c.mu.Unlock()
+	c.f.spawn(func() {
+		if counted {
+			defer c.tasks.Done()
+		}
 		ended <- answer(life, p)
 	})
 	// The program must not outlive what holds it, whoever notices first.

@@ -130,7 +130,7 @@ func (c *conn) StartService(ctx context.Context, name string, args ...string) er
 		stopped := make(chan struct{})
 		s.stop, s.stopped = stop, stopped
 		args := slices.Clone(args)
-		c.f.tasks.Go(func() {
+		c.f.spawn(func() {
 			exit := s.run(life, c.t, s.cfg, args)
 			stop()
 			c.f.mu.Lock()

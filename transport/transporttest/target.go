@@ -218,7 +218,7 @@ func (t *Target) Go(f func(ctx context.Context)) {
 	t.f.mu.Lock()
 	boot := t.boot
 	t.f.mu.Unlock()
-	t.f.tasks.Go(func() { f(boot) })
+	t.f.spawn(func() { f(boot) })
 }
 
 // ReadFile returns the content of a file of the target.

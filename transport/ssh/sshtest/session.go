@@ -55,6 +55,15 @@ func (s *Server) session(ch xssh.Channel, reqs <-chan *xssh.Request, c net.Conn)
 	started := false
 	for req := range reqs {
 		ok := false
+		// The answer to a request that starts something goes out first: what it
+		// starts may end, and close the channel, before anything else is sent.
+		accept := func() {
+			ok, started = true, true
+			if req.WantReply {
+				_ = req.Reply(true, nil)
+			}
+			req.WantReply = false
+		}
 		switch req.Type {
 		case "env":
 			var m struct{ Name, Value string }
@@ -68,10 +77,10 @@ func (s *Server) session(ch xssh.Channel, reqs <-chan *xssh.Request, c net.Conn)
 			}
 			isSFTP := s.cfg.SFTPOnly || (req.Type == "subsystem" && m.What == "sftp")
 			if isSFTP && !s.cfg.NoSFTP {
-				ok, started = true, true
+				accept()
 				s.wg.Go(func() { s.sftp(ch) })
 			} else if req.Type == "exec" {
-				ok, started = true, true
+				accept()
 				proc = s.command(m.What, ch, env, c)
 			}
 		case "signal":
