@@ -21,6 +21,10 @@
 // Faults are switched on while it runs: [Server.CutAfter] breaks the line in
 // mid-transfer, [Server.Stall] lets it hang, [Server.Refuse] turns callers away.
 //
+// It does not change users or roots: what a test run by root tells a server to do
+// is done by root on this machine. An agent in particular goes where its base
+// directories say; "~/agents" keeps it in the server's home.
+//
 // [Server.DialContext] connects in memory, without a socket, for tests that run
 // on the clock of testing/synctest.
 package sshtest
