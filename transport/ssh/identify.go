@@ -57,8 +57,10 @@ func (c *conn) Identify(ctx context.Context) (transport.Identity, error) {
 		if values, err = k.readFacts(); err != nil {
 			return transport.Identity{}, err
 		}
-	default:
-		// It is alive, at least.
+	}
+	if !c.shell {
+		// It is alive, at least: a file that could not be read may be a line that
+		// was lost, and then nothing is known.
 		if _, err := do(k.ctx, c, func() (struct{}, error) { return struct{}{}, c.ask() }, nil); err != nil {
 			return transport.Identity{}, k.fail(c.explain(k.ctx, err))
 		}
