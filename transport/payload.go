@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 )
 
@@ -88,6 +90,42 @@ func DiskFile(ctx context.Context, name, filename string) (File, error) {
 	out := File{Name: name, Size: n, Open: func(context.Context) (io.ReadSeekCloser, error) { return os.Open(filename) }}
 	h.Sum(out.SHA256[:0])
 	return out, nil
+}
+
+// DiskTree describes the regular files below a directory of the manager's disk,
+// sorted by name; see DiskFile. Symbolic links to files inside the directory are
+// read as what they point to, links that lead out of it are refused, as is
+// anything that is neither file nor directory.
+func DiskTree(ctx context.Context, dir string) ([]File, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	var files []File
+	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		fi, err := root.Stat(name) // not where a link leads outside
+		if err != nil {
+			return err
+		}
+		if !fi.Mode().IsRegular() {
+			return &Error{Op: "payload", Path: name, Kind: ErrInvalid, Err: fmt.Errorf("%v", fi.Mode()),
+				Hint: "a directory tree holds files and links to files"}
+		}
+		f, err := DiskFile(ctx, name, filepath.Join(dir, filepath.FromSlash(name)))
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+		return f.Check()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", dir, err)
+	}
+	return files, nil
 }
 
 // ctxReader ends a long local read when its context ends.

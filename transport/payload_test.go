@@ -64,3 +64,32 @@ func TestDiskFileErrors(t *testing.T) {
 	_, err = transport.DiskFile(ctx, "f", filename)
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+func TestDiskTree(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "vib20", "hpe"), 0o700))
+	for name, content := range map[string]string{"index.xml": "<x/>", "vib20/hpe/a.vib": "vib", "vib20/empty": ""} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
+	}
+	require.NoError(t, os.Symlink("hpe/a.vib", filepath.Join(dir, "vib20", "link")))
+	files, err := transport.DiskTree(t.Context(), dir)
+	require.NoError(t, err)
+	got := map[string]string{}
+	for _, f := range files {
+		require.NoError(t, f.Check())
+		r, err := f.Open(t.Context())
+		require.NoError(t, err)
+		b, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.NoError(t, r.Close())
+		require.Equal(t, sha256.Sum256(b), f.SHA256)
+		got[f.Name] = string(b)
+	}
+	require.Equal(t, map[string]string{"index.xml": "<x/>", "vib20/hpe/a.vib": "vib", "vib20/empty": "", "vib20/link": "vib"}, got)
+
+	require.NoError(t, os.Symlink("/etc/hostname", filepath.Join(dir, "out")))
+	_, err = transport.DiskTree(t.Context(), dir)
+	require.Error(t, err, "a link that leads out")
+	_, err = transport.DiskTree(t.Context(), filepath.Join(dir, "missing"))
+	require.True(t, transport.IsNotExist(err))
+}
