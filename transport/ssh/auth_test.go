@@ -1,6 +1,7 @@
 package ssh_test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -33,27 +34,41 @@ func TestPublicKeys(t *testing.T) {
 }
 
 func TestIdentityFiles(t *testing.T) {
+	t.Parallel() // decrypting keys takes long
 	key, pem := newKey(t, "open sesame")
 	srv := server(t, sshtest.Config{AuthorizedKeys: []xssh.PublicKey{key.PublicKey()}})
 	ep := endpointOf(srv)
 	ep.Credentials.Password = transport.Secret{}
 	name := writeFile(t, filepath.Join(t.TempDir(), "id"), string(pem), 0o600)
 
-	ep.Options = ssh.Options{IdentityFiles: []ssh.IdentityFile{
-		{Path: name + "-missing"}, {Path: name, Passphrase: transport.NewSecret("open sesame")}}}
+	open := transport.NewSecret("open sesame")
+	ep.Options = ssh.Options{IdentityFiles: []ssh.IdentityFile{{Path: name, Passphrase: open}}}
 	dial(t, ep)
 
-	ep.Options = ssh.Options{IdentityFiles: []ssh.IdentityFile{{Path: name}}}
-	_, err := (&ssh.Transport{}).Dial(t.Context(), ep)
-	require.ErrorIs(t, err, transport.ErrAuth)
-	var missing *xssh.PassphraseMissingError
-	require.ErrorAs(t, err, &missing, "the error says why the key was not offered")
-
-	_, err = ssh.ParseKey(pem, transport.NewSecret("wrong"))
-	require.ErrorIs(t, err, transport.ErrInvalid)
-	signer, err := ssh.ParseKey(pem, transport.NewSecret("open sesame"))
-	require.NoError(t, err)
-	require.Equal(t, key.PublicKey().Marshal(), signer.PublicKey().Marshal())
+	// A key that cannot be used is told before anything is sent, and which one.
+	dir := filepath.Dir(name)
+	garbled := writeFile(t, filepath.Join(dir, "garbled"), "no key", 0o600)
+	for _, tt := range []struct {
+		id   ssh.IdentityFile
+		says string
+	}{
+		{ssh.IdentityFile{Path: name + "-missing"}, "no such file"},
+		{ssh.IdentityFile{Path: name}, "is encrypted"},
+		{ssh.IdentityFile{Path: name, Passphrase: transport.NewSecret("battery staple")}, "does not open this private key"},
+		{ssh.IdentityFile{Path: garbled}, "cannot be used"},
+		{ssh.IdentityFile{Path: dir}, "cannot be used"},
+	} {
+		ep.Options = ssh.Options{IdentityFiles: []ssh.IdentityFile{tt.id, {Path: name, Passphrase: open}}}
+		tr := &ssh.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			t.Error("it was dialled")
+			return nil, net.ErrClosed
+		}}
+		_, err := tr.Dial(t.Context(), ep)
+		require.ErrorIs(t, err, transport.ErrInvalid)
+		require.ErrorContains(t, err, tt.id.Path)
+		require.ErrorContains(t, err, tt.says)
+		require.NotContains(t, err.Error(), "battery staple")
+	}
 }
 
 func TestAgent(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 )
 
 // openSession opens a session channel. A session that ended counts on the server
-// for a moment longer: what it refuses for want of room is tried again for a while.
+// for a moment longer: what it refuses for want of room is tried again for a while,
+// after what room the driver takes itself has been made.
 func (c *conn) openSession(ctx context.Context) (xssh.Channel, <-chan *xssh.Request, error) {
 	for wait := 20 * time.Millisecond; ; wait *= 2 {
 		ch, reqs, err := c.openChannel(ctx, "session", nil)
@@ -22,6 +23,7 @@ func (c *conn) openSession(ctx context.Context) (xssh.Channel, <-chan *xssh.Requ
 			(refused.Reason != xssh.ConnectionFailed && refused.Reason != xssh.ResourceShortage) {
 			return nil, nil, err
 		}
+		c.retireSFTP()
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:

@@ -2,18 +2,38 @@ package ssh
 
 import (
 	"bytes"
+	"fmt"
+	"hash/crc32"
+	"math/rand/v2"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/roundsman-go/roundsman/transport"
 	"github.com/stretchr/testify/require"
 )
+
+// loginShells are the shells of this machine that sshd could start, each with the
+// arguments before "-c".
+func loginShells(t testing.TB) [][]string {
+	out := shells(t)
+	for _, name := range []string{"tcsh", "bsd-csh", "fish"} {
+		if _, err := exec.LookPath(name); err == nil {
+			out = append(out, []string{name})
+		}
+	}
+	return out
+}
 
 // shells are the shells of this machine that can stand for sh.
 func shells(t testing.TB) [][]string {
 	var out [][]string
-	for _, argv := range [][]string{{"sh"}, {"dash"}, {"bash"}, {"bash", "--posix"}, {"ksh"}, {"mksh"}, {"zsh"}, {"busybox", "sh"}} {
+	for _, argv := range [][]string{{"sh"}, {"dash"}, {"bash"}, {"bash", "--posix"}, {"mksh"}, {"zsh"}, {"busybox", "sh"}} {
 		if _, err := exec.LookPath(argv[0]); err == nil {
 			out = append(out, argv)
 		}
@@ -22,47 +42,178 @@ func shells(t testing.TB) [][]string {
 	return out
 }
 
-// printArgs prints its arguments, each with a NUL byte behind it.
-var printArgs = []string{"sh", "-c", `for a in "$@"; do printf '%s\0' "$a"; done`, "sh"}
+// shDirs are directories for a PATH in which sh is one of the shells.
+func shDirs(t testing.TB) []string {
+	var out []string
+	for _, argv := range shells(t) {
+		if len(argv) > 1 && argv[0] != "busybox" {
+			continue
+		}
+		program, err := exec.LookPath(argv[0])
+		require.NoError(t, err)
+		dir := filepath.Join(t.TempDir(), argv[0])
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		require.NoError(t, os.Symlink(program, dir+"/sh"))
+		out = append(out, dir)
+	}
+	return out
+}
 
-func checkArgs(t *testing.T, shell []string, args, env []string) {
-	line := commandLine(argvScript(append(printArgs[:len(printArgs):len(printArgs)], args...), env), "TOKEN", false, "")
-	cmd := exec.Command(shell[0], append(shell[1:], "-c", line)...)
+// printArgs prints its input, its arguments and its environment, each with a NUL byte behind it.
+var printArgs = []string{"/bin/sh", "-c", `cat; for a; do printf '%s\0' "$a"; done; cat /proc/$$/environ 2>/dev/null`, "sh"}
+
+// checkArgs has a login shell run a program, as sshd does, and checks that it got
+// its arguments and variables: by the command line, if that is not too long for
+// Linux, and by standard input.
+func checkArgs(t testing.TB, shell []string, path string, as rights, args, env []string) {
+	t.Helper()
+	text := wrapped(argvScript(append(printArgs[:len(printArgs):len(printArgs)], args...), env), "TOKEN", as)
+	line, input := byInput(text)
+	checkLine(t, shell, path, line, input+"rest", args, env)
+	if line := byLine(text); len(line) <= maxString {
+		checkLine(t, shell, path, line, "rest", args, env)
+	}
+}
+
+func checkLine(t testing.TB, shell []string, path, line, input string, args, env []string) {
+	t.Helper()
+	cmd := exec.Command(shell[0], append(shell[1:len(shell):len(shell)], "-c", line)...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = []string{"HOME=" + cmd.Dir, "PATH=" + path + ":" + os.Getenv("PATH"), "SHELL=/bin/sh", "SSH_CONNECTION=1.2.3.4 5 6.7.8.9 22"}
+	cmd.Stdin = strings.NewReader(input)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	require.NoError(t, cmd.Run(), "%s: %s", line, errs.String())
-	_, rest, err := awaitToken(&out, "TOKEN", &errs, nil)
+	require.NoError(t, cmd.Run(), "%s by %s: %.1000s", shell, path, errs.String())
+	pids, rest, err := awaitToken(&errs, "\nTOKEN ", isPIDs, nil)
+	require.NoError(t, err, "%q", errs.String())
+	require.Empty(t, string(rest)+errs.String())
+	require.NotEmpty(t, pids)
+	_, rest, err = awaitToken(&out, "TOKEN", isEmpty, nil)
 	require.NoError(t, err)
-	want := strings.Join(args, "\x00") + "\x00"
-	if len(args) == 0 {
-		want = ""
-	}
 	got := string(rest) + out.String()
-	require.Equal(t, want, got, "through %q by %q", shell, line)
+	want := "rest"
+	if len(args) > 0 {
+		want += strings.Join(args, "\x00") + "\x00"
+	}
+	if !strings.HasPrefix(got, want) {
+		t.Fatalf("through %q and %s by %.2000q:\nwant %.5000q\ngot  %.5000q", shell, path, line, want, got)
+	}
+	got = strings.TrimPrefix(got, want)
+	if got == "" {
+		return // there is no /proc
+	}
+	for _, e := range env {
+		if !strings.Contains("\x00"+got, "\x00"+e+"\x00") {
+			t.Fatalf("through %q and %s: want %.500q in %.5000q", shell, path, e, got)
+		}
+	}
 }
 
 func TestQuotingKeepsEveryByte(t *testing.T) {
 	var every []byte
-	args := []string{"", " ", "'", `\`, `\\`, `\n`, "\n", "a\n", "!", "!!", "$HOME", "`id`", "%s%n%b", "-n", "--", "*", "~", "#", "{a,b}", "a=b"}
+	args := []string{"", " ", "'", `\`, `\\`, `\n`, "\n", "a\n", "!", "!!", "$HOME", "`id`", "%s%n%b", "-n", "--", "*", "~", "#", "{a,b}", "a=b",
+		"\xff", "\xc3", "\xc3\xa4", "\xed\xa0\x80", strings.Repeat("\n", 500), "a\n\n\n", "\\0101", "^a^b", "[a]", "TOKEN", "sh-TOKEN 1\n"}
 	for b := 1; b < 256; b++ {
 		every = append(every, byte(b))
 		args = append(args, string([]byte{byte(b)}))
 	}
 	args = append(args, string(every), strings.Repeat("'", 1000))
-	for _, shell := range shells(t) {
-		checkArgs(t, shell, args, nil)
-		checkArgs(t, shell, args, []string{"A=" + string(every), "B.C=x"})
-		checkArgs(t, shell, nil, nil)
+	env := []string{"A=" + string(every), "B.C=x", "EMPTY=", "NL=\n\n", "É=\xff", "a b=c d", "1=2"}
+	for _, shell := range loginShells(t) {
+		t.Run(strings.Join(shell, " "), func(t *testing.T) {
+			t.Parallel()
+			for _, path := range shDirs(t) {
+				checkArgs(t, shell, path, rights{}, args, env)
+			}
+			checkArgs(t, shell, "/nowhere", rights{}, args, nil)
+			checkArgs(t, shell, "/nowhere", rights{}, nil, nil)
+			checkArgs(t, shell, "/nowhere", rights{}, []string{strings.Repeat("x", 50_000), strings.Repeat("\xe4\n", 60_000)}, nil)
+		})
 	}
+}
+
+// TestQuotingAtRandom takes what nobody thought of.
+func TestQuotingAtRandom(t *testing.T) {
+	// Shells are made of these.
+	const special = "'\"\\$`!*?[]{}()<>|&;#~^%=-+@:,./ \t\n\r\x01\x7f\x80\xff\xc3\xa4anrtx0178"
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	word := func() string {
+		b := make([]byte, rng.IntN(40))
+		for i := range b {
+			if b[i] = special[rng.IntN(len(special))]; rng.IntN(4) == 0 {
+				b[i] = byte(1 + rng.IntN(255))
+			}
+		}
+		return string(b)
+	}
+	dirs := shDirs(t)
+	for _, shell := range loginShells(t) {
+		for range 6 {
+			var args, env []string
+			for i := range 60 {
+				args = append(args, word())
+				env = append(env, fmt.Sprintf("V%d=%s", i, word()))
+			}
+			checkArgs(t, shell, dirs[rng.IntN(len(dirs))], rights{}, args, env)
+		}
+	}
+}
+
+// TestElevatedQuoting has a sudo of our own pass everything on, and script too, if
+// there is one.
+func TestElevatedQuoting(t *testing.T) {
+	bin := t.TempDir()
+	for name, content := range map[string]string{
+		"id":   "echo 1000",
+		"sudo": `while [ "$1" != -- ]; do shift; done; shift; exec "$@"`,
+	} {
+		require.NoError(t, os.WriteFile(bin+"/"+name, []byte("#!/bin/sh\n"+content+"\n"), 0o755))
+	}
+	args := []string{"", "it's", "\n", "a\n", "!", `\0101`, "\xff", "$s", "-n"}
+	ways := []rights{{sudo: true}, {sudo: true, prompt: "prompt"}}
+	if _, err := exec.LookPath("script"); err == nil {
+		ways = append(ways, rights{sudo: true, terminal: true})
+	}
+	for _, shell := range loginShells(t) {
+		for _, as := range ways {
+			checkArgs(t, shell, bin, as, args, []string{"A=\n'\xff"})
+		}
+	}
+}
+
+// TestLimits: what is passed on is as long as Linux lets it be.
+func TestLimits(t *testing.T) {
+	if runtime.GOOS != "linux" || os.Getpagesize() != 4096 {
+		t.Skip("these limits are those of Linux with pages of 4 KiB")
+	}
+	require.NoError(t, exec.Command("/bin/sh", "-c", ":", strings.Repeat("x", maxString)).Run())
+	require.ErrorIs(t, exec.Command("/bin/sh", "-c", ":", strings.Repeat("x", maxString+1)).Run(), syscall.E2BIG)
+	line, input := commandLine(strings.Repeat("x", maxLine))
+	require.Less(t, len(line), 100)
+	require.Len(t, input, maxLine)
+	line, input = commandLine("x")
+	require.Equal(t, byLine("x"), line)
+	require.Empty(t, input)
+	var many []string
+	for range 8 {
+		many = append(many, strings.Repeat("x", maxString-100))
+	}
+	checkArgs(t, []string{"/bin/sh"}, "/nowhere", rights{}, many, nil)
+	require.Empty(t, badCommand(transport.Command{Argv: []string{"x", strings.Repeat("x", maxString)}}))
+	require.NotEmpty(t, badCommand(transport.Command{Argv: []string{"x", strings.Repeat("x", maxString+1)}}))
+	require.NotEmpty(t, badCommand(transport.Command{Argv: []string{"x"}, Env: []string{"A=" + strings.Repeat("x", maxString)}}))
 }
 
 // TestOuterQuoting: what a login shell sees has nothing in it on which Bourne
 // shells, csh and fish disagree.
 func TestOuterQuoting(t *testing.T) {
-	common := regexp.MustCompile(`^exec sh -c '(?:[ -&(-\[\]-~]|\\0)*'$`) // a backslash before a zero alone, no single quote
+	// A backslash before a zero alone, no single quote, and no long word.
+	common := regexp.MustCompile(`^exec sh -c '[^'!\\]+' sh(?: '(?:[ -&(-\[\]-~]|\\0){1,1000}')+$`)
 	for _, script := range []string{"true", "echo 'it'", "a\nb", `a\b`, "a!b", string([]byte{1, 127, 200, 255}), getScript, putScript} {
-		for _, elevate := range []bool{false, true} {
-			line := commandLine(script, "token", elevate, "")
+		for _, as := range []rights{{}, {sudo: true}, {sudo: true, prompt: "prompt"}, {sudo: true, prompt: "prompt", terminal: true}} {
+			line := byLine(wrapped(script, "token", as))
 			require.Regexp(t, common, line)
 			require.NotContains(t, line, "!")
 			require.NotContains(t, line, "\n")
@@ -73,7 +224,10 @@ func TestOuterQuoting(t *testing.T) {
 func FuzzQuoting(f *testing.F) {
 	f.Add("plain", "it's", "X=1")
 	f.Add("", "\n", "A=\xff!\\")
-	all := shells(f)
+	f.Add("-n", "~", "V=*")
+	f.Add("a\n\n", "\xc3", "A=a\n")
+	all := loginShells(f)
+	dirs := shDirs(f)
 	f.Fuzz(func(t *testing.T, a, b, env string) {
 		if strings.Contains(a+b+env, "\x00") {
 			t.Skip("no program can be given a NUL byte")
@@ -81,15 +235,15 @@ func FuzzQuoting(f *testing.F) {
 		var vars []string
 		if strings.Index(env, "=") > 0 && env[0] != '-' {
 			vars = []string{env}
-			for _, name := range []string{"PATH=", "LD_", "BASH", "ENV=", "SHELLOPTS="} {
+			for _, name := range []string{"PATH=", "LD_", "BASH", "ENV=", "SHELLOPTS=", "LC_", "LANG", "PWD=", "_="} {
 				if strings.HasPrefix(env, name) {
 					t.Skip("changes what the shell of the test does")
 				}
 			}
 		}
-		for _, shell := range all {
-			checkArgs(t, shell, []string{a, b}, vars)
-		}
+		// One of them each time, so that there are many times.
+		i := int(crc32.ChecksumIEEE([]byte(a + b + env)))
+		checkArgs(t, all[i%len(all)], dirs[i/len(all)%len(dirs)], rights{}, []string{a, b}, vars)
 	})
 }
 

@@ -22,6 +22,11 @@ const (
 func TestConformance(t *testing.T) {
 	t.Run("shell", func(t *testing.T) { conformance(t, simulated(t, sshtest.Config{}, shellCaps)) })
 	t.Run("shell without sftp", func(t *testing.T) { conformance(t, simulated(t, sshtest.Config{NoSFTP: true}, shellCaps)) })
+	t.Run("shell in pieces", func(t *testing.T) {
+		h := simulated(t, sshtest.Config{}, shellCaps)
+		h.Transport = (&ssh.Transport{}).InPieces()
+		conformance(t, h)
+	})
 	t.Run("sftp only", func(t *testing.T) { conformance(t, simulated(t, sshtest.Config{SFTPOnly: true}, filesCaps)) })
 }
 

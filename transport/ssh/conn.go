@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,13 +26,22 @@ type conn struct {
 	path  transport.Path
 	shell bool // a POSIX sh can be had
 
+	terminal    bool        // sudo wants a terminal
+	sudoRefused atomic.Bool // sudo has refused the password
+
+	hostKey []byte // what the target showed
+	bulk    bulkSizes
+	// second makes another connection to the same target, for a large transfer.
+	second func(context.Context) (*conn, error)
+
 	ctx    context.Context // ends when the connection is closed or lost; its cause says which
 	cancel context.CancelCauseFunc
 
-	hadSession atomic.Bool    // the server has opened a session before
-	sessions   chan struct{}  // a place for each command that may run
-	ops        sync.WaitGroup // calls, and what ends the programs of cancelled calls
-	bg         sync.WaitGroup // goroutines that end with the line at the latest
+	hadSession  atomic.Bool    // the server has opened a session before
+	fewSessions atomic.Bool    // the server refused a session that one can do without
+	sessions    chan struct{}  // a place for each command that may run
+	ops         sync.WaitGroup // calls, and what ends the programs of cancelled calls
+	bg          sync.WaitGroup // goroutines that end with the line at the latest
 
 	mu      sync.Mutex
 	closing bool
@@ -40,6 +50,7 @@ type conn struct {
 	sftpTurn   chan struct{} // holds the right to look at and set these
 	sftpShared *sftpClient
 	sftpErr    error                  // why the server has no SFTP
+	sftpUses   atomic.Int32           // calls that use sftpShared
 	sftpUser   atomic.Pointer[uint32] // the owner of the files that SFTP creates, once it is known
 
 	puts sync.Map // partial files that are being written: name to chan struct{}
@@ -85,11 +96,11 @@ func (c *conn) lose(err error) {
 // section 2.3 for the name; a refusal is as good an answer as any).
 func (c *conn) keepAlive() {
 	var asking atomic.Bool
-	tick := time.NewTicker(c.opts.KeepAlive)
-	defer tick.Stop()
+	timer := time.NewTimer(c.opts.KeepAlive)
+	defer timer.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-timer.C:
 		case <-c.ctx.Done():
 			return
 		}
@@ -104,6 +115,7 @@ func (c *conn) keepAlive() {
 				asking.Store(false)
 			})
 		}
+		timer.Reset(c.opts.KeepAlive - silence%c.opts.KeepAlive)
 	}
 }
 
@@ -133,6 +145,7 @@ type call struct {
 	ctx      context.Context // ends with the caller's context and with the connection
 	cancel   context.CancelCauseFunc
 	stop     func() bool
+	patience time.Duration // with a shell that does not answer; 0 means Options.StallTimeout
 }
 
 // begin starts a call. The caller must call end, unless there is an error.
@@ -233,25 +246,33 @@ func wait(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
-// probe finds out what the server offers, by one command, and fills in what
-// Caps and Path return.
+// probe finds out what the server offers, by one command where it has a shell, and
+// fills in what Caps and Path return.
 func (c *conn) probe(ctx context.Context) error {
 	k, err := c.begin(ctx, "dial", "")
 	if err != nil {
 		return err
 	}
 	defer k.end()
+	if bytes.HasPrefix(c.ssh.ServerVersion(), []byte("SSH-2.0-tinyssh")) {
+		return &transport.Error{Op: "dial", Target: c.target, Kind: errors.ErrUnsupported,
+			Hint: "TinySSH ends the connection after one command; use another SSH server"}
+	}
 	c.caps = transport.CapTunnelTCP
 	if c.opts.Elevate == NoElevation {
 		c.caps |= transport.CapTunnelUnix
 	}
-	out, err := k.script("printf '%s' \"$SSH_CONNECTION\"")
+	out, files, err := k.probeShell()
 	switch {
 	case err == nil:
 		c.shell = true
 		c.caps |= transport.CapRun | transport.CapFiles
+	case errors.Is(context.Cause(k.ctx), errSlow):
+		return errQuiet // Dial says the rest
 	case k.ctx.Err() != nil:
 		return k.fail(err)
+	case errors.Is(err, transport.ErrTimeout) && !files:
+		return err
 	case c.opts.Elevate != NoElevation && (errors.Is(err, transport.ErrAuth) || errors.Is(err, errors.ErrUnsupported)):
 		return err
 	case c.opts.Elevate != NoElevation:
@@ -268,6 +289,63 @@ func (c *conn) probe(ctx context.Context) error {
 	}
 	c.path = pathOf(c.line, out)
 	return nil
+}
+
+// probeScript prints what a Path is made of.
+const probeScript = `printf '%s' "$SSH_CONNECTION"`
+
+// errQuiet is what there is to say where the time for connecting has gone by.
+var errQuiet = errors.New("the login shell has not answered")
+
+// probeShell runs a command to see whether there is a shell, and reports whether
+// there is SFTP if a login shell has not answered for long. It may be busy with
+// its start files; but there are servers for files alone that let a command hang.
+func (k *call) probeShell() (out string, files bool, err error) {
+	limit := k.c.opts.ConnectTimeout
+	one := *k // ends alone
+	one.ctx, one.cancel = context.WithCancelCause(k.ctx)
+	defer one.cancel(nil)
+	one.patience = limit / 4 * 3
+	answered := make(chan struct{})
+	k.c.bg.Go(func() {
+		defer close(answered)
+		out, err = one.elevated()
+	})
+	early := time.NewTimer(limit / 4)
+	defer early.Stop()
+	select {
+	case <-answered:
+		return out, false, err
+	case <-early.C:
+	}
+	var s *sftpClient
+	if k.c.opts.Elevate == NoElevation {
+		s, _ = k.c.sftp(one.ctx)
+	}
+	<-answered
+	return out, s != nil, err
+}
+
+// elevated runs the probe's script. If sudo refuses without having asked for the
+// password, it is tried once more with a terminal, for the sake of "Defaults
+// requiretty" in sudoers, and the connection remembers what helped.
+func (k *call) elevated() (string, error) {
+	out, err := k.script(probeScript)
+	var plain, withTerminal *refusal
+	if !errors.As(err, &plain) || errors.Is(err, errors.ErrUnsupported) {
+		return out, err
+	}
+	k.c.terminal = true
+	out, second := k.script(probeScript)
+	if second == nil || !errors.Is(second, errors.ErrUnsupported) || !errors.As(second, &withTerminal) {
+		return out, second
+	}
+	k.c.terminal = false
+	user := k.c.ssh.User()
+	return "", &transport.Error{Op: k.op, Target: k.c.target, Kind: transport.ErrAuth, Code: transport.CodeOf(err),
+		Err: fmt.Errorf("%w; on a terminal: %w", plain, withTerminal),
+		Hint: fmt.Sprintf("sudo wants a password (Options.SudoPassword), or does not let %s in, or wants a terminal: "+
+			"then install script (util-linux) on the target, or add \"Defaults:%s !requiretty\" to its sudoers", user, user)}
 }
 
 // pathOf puts together the addresses of the line and those that the server put

@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,10 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/roundsman-go/roundsman/transport"
 	xssh "golang.org/x/crypto/ssh"
@@ -17,7 +21,13 @@ import (
 // errSlow is the cause with which a dial ends that took longer than ConnectTimeout.
 var errSlow = errors.New("connecting took too long")
 
-// Dial implements transport.Transport. The default port is 22.
+// Dial implements transport.Transport. The default port is 22. Keys and known_hosts
+// files are read before anything is sent. A private key that cannot be used is
+// ErrInvalid. A known_hosts file that does not exist knows nobody, as with OpenSSH:
+// the error of a target that is not known names it, and where there is nothing else
+// to go by, and no FirstUse either, it is ErrTrust and fs.ErrNotExist at once. Names
+// in known_hosts are matched as OpenSSH does, a key for port 22 counts on other
+// ports, too, and a revoked key is refused whatever name its line has.
 func (t *Transport) Dial(ctx context.Context, ep transport.Endpoint) (transport.Conn, error) {
 	opts, err := optionsOf(ep)
 	if err != nil {
@@ -28,7 +38,8 @@ func (t *Transport) Dial(ctx context.Context, ep transport.Endpoint) (transport.
 		return nil, err
 	}
 	if ep.Credentials.User == "" {
-		return nil, &transport.Error{Op: "dial", Target: ep.Address, Kind: transport.ErrInvalid, Hint: "Credentials.User is empty"}
+		return nil, &transport.Error{Op: "dial", Target: ep.Address, Kind: transport.ErrInvalid,
+			Hint: "there is no user name to log in with (Credentials.User)"}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, &transport.Error{Op: "dial", Target: ep.Address, Kind: err}
@@ -50,6 +61,10 @@ type dialer struct {
 	line *line
 	v    *verifier
 	l    *login
+	in   bool // the user is logged in
+	// twin is the connection to which a second one is made, or nil.
+	twin  *conn
+	shown []byte // the host key
 }
 
 func (d *dialer) dial(ctx context.Context) (*conn, error) {
@@ -59,12 +74,14 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 	defer clock.Stop()
 
 	var err error
-	if d.v, err = newVerifier(ctx, d.ep.Address, d.addr, d.ep.Trust); err != nil {
+	if d.v, err = d.newVerifier(ctx); err != nil {
 		return nil, err
 	}
 	d.v.pause = func() { clock.Stop() }
 	d.v.goOn = func() { clock.Reset(d.opts.ConnectTimeout) }
-	d.l = &login{ctx: ctx, creds: d.ep.Credentials, opts: d.opts}
+	if d.l, err = d.newLogin(ctx); err != nil {
+		return nil, err
+	}
 	defer d.l.close()
 
 	dial := d.t.DialContext
@@ -75,7 +92,7 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, d.netError(ctx, err)
 	}
-	d.line = &line{Conn: nc}
+	d.line = newLine(nc)
 	stop := context.AfterFunc(ctx, func() { _ = d.line.Close() })
 	sc, chans, reqs, err := xssh.NewClientConn(d.line, d.addr, d.config())
 	if err != nil {
@@ -83,8 +100,12 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		_ = d.line.Close()
 		return nil, d.handshakeError(ctx, err)
 	}
+	d.in = true
 	c := newConn(d.ep.Address, d.opts, d.line, sc, chans, reqs)
-	if err := c.probe(ctx); err != nil {
+	c.hostKey, c.bulk = d.shown, d.t.bulk.orDefault()
+	if d.twin != nil {
+		c.takeAfter(d.twin)
+	} else if err := c.probe(ctx); err != nil {
 		stop()
 		_ = c.Close(ctx)
 		return nil, d.endError(ctx, err)
@@ -93,24 +114,28 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		_ = c.Close(ctx)
 		return nil, d.endError(ctx, context.Cause(ctx))
 	}
+	if !d.l.asked {
+		c.second = (&dialer{t: d.t, ep: d.ep, opts: d.opts, addr: d.addr, twin: c}).again
+	}
 	return c, nil
 }
 
 func (d *dialer) config() *xssh.ClientConfig {
-	cfg := &xssh.ClientConfig{
+	algos := xssh.SupportedAlgorithms() // the library's default has insecure ones as well
+	if d.opts.LegacyAlgorithms {
+		old := xssh.InsecureAlgorithms()
+		algos.KeyExchanges = append(algos.KeyExchanges, old.KeyExchanges...)
+		algos.Ciphers = append(algos.Ciphers, old.Ciphers...)
+		algos.MACs = append(algos.MACs, old.MACs...)
+	}
+	return &xssh.ClientConfig{
+		Config:            xssh.Config{KeyExchanges: algos.KeyExchanges, Ciphers: algos.Ciphers, MACs: algos.MACs},
 		User:              d.l.user(),
 		AuthCallback:      d.l.next,
-		HostKeyCallback:   d.v.check,
-		HostKeyAlgorithms: d.v.algorithms(d.opts.LegacyAlgorithms),
+		HostKeyCallback:   d.hostKey,
+		HostKeyAlgorithms: d.v.algorithms(),
 		ClientVersion:     "SSH-2.0-roundsman",
 	}
-	if d.opts.LegacyAlgorithms {
-		good, old := xssh.SupportedAlgorithms(), xssh.InsecureAlgorithms()
-		cfg.KeyExchanges = append(good.KeyExchanges, old.KeyExchanges...)
-		cfg.Ciphers = append(good.Ciphers, old.Ciphers...)
-		cfg.MACs = append(good.MACs, old.MACs...)
-	}
-	return cfg
 }
 
 // endError is the error of a dial whose context ended, or else err.
@@ -121,7 +146,7 @@ func (d *dialer) endError(ctx context.Context, err error) error {
 	}
 	if errors.Is(cause, errSlow) {
 		return &transport.Error{Op: "dial", Target: d.ep.Address, Kind: transport.ErrTimeout, Err: err,
-			Hint: fmt.Sprintf("no connection after %v; see Options.ConnectTimeout", d.opts.ConnectTimeout)}
+			Hint: fmt.Sprintf("%s within %v, which Options.ConnectTimeout sets", d.stage(), d.opts.ConnectTimeout)}
 	}
 	e := &transport.Error{Op: "dial", Target: d.ep.Address, Kind: ctx.Err()}
 	if !errors.Is(cause, ctx.Err()) {
@@ -130,10 +155,25 @@ func (d *dialer) endError(ctx context.Context, err error) error {
 	return e
 }
 
+// stage says what had not happened when a dial ended.
+func (d *dialer) stage() string {
+	switch {
+	case d.line == nil:
+		return "no network connection came about (a firewall may drop what is sent)"
+	case !d.line.ssh.Load():
+		return "the target took the connection, but did not speak SSH"
+	case !d.v.decided:
+		return "the target did not show its key"
+	case !d.in:
+		return "the login did not come to its end"
+	}
+	return "the target let the user in, but did not say what it offers"
+}
+
 // netError is why there is no network connection.
 func (d *dialer) netError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return d.endError(ctx, err)
+		return d.endError(ctx, nil)
 	}
 	var te *transport.Error
 	if errors.As(err, &te) && te.Kind != nil { // of the jump host
@@ -156,30 +196,65 @@ func (d *dialer) handshakeError(ctx context.Context, err error) error {
 	case d.v.err != nil && ctx.Err() == nil:
 		return d.v.err
 	case ctx.Err() != nil:
-		return d.endError(ctx, err)
+		return d.endError(ctx, nil) // err says that the line was closed
+	case !d.line.ssh.Load():
+		d.notSSH(e)
 	case errors.As(err, &algo):
-		if slices.Equal(algo.SupportedAlgorithms, d.config().HostKeyAlgorithms) && d.v.restricted {
-			e.Kind = transport.ErrTrust
-			e.Hint = "the target has no key of a type that is known for it"
-			break
-		}
-		e.Kind = transport.ErrRejected
-		e.Hint = "the target speaks old algorithms only; see Options.LegacyAlgorithms"
-	case d.broke(err) && d.line.heard.Load() == 0:
-		e.Kind = transport.ErrUnreachable
-		e.Hint = "the target hung up without a word: its limit on logins (MaxStartups) or an address rule"
-	case d.broke(err):
+		d.noCommon(e, algo)
+	case d.broke(err) && !(d.l.pending != "" && errors.Is(d.line.broken(), io.EOF)):
 		e.Kind = transport.ErrConnLost
 	case d.v.decided:
-		e.Kind = transport.ErrAuth
-		e.Hint = fmt.Sprintf("the target takes %v", d.l.allowed)
+		// Some servers hang up instead of refusing. Were that a lost line, a retry
+		// would offer the same secret again.
+		e.Kind, e.Hint = transport.ErrAuth, d.l.refusal()
 		if d.l.err != nil {
-			e.Err = errors.Join(err, d.l.err)
+			e.Err = fmt.Errorf("%w; %w", err, d.l.err)
 		}
 	default:
 		e.Kind = transport.ErrProtocol
 	}
 	return e
+}
+
+// notSSH says what a target did that never said a version of SSH.
+func (d *dialer) notSSH(e *transport.Error) {
+	hungUp, said := d.broke(e.Err), d.line.said()
+	if len(said) > 0 {
+		first, _, _ := bytes.Cut(said, []byte("\n"))
+		e.Err = fmt.Errorf("it said %.200q", bytes.TrimSpace(first))
+	}
+	text := !bytes.ContainsFunc(said, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) && !unicode.IsSpace(r) })
+	switch {
+	case !hungUp || !text || bytes.HasPrefix(said, []byte("HTTP/")):
+		e.Kind, e.Hint = transport.ErrProtocol, "what listens on this port does not speak SSH"
+	default: // a server may say why before it hangs up (RFC 4253, section 4.2)
+		e.Kind = transport.ErrUnreachable
+		e.Hint = "the target hung up at once: it has too many logins under way (MaxStartups of sshd), or does not let this address in"
+	}
+}
+
+// noCommon says why target and driver agree on no algorithm.
+func (d *dialer) noCommon(e *transport.Error, algo *xssh.AlgorithmNegotiationError) {
+	hostKeys := d.v.restricted() && slices.Equal(algo.SupportedAlgorithms, d.v.algorithms())
+	old := xssh.InsecureAlgorithms()
+	insecure := slices.Concat(old.KeyExchanges, old.Ciphers, old.MACs, old.HostKeys)
+	var offered []string
+	for _, a := range algo.RequestedAlgorithms {
+		if slices.Contains(insecure, a) && (!hostKeys || d.v.fits(a, d.v.known) || d.v.fitsPin(a)) {
+			offered = append(offered, a)
+		}
+	}
+	e.Kind = transport.ErrRejected
+	switch {
+	case len(offered) > 0 && !d.opts.LegacyAlgorithms:
+		e.Hint = fmt.Sprintf("the target has nothing better than %s, which is not secure; update it, or allow that (Options.LegacyAlgorithms) "+
+			"for a target whose key is known", strings.Join(offered, ", "))
+	case hostKeys:
+		e.Kind = transport.ErrTrust
+		e.Hint = "the target has no key of a type that is recorded or expected for it"
+	default:
+		e.Hint = "the target speaks no algorithm that this program knows"
+	}
 }
 
 // broke reports whether a handshake failed with an error of the line. That the

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/pkg/sftp"
 	"github.com/roundsman-go/roundsman/transport"
@@ -31,6 +33,26 @@ type sinkError struct{ cause error }
 func (e *sinkError) Error() string { return fmt.Sprintf("caller's stream: %v", e.cause) }
 func (e *sinkError) Unwrap() error { return e.cause }
 
+// silentError is the cause with which a call ends whose script does not begin.
+type silentError struct {
+	after time.Duration
+	words error // what was said meanwhile, or nil
+}
+
+func (e *silentError) Error() string {
+	s := fmt.Sprintf("the login shell has not answered for %v", e.after)
+	if e.words != nil {
+		s += ", but said " + e.words.Error()
+	}
+	return s
+}
+
+// tooLong is the error for a command that takes more than so many bytes.
+func tooLong(limit int) error {
+	return &transport.Error{Kind: transport.ErrInvalid, Err: fmt.Errorf("the command takes more than %d bytes", limit),
+		Hint: "hand long values over by standard input or in a file"}
+}
+
 // fail says why a call failed: because of what ended ctx, the context that begin
 // made for it, or else because of err.
 func (c *conn) fail(ctx context.Context, op, path string, err error) error {
@@ -40,6 +62,7 @@ func (c *conn) fail(ctx context.Context, op, path string, err error) error {
 	e := &transport.Error{Op: op, Target: c.target, Path: path}
 	var lost *lostError
 	var sink *sinkError
+	var silent *silentError
 	cause := context.Cause(ctx)
 	if cause == nil {
 		cause = context.Cause(c.ctx) // ctx is about to hear of it
@@ -52,6 +75,10 @@ func (c *conn) fail(ctx context.Context, op, path string, err error) error {
 	case errors.Is(cause, errStalled):
 		e.Kind, e.Err = transport.ErrTimeout, cause
 		e.Hint = "the transfer stalled; it can be continued"
+		return e
+	case errors.As(cause, &silent):
+		e.Kind, e.Err = transport.ErrTimeout, silent
+		e.Hint = "its start files, or sudo, wait for something"
 		return e
 	case errors.As(cause, &lost):
 		e.Kind, e.Err = transport.ErrConnLost, lost.cause
@@ -92,6 +119,9 @@ func (c *conn) fail(ctx context.Context, op, path string, err error) error {
 		}
 	case errors.As(err, &status):
 		e.Kind, e.Code = sftpKind(status.Code), sftpCode(status.Code)
+		if status.Code == 5 && longName(path) { // what OpenSSH makes of ENAMETOOLONG
+			e.Kind, e.Hint = transport.ErrRejected, longHint
+		}
 	case errors.Is(err, os.ErrNotExist):
 		e.Kind, e.Code, e.Err = fs.ErrNotExist, sftpCode(2), nil
 	case errors.Is(err, os.ErrPermission):
@@ -117,6 +147,19 @@ func exitCode(exit transport.Exit) transport.Code {
 		return transport.Code{Space: "signal", Value: exit.Signal}
 	}
 	return transport.Code{Space: "exit", Value: strconv.Itoa(exit.Code)}
+}
+
+const longHint = "a name is longer than file systems allow"
+
+// longName reports whether a path has a name in it that few file systems take, or
+// is too long itself (Linux's NAME_MAX and PATH_MAX).
+func longName(path string) bool {
+	for name := range strings.SplitSeq(path, "/") {
+		if len(name) > 255 {
+			return true
+		}
+	}
+	return len(path) > 4095
 }
 
 // sftpKind is the class of a status of draft-ietf-secsh-filexfer-13, section 9.1.

@@ -235,16 +235,17 @@ func (c *conn) Put(ctx context.Context, name string, f transport.File, opts tran
 	if opts.Mode == 0 {
 		opts.Mode = 0o600
 	}
-	p := &put{k: k, abs: abs, part: partName(abs, f), f: f, opts: opts, turn: newTurn(), progressing: newTurn()}
+	p := &put{k: k, abs: abs, part: partName(abs, f), f: f, opts: opts, progressing: newTurn()}
 	unlock, err := c.lockPut(k.ctx, p.part)
 	if err != nil {
 		return transport.PutResult{}, k.fail(err)
 	}
 	defer unlock()
-	if err := p.open(); err != nil {
+	if p.src, err = p.open(k.ctx); err != nil {
 		return transport.PutResult{}, err
 	}
-	defer p.close()
+	defer p.src.close()
+	defer p.hush()
 	watch := newStall(c.opts.StallTimeout, k.cancel)
 	defer watch.stop()
 	if c.shell {

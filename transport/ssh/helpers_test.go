@@ -55,7 +55,7 @@ func output(t *testing.T, conn transport.Conn, argv ...string) string {
 }
 
 // newKey makes a key and its PEM form, encrypted if there is a passphrase.
-func newKey(t *testing.T, passphrase string) (xssh.Signer, []byte) {
+func newKey(t testing.TB, passphrase string) (xssh.Signer, []byte) {
 	t.Helper()
 	_, priv, err := ed25519.GenerateKey(nil)
 	require.NoError(t, err)
@@ -71,7 +71,7 @@ func newKey(t *testing.T, passphrase string) (xssh.Signer, []byte) {
 	return signer, pem.EncodeToMemory(block)
 }
 
-func writeFile(t *testing.T, name, content string, perm os.FileMode) string {
+func writeFile(t testing.TB, name, content string, perm os.FileMode) string {
 	t.Helper()
 	require.NoError(t, os.WriteFile(name, []byte(content), perm))
 	return name

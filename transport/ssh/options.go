@@ -16,6 +16,9 @@ type Transport struct {
 	// DialContext opens the network connection; nil means a net.Dialer. For a
 	// jump host it is what Through returns.
 	DialContext transport.DialFunc
+
+	known knownCache
+	bulk  bulkSizes // set by tests
 }
 
 var _ transport.Transport = (*Transport)(nil)
@@ -27,7 +30,8 @@ type Options struct {
 	// Signers are private keys in memory, tried in this order.
 	Signers []xssh.Signer
 	// IdentityFiles are private keys on the manager's disk, tried after Signers.
-	// They are read at each dial; for a fleet, ParseKey once and use Signers.
+	// They are read at each dial, which fails with ErrInvalid before it connects if
+	// one cannot be used; for a fleet, ParseKey once and use Signers.
 	IdentityFiles []IdentityFile
 	// AgentSocket is the Unix socket of an ssh-agent, whose keys are tried after
 	// the others. "" means none: the environment is never consulted.
@@ -54,9 +58,16 @@ type Options struct {
 	// within OpenSSH's default MaxSessions of 10.
 	MaxSessions int
 
+	// OneConnection keeps a large Put on the connection that it was called on.
+	// Otherwise it makes a second one for its duration, with the same login and the
+	// same host key, because a server encrypts each connection on one core and
+	// grants each a window of 2 MiB; if that cannot be made, one has to do.
+	OneConnection bool
+
 	// LegacyAlgorithms adds the algorithms that golang.org/x/crypto/ssh holds to
-	// be insecure, for old management processors and switches. It needs a host
-	// key that is known before (Trust.HostKeys or Trust.KnownHosts).
+	// be insecure, for old management processors and switches: SHA-1 signatures of
+	// RSA keys, on either side, among them. It needs a host key that is known before
+	// (Trust.HostKeys or Trust.KnownHosts).
 	LegacyAlgorithms bool
 }
 
@@ -101,11 +112,13 @@ func optionsOf(ep transport.Endpoint) (Options, error) {
 			Hint: "Endpoint.Options of this driver are ssh.Options"}
 	}
 	if o.Elevate != NoElevation && o.Elevate != Sudo {
-		return o, &transport.Error{Op: "dial", Target: ep.Address, Kind: transport.ErrInvalid, Hint: "unknown Elevate"}
+		return o, &transport.Error{Op: "dial", Target: ep.Address, Kind: transport.ErrInvalid,
+			Hint: "there is no such way to get the rights of root (Options.Elevate)"}
 	}
 	if o.LegacyAlgorithms && (ep.Trust.FirstUse != nil || len(ep.Trust.HostKeys)+len(ep.Trust.KnownHosts) == 0) {
 		return o, &transport.Error{Op: "dial", Target: ep.Address, Kind: transport.ErrInvalid,
-			Hint: "LegacyAlgorithms needs a known host key, and excludes FirstUse"}
+			Hint: "insecure algorithms (Options.LegacyAlgorithms) are for targets whose key is known before (Trust.HostKeys or " +
+				"Trust.KnownHosts), and never for a first use (Trust.FirstUse)"}
 	}
 	if o.ConnectTimeout <= 0 {
 		o.ConnectTimeout = defaultConnect

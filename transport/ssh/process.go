@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,11 +25,14 @@ type task struct {
 	stallIn        *stall    // watches writes to standard input; nil: they may take as long as they like
 	stallOut       *stall    // likewise reads from standard output
 	unkillable     bool      // is itself what kills
+	asUser         bool      // is not elevated
+	patience       time.Duration
+	over           func() // called when the program has ended, or the effort to end it; may be nil
 }
 
 const (
 	killGrace = time.Second     // how long a cancelled call waits for its program to end
-	killLimit = 4 * time.Second // how long the effort goes on behind its back
+	killLimit = 8 * time.Second // how long the effort goes on behind its back
 )
 
 // exec runs a task of the call when there is a place for it, and waits for its
@@ -39,7 +43,8 @@ func (k *call) exec(t task) (transport.Exit, error) {
 	case <-k.ctx.Done():
 		return transport.Exit{}, k.fail(k.ctx.Err())
 	}
-	defer func() { <-k.c.sessions }()
+	t.over = func() { <-k.c.sessions }
+	t.patience = k.patience
 	exit, err := k.c.run(k.ctx, k.cancel, t)
 	return exit, k.fail(err)
 }
@@ -88,34 +93,105 @@ type process struct {
 	t      task
 	ch     xssh.Channel
 	token  string
-	prompt string
+	first  string // of standard input
+	as     rights
 	cancel context.CancelCauseFunc
 
 	started  chan struct{} // closed when the script proper begins, or never will
 	start    sync.Once
-	outer    atomic.Bool  // a POSIX sh was reached
+	onStart  func() bool
+	outer    atomic.Int32 // how often outerToken came by
 	asked    atomic.Int32 // how often sudo asked for the password
-	pid      atomic.Value // string: the leader of the process group
+	pids     atomic.Value // string: the leaders of the process groups
 	exit     transport.Exit
 	exited   bool          // exit is known
-	noise    head          // what came on standard error before the script began
+	words    lastWords     // what came on standard error before the script began
 	done     chan struct{} // closed when the streams and the channel have ended
 	out, err *gate
 }
 
-// run runs a task. When ctx ends, the program is ended, too.
+// lastWords keeps what a login shell or sudo said last. It is safe for concurrent
+// use.
+type lastWords struct {
+	mu   sync.Mutex
+	text string
+}
+
+// set replaces what is kept by the end of b.
+func (w *lastWords) set(b []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.text = string(b[max(0, len(b)-4096):])
+}
+
+// error quotes the words, without the lines that contain a token of ours. It
+// returns nil if there are none.
+func (w *lastWords) error(tokens ...string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var kept []string
+	for line := range strings.Lines(w.text) {
+		for _, token := range tokens {
+			if token != "" && strings.Contains(line, token) {
+				line = ""
+			}
+		}
+		if line = strings.TrimSpace(line); line != "" {
+			kept = append(kept, line)
+		}
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%q", strings.Join(kept, "\n"))
+}
+
+// said is what came on standard error before the script began.
+func (p *process) said() error { return p.words.error(p.token, p.as.prompt) }
+
+// run runs a task. When ctx ends, the program is ended, too; cancel ends ctx.
 func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) (transport.Exit, error) {
+	over := t.over
+	if over == nil {
+		over = func() {}
+	}
+	isOver := true
+	defer func() {
+		if isOver {
+			over()
+		}
+	}()
+	p := &process{c: c, t: t, token: newToken(), cancel: cancel, started: make(chan struct{}), done: make(chan struct{}),
+		out: newGate(t.stdout), err: newGate(t.stderr)}
+	if c.opts.Elevate == Sudo && !t.asUser {
+		p.as = rights{sudo: true, terminal: c.terminal}
+		if !c.opts.SudoPassword.IsZero() {
+			p.as.prompt = newToken()
+		}
+		if c.sudoRefused.Load() {
+			return transport.Exit{}, &transport.Error{Op: "run", Kind: transport.ErrAuth,
+				Hint: "sudo has refused the password before; it is not tried again on this connection"}
+		}
+	}
+	if p.as.sudo && len(asRoot(t.script, p.token)) > maxString {
+		return transport.Exit{}, tooLong(maxString)
+	}
+	text := wrapped(t.script, p.token, p.as)
+	if len(text) > maxStrings {
+		return transport.Exit{}, tooLong(maxStrings)
+	}
+	line, input := commandLine(text)
+	p.first = input
+	if limit := cmp.Or(t.patience, c.opts.StallTimeout); limit > 0 {
+		watch := time.AfterFunc(limit, func() { p.cancel(&silentError{limit, p.said()}) })
+		defer watch.Stop()
+		p.onStart = watch.Stop
+	}
 	ch, reqs, err := c.openSession(ctx)
 	if err != nil {
 		return transport.Exit{}, err
 	}
-	p := &process{c: c, t: t, ch: ch, token: newToken(), cancel: cancel,
-		started: make(chan struct{}), done: make(chan struct{}), noise: head{limit: 4096},
-		out: newGate(t.stdout), err: newGate(t.stderr)}
-	if c.opts.Elevate == Sudo && !c.opts.SudoPassword.IsZero() {
-		p.prompt = newToken()
-	}
-	line := commandLine(t.script, p.token, c.opts.Elevate == Sudo, p.prompt)
+	p.ch = ch
 	reqsDone := make(chan struct{})
 	c.bg.Go(func() {
 		defer close(reqsDone)
@@ -138,7 +214,7 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 		p.pumpStdout()
 		wg.Wait()
 		<-reqsDone
-		p.start.Do(func() { close(p.started) })
+		p.begun()
 		_ = ch.Close()
 	})
 	c.bg.Go(p.pumpStdin)
@@ -146,7 +222,8 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 	select {
 	case <-p.done:
 	case <-ctx.Done():
-		p.terminate()
+		isOver = false
+		p.terminate(over)
 		p.out.shut()
 		p.err.shut()
 		return transport.Exit{}, context.Cause(ctx)
@@ -160,26 +237,41 @@ func (p *process) result(ctx context.Context) (transport.Exit, error) {
 	case !p.exited:
 		return transport.Exit{}, p.c.explain(ctx, &transport.Error{Op: "run", Kind: transport.ErrProtocol,
 			Err: errors.New("the program ended without an exit status")})
-	case p.pid.Load() == nil:
+	case p.pids.Load() == nil:
 		return transport.Exit{}, p.notStarted()
 	}
 	return p.exit, nil
 }
 
+// refusal is what sudo said that refused without having asked for the password.
+type refusal struct {
+	words error // or nil
+}
+
+func (r *refusal) Error() string {
+	if r.words == nil {
+		return "sudo said nothing"
+	}
+	return r.words.Error()
+}
+
 // notStarted is why the script never began.
 func (p *process) notStarted() error {
-	e := &transport.Error{Op: "run", Code: exitCode(p.exit)}
-	if text := strings.TrimSpace(p.noise.String()); text != "" {
-		e.Err = fmt.Errorf("%q", text)
+	e := &transport.Error{Op: "run", Code: exitCode(p.exit), Err: p.said()}
+	if p.outer.Load() > 0 && p.asked.Load() == 0 {
+		e.Err = &refusal{e.Err}
 	}
 	switch {
-	case !p.outer.Load():
+	case p.outer.Load() == 0:
 		e.Kind, e.Hint = transport.ErrRejected, "the server did not run sh, but something else"
 	case p.asked.Load() > 1:
-		e.Kind, e.Hint = transport.ErrAuth, "sudo refused the password"
+		p.c.sudoRefused.Store(true)
+		e.Kind, e.Code, e.Hint = transport.ErrAuth, transport.Code{}, "sudo refused the password"
+	case p.as.terminal && p.outer.Load() == 1:
+		e.Kind, e.Hint = errors.ErrUnsupported, "script (util-linux) is not installed on the target, or gives no terminal"
 	case p.exit.Code == 126 || p.exit.Code == 127:
 		e.Kind, e.Hint = errors.ErrUnsupported, "sudo is not installed on the target"
-	case p.prompt == "":
+	case p.as.prompt == "":
 		e.Kind, e.Hint = transport.ErrAuth, "sudo wants a password (Options.SudoPassword), or does not let this user in"
 	default:
 		e.Kind, e.Hint = transport.ErrAuth, "sudo does not let this user in"
@@ -215,10 +307,12 @@ func (p *process) requests(reqs <-chan *xssh.Request) {
 // terminate ends the program of a cancelled call: by a signal to its process
 // group (RFC 4254, section 6.9) where the server passes signals on, and by a kill
 // of its own, which also reaches what runs as root. Whoever called waits a moment
-// for it; the rest happens behind its back, before the connection closes.
-func (p *process) terminate() {
+// for it; the rest happens behind its back, before the connection closes, and then
+// over is called.
+func (p *process) terminate(over func()) {
 	if p.t.unkillable || p.c.lost() {
 		p.c.bg.Go(func() { _ = p.ch.Close() })
+		over()
 		return
 	}
 	p.c.ops.Add(1)
@@ -226,6 +320,7 @@ func (p *process) terminate() {
 	p.c.bg.Go(func() {
 		defer p.c.ops.Done()
 		defer close(finished)
+		defer over()
 		p.kill()
 	})
 	grace := time.NewTimer(killGrace)
@@ -240,25 +335,45 @@ func (p *process) terminate() {
 func (p *process) kill() {
 	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
 	defer cancel()
-	_, _ = do(ctx, p.c, func() (bool, error) {
-		return p.ch.SendRequest("signal", false, xssh.Marshal(struct{ Name string }{"TERM"}))
-	}, nil)
-	if p.ended(ctx, killGrace/4) {
-		return
+	// What the program prints may be here before its number is, which comes on the
+	// other stream.
+	p.within(ctx, killGrace/4, p.started)
+	word, _ := p.pids.Load().(string)
+	ended := false
+	if !strings.Contains(word, alone) { // else one process alone would get it, and its children get lost
+		_ = p.signal(ctx, "TERM")
+		ended = p.within(ctx, killGrace/4, p.done)
+		word, _ = p.pids.Load().(string)
 	}
-	if pid, ok := p.pid.Load().(string); ok {
-		_, _ = p.c.run(ctx, func(error) {}, task{script: scriptWith(killScript, pid), unkillable: true})
-		p.ended(ctx, killGrace/4)
+	// That the streams have ended does not say that everybody has who is in the
+	// group.
+	if pids := strings.Fields(strings.Replace(word, alone, "", 1)); len(pids) > 0 {
+		_, err := p.c.run(ctx, func(error) {}, task{script: scriptWith(killScript, pids...), unkillable: true})
+		if err != nil && !ended { // there may be no room for another session
+			_ = p.signal(ctx, "KILL")
+		}
+		ended = p.within(ctx, killGrace/4, p.done)
+	}
+	if ended {
+		return // the channel is closed
 	}
 	_, _ = do(ctx, p.c, func() (bool, error) { return true, p.ch.Close() }, nil)
 }
 
-// ended waits a while for the end of the program.
-func (p *process) ended(ctx context.Context, while time.Duration) bool {
+// signal has the server send a signal to the process group of the session.
+func (p *process) signal(ctx context.Context, name string) error {
+	_, err := do(ctx, p.c, func() (bool, error) {
+		return p.ch.SendRequest("signal", false, xssh.Marshal(struct{ Name string }{name}))
+	}, nil)
+	return err
+}
+
+// within waits a while for an event, and reports whether it came.
+func (p *process) within(ctx context.Context, while time.Duration, event <-chan struct{}) bool {
 	t := time.NewTimer(while)
 	defer t.Stop()
 	select {
-	case <-p.done:
+	case <-event:
 		return true
 	case <-t.C:
 	case <-ctx.Done():

@@ -5,9 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/roundsman-go/roundsman/transport"
@@ -19,12 +19,7 @@ type put struct {
 	abs, part string
 	f         transport.File
 	opts      transport.PutOptions
-
-	turn   turn // guards these, and reads from src
-	src    io.ReadSeekCloser
-	closed bool
-	offset int64 // of src
-	ended  bool  // src ended before f.Size
+	src       *source
 
 	kept atomic.Int64
 	sent atomic.Int64
@@ -37,14 +32,24 @@ type put struct {
 
 var errShort = errors.New("the file is shorter than its Size")
 
+// source is the file to send, opened once. Reads end when it is closed.
+type source struct {
+	size int64
+
+	turn   turn // guards these, and reads from src
+	src    io.ReadSeekCloser
+	closed bool
+	offset int64
+	ended  bool // src ended before size
+}
+
 // open opens the source. Errors are ready to be returned.
-func (p *put) open() error {
-	src, err := p.f.Open(p.k.ctx)
+func (p *put) open(ctx context.Context) (*source, error) {
+	src, err := p.f.Open(ctx)
 	if err != nil {
-		return p.k.source(err)
+		return nil, p.k.source(err)
 	}
-	p.src = src
-	return nil
+	return &source{size: p.f.Size, turn: newTurn(), src: src}, nil
 }
 
 // source is an error of the file that is to be sent.
@@ -56,47 +61,58 @@ func (k *call) source(err error) error {
 }
 
 // close waits for a read that is going on: afterwards nobody uses the source.
-func (p *put) close() {
-	p.progressing.lock()
-	p.silent = true
-	p.progressing.unlock()
-	p.turn.lock()
-	defer p.turn.unlock()
-	p.closed = true
-	_ = p.src.Close()
+func (s *source) close() {
+	s.turn.lock()
+	defer s.turn.unlock()
+	s.closed = true
+	_ = s.src.Close()
 }
 
 // seek goes to where the target wants to go on.
-func (p *put) seek(offset int64) error {
-	p.turn.lock()
-	defer p.turn.unlock()
-	if p.closed {
+func (s *source) seek(offset int64) error {
+	s.turn.lock()
+	defer s.turn.unlock()
+	if s.closed {
 		return io.ErrClosedPipe
 	}
-	if _, err := p.src.Seek(offset, io.SeekStart); err != nil {
+	if _, err := s.src.Seek(offset, io.SeekStart); err != nil {
 		return err
 	}
-	p.offset = offset
+	s.offset = offset
 	return nil
 }
 
-// read fills b from the source, as far as f.Size goes.
-func (p *put) read(b []byte) (int, error) {
-	p.turn.lock()
-	defer p.turn.unlock()
-	if p.closed {
+// read fills b from the source, as far as its size goes.
+func (s *source) read(b []byte) (int, error) {
+	s.turn.lock()
+	defer s.turn.unlock()
+	if s.closed {
 		return 0, io.ErrClosedPipe
 	}
-	left := p.f.Size - p.offset
+	left := s.size - s.offset
 	if left <= 0 {
 		return 0, io.EOF
 	}
-	n, err := p.src.Read(b[:min(int64(len(b)), left)])
-	p.offset += int64(n)
-	if errors.Is(err, io.EOF) && p.offset < p.f.Size {
-		p.ended = true
+	n, err := s.src.Read(b[:min(int64(len(b)), left)])
+	s.offset += int64(n)
+	if errors.Is(err, io.EOF) && s.offset < s.size {
+		s.ended = true
 	}
 	return n, err
+}
+
+// short reports whether the source ended early.
+func (s *source) short() bool {
+	s.turn.lock()
+	defer s.turn.unlock()
+	return s.ended
+}
+
+// hush ends calls of Progress: Put is about to return.
+func (p *put) hush() {
+	p.progressing.lock()
+	p.silent = true
+	p.progressing.unlock()
 }
 
 func (p *put) progress(done int64) {
@@ -108,88 +124,34 @@ func (p *put) progress(done int64) {
 	}
 }
 
-// conversation is both sides of putScript: its output says where to start, which
-// its input waits for.
-type conversation struct {
-	p     *put
-	ctx   context.Context
-	buf   bytes.Buffer // output: the first line, then the record
-	ready chan struct{}
-	said  bool
-	err   error // guarded by ready
-	last  int64 // bytes of the last read, which Write has then sent
-}
-
-// Write takes the output of the script.
-func (v *conversation) Write(b []byte) (int, error) {
-	if v.buf.Len()+len(b) > 64<<10 {
-		return 0, errors.New("too much output")
-	}
-	v.buf.Write(b)
-	if line, _, ok := bytes.Cut(v.buf.Bytes(), []byte("\n")); ok && !v.said {
-		v.said = true
-		v.err = v.start(string(line))
-		close(v.ready)
-	}
-	return len(b), nil
-}
-
-func (v *conversation) start(line string) error {
-	if line == "done" {
-		v.p.kept.Store(v.p.f.Size)
-		return io.EOF
-	}
-	var offset int64
-	if _, err := fmt.Sscanf(line, "at %d", &offset); err != nil || offset < 0 || offset > v.p.f.Size {
-		return fmt.Errorf("unexpected answer %.80q", line)
-	}
-	v.p.kept.Store(offset)
-	return v.p.seek(offset)
-}
-
-// Read gives the bytes from where the script wants to go on.
-func (v *conversation) Read(b []byte) (int, error) {
-	select {
-	case <-v.ready:
-	case <-v.ctx.Done():
-		return 0, io.EOF
-	}
-	if v.err != nil {
-		return 0, v.err
-	}
-	if v.last > 0 { // the bytes of the read before have been written
-		v.p.progress(v.p.kept.Load() + v.p.sent.Add(v.last))
-		v.last = 0
-	}
-	n, err := v.p.read(b)
-	v.last = int64(n)
-	return n, err
-}
-
-// shell sends the file through the shell, in one command.
+// shell sends the file through the shell. A small one takes one command and one
+// stream; a large one takes pieces.
 func (p *put) shell(watch *stall) error {
 	k := p.k
-	dir := p.abs[:max(1, lastSlash(p.abs))]
+	script, args := putScript, []string{p.abs, p.part, strconv.FormatInt(p.f.Size, 10), p.f.Digest(), p.abs[:max(1, lastSlash(p.abs))], octal(p.opts.Mode)}
+	large := p.f.Size >= k.c.bulk.large
+	if large {
+		script = piecesScript
+		args = append(args, strconv.FormatInt(k.c.bulk.check, 10), strconv.FormatInt(k.c.bulk.tail(), 10))
+	}
 	var errs head
 	errs.limit = 4096
 	// Its context ends with the command, so that a script which says nothing does
 	// not leave the input waiting.
 	ctx, cancel := context.WithCancel(k.ctx)
-	v := &conversation{p: p, ctx: ctx, ready: make(chan struct{})}
-	exit, err := k.exec(task{
-		script: scriptWith(putScript, p.abs, p.part, strconv.FormatInt(p.f.Size, 10), p.f.Digest(), dir, octal(p.opts.Mode)),
-		stdin:  v, stdout: v, stderr: &errs, buf: 256 << 10, stallIn: watch,
-	})
-	cancel()
-	p.turn.lock()
-	ended := p.ended
-	p.turn.unlock()
+	defer cancel()
+	t := newSending(ctx, p)
+	exit, err := k.exec(task{script: scriptWith(script, args...), stdin: t.first, stdout: t.first, stderr: &errs,
+		buf: sendBuffer, stallIn: watch})
+	t.join(err == nil && exit == transport.Exit{})
 	switch {
 	case err != nil:
 		return err
-	case exit.Code == exitShort && ended:
+	case t.isShort():
 		_, _ = k.script(removeScript, p.part)
 		return &transport.Error{Op: k.op, Target: k.c.target, Path: k.path, Kind: transport.ErrIntegrity, Err: errShort}
+	case t.status != 0:
+		return k.exitError(transport.Exit{Code: t.status}, errs.String())
 	case exit.Code == exitShort:
 		return k.fail(k.c.explain(k.ctx, &transport.Error{Kind: transport.ErrProtocol, Code: exitCode(exit),
 			Err: errors.New("bytes were lost on the way")}))
@@ -198,10 +160,8 @@ func (p *put) shell(watch *stall) error {
 	case exit != (transport.Exit{}):
 		return k.exitError(exit, errs.String())
 	}
-	_, rec, _ := bytes.Cut(v.buf.Bytes(), []byte("\n"))
 	// A predecessor may have finished the same file in the meantime.
-	rec = bytes.TrimPrefix(rec, []byte("done\n"))
-	return p.took(string(rec))
+	return p.took(strings.TrimPrefix(t.record.String(), "done\n"))
 }
 
 // took takes the record of the finished file.

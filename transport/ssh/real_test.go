@@ -32,9 +32,10 @@ type sshd struct {
 	host xssh.PublicKey
 	key  xssh.Signer // lets every user in
 	pem  []byte
+	pid  int
 }
 
-func startSSHD(t *testing.T, config ...string) *sshd {
+func startSSHD(t testing.TB, config ...string) *sshd {
 	t.Helper()
 	program := realtest.Need(t, "sshd")
 	if os.Geteuid() == 0 {
@@ -56,9 +57,11 @@ func startSSHD(t *testing.T, config ...string) *sshd {
 	lines := append([]string{
 		"ListenAddress 127.0.0.1", "Port " + port, "HostKey " + dir + "/host", "AuthorizedKeysFile " + dir + "/keys",
 		"PidFile none", "StrictModes no", "UsePAM no", "PasswordAuthentication no", "PermitRootLogin yes",
-		"MaxStartups 100", "LogLevel ERROR", "SetEnv " + mark, "Subsystem sftp internal-sftp",
+		"MaxStartups 100", "LogLevel ERROR", "SetEnv " + mark + " SHLVL=2", "Subsystem sftp internal-sftp",
 	}, config...)
-	// What outlives its connection, as programs do under sshd, is found by it.
+	// What outlives its connection, as programs do under sshd, is found by mark. With
+	// another SHLVL bash would run this machine's start-up file before each command,
+	// which may be slow; the shell matrix has files of its own.
 	name := writeFile(t, dir+"/config", strings.Join(lines, "\n")+"\n", 0o600)
 	cmd := exec.Command(program, "-D", "-e", "-f", name)
 	var log bytes.Buffer
@@ -90,7 +93,7 @@ func startSSHD(t *testing.T, config ...string) *sshd {
 		}
 		_ = c.Close()
 	}
-	return &sshd{addr: addr, host: host.PublicKey(), key: key, pem: pem}
+	return &sshd{addr: addr, host: host.PublicKey(), key: key, pem: pem, pid: cmd.Process.Pid}
 }
 
 // killMarked ends the programs that have mark in their environment.
@@ -107,7 +110,7 @@ func killMarked(mark string) {
 	}
 }
 
-func (s *sshd) endpoint(t *testing.T) transport.Endpoint {
+func (s *sshd) endpoint(t testing.TB) transport.Endpoint {
 	me, err := user.Current()
 	require.NoError(t, err)
 	return transport.Endpoint{

@@ -7,9 +7,12 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// Run implements transport.Runner. Arguments pass every byte but NUL. The program
-// is looked up in the PATH of the login shell, or of sudo; that it is missing
-// shows as exit status 127. Run returns when the program has ended and whatever
+// Run implements transport.Runner. Arguments and variables pass every byte but NUL,
+// and take up to 128 KiB each, 1 MiB together, or 128 KiB together with Options.Elevate.
+// The program is looked up in the PATH of the login shell, or of sudo; that it is
+// missing shows as exit status 127, and that it cannot be executed, for want of a
+// permission or because of its file system, as 126. With a sudo that wants a
+// terminal, a signal that ended the program shows as 128 plus its number. Run returns when the program has ended and whatever
 // it started has closed the output; what it leaves behind should redirect its
 // own. A read from cmd.Stdin that is going on then is not waited for.
 //
@@ -31,6 +34,8 @@ func (c *conn) Run(ctx context.Context, cmd transport.Command) (transport.Exit, 
 	return k.exec(task{script: argvScript(cmd.Argv, cmd.Env), stdin: cmd.Stdin, stdout: cmd.Stdout, stderr: cmd.Stderr})
 }
 
+const longString = "no argument or variable has more than 128 KiB; hand long values over by standard input or in a file"
+
 // badCommand says what is wrong with a command, or returns "".
 func badCommand(cmd transport.Command) string {
 	if len(cmd.Argv) == 0 || cmd.Argv[0] == "" {
@@ -43,10 +48,16 @@ func badCommand(cmd transport.Command) string {
 		if strings.Contains(a, "\x00") {
 			return "an argument contains a NUL byte"
 		}
+		if len(a) > maxString {
+			return longString
+		}
 	}
 	for _, e := range cmd.Env {
 		if strings.Index(e, "=") < 1 || strings.Contains(e, "\x00") || strings.HasPrefix(e, "-") {
 			return `Env entries are "NAME=value", without NUL bytes`
+		}
+		if len(e) > maxString {
+			return longString
 		}
 	}
 	return ""

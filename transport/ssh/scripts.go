@@ -23,6 +23,7 @@ const (
 	exitNotEmpty  = 78
 	exitNotDir    = 79
 	exitOther     = 80 // the tool's own words are on standard error
+	exitQuota     = 81 // nothing can be written though the file system has room
 )
 
 // exitError turns the exit status of a script into an error.
@@ -30,6 +31,13 @@ func (k *call) exitError(exit transport.Exit, stderr string) error {
 	e := &transport.Error{Op: k.op, Target: k.c.target, Path: k.path, Code: exitCode(exit)}
 	if text := strings.TrimSpace(stderr); text != "" {
 		e.Err = fmt.Errorf("%q", text)
+	}
+	switch exit.Code {
+	case exitPerm, exitOther, exitNotExist:
+		if longName(k.path) {
+			e.Kind, e.Hint = transport.ErrRejected, longHint
+			return e
+		}
 	}
 	switch exit.Code {
 	case exitNotExist:
@@ -40,6 +48,8 @@ func (k *call) exitError(exit transport.Exit, stderr string) error {
 		e.Kind, e.Hint = fs.ErrExist, "something of another kind has this name"
 	case exitNoSpace:
 		e.Kind = transport.ErrNoSpace
+	case exitQuota:
+		e.Kind, e.Hint = transport.ErrNoSpace, "the file system has room: a quota or another limit of this user leaves none"
 	case exitIntegrity:
 		e.Kind = transport.ErrIntegrity
 	case exitNotEmpty:
@@ -48,6 +58,8 @@ func (k *call) exitError(exit transport.Exit, stderr string) error {
 		e.Kind, e.Hint = transport.ErrRejected, "not a directory"
 	case exitNoHash:
 		e.Kind = errors.ErrUnsupported
+	case 126, 127:
+		e.Kind, e.Hint = errors.ErrUnsupported, "a tool of POSIX is missing on the target, or not in the PATH of the login shell"
 	default:
 		e.Kind = transport.ErrRejected
 	}
@@ -60,31 +72,33 @@ const shared = `
 why() {
 	d=$1
 	while [ "$d" != / ] && ! [ -e "$d" ] && ! [ -L "$d" ]; do d=${d%/*}; [ -n "$d" ] || d=/; done
+	[ -L "$d" ] && ! [ -e "$d" ] && exit 71 # it leads nowhere, or in a circle
 	[ "$d" = "$1" ] && exit 72
 	[ -d "$d" ] || exit 71
 	[ -x "$d" ] || exit 72
 	exit 71
 }
+# left ARG...: prints what df says is free. It stands before the first percent sign;
+# there may be blanks in the names before and behind.
+left() {
+	df "$@" 2>/dev/null | {
+		read -r a
+		read -r a
+		b=
+		for a in $a; do
+			case $a in [0-9]*%) echo "$b"; break;; esac
+			b=$a
+		done
+	}
+}
 # full DIR KIB: exits with 74 if DIR has less room than KIB, or no more inodes.
 full() {
-	a=$(df -Pk "$1" 2>/dev/null | { read -r a; read -r a a a a b; echo "$a"; })
+	a=$(left -Pk "$1")
 	case $a in ''|*[!0-9]*) ;; *) [ "$a" -lt "$2" ] && exit 74;; esac
-	a=$(df -Pi "$1" 2>/dev/null | { read -r a; read -r a t b a b; echo "$t:$a"; })
-	case $a in 0:*) ;; *:0) exit 74;; esac
+	[ "$(left -Pi "$1")" = 0 ] && exit 74
 }
 size() {
-	stat -c %s "$1" 2>/dev/null || wc -c <"$1" | tr -d ' '
-}
-# hash PATH: prints the SHA-256 of a file.
-hash() {
-	if command -v sha256sum >/dev/null; then a=$(sha256sum <"$1")
-	elif command -v shasum >/dev/null; then a=$(shasum -a 256 <"$1")
-	elif command -v openssl >/dev/null; then a=$(openssl dgst -sha256 -r <"$1")
-	elif command -v sha256 >/dev/null; then a=$(sha256 -q <"$1")
-	elif command -v digest >/dev/null; then a=$(digest -a sha256 <"$1")
-	else return 77
-	fi || return 80
-	echo "${a%% *}"
+	stat -c %s "$1" 2>/dev/null || { v=$(wc -c <"$1") && echo "$((v))"; }
 }
 # rec PATH NAME: prints what is known about PATH, then NAME and a NUL byte.
 rec() {
@@ -155,7 +169,10 @@ if [ -d "$1" ] && ! [ -L "$1" ]; then
 else
 	rm -f "$1" && exit
 fi
-exit 72
+p=${1%/*}; p=${p:-/}
+[ -w "$p" ] && [ -x "$p" ] || exit 72
+[ -k "$p" ] && ! [ -O "$p" ] && ! [ -O "$1" ] && exit 72 # as in /tmp
+exit 80
 `
 
 // getScript PATH FROM COUNT prints a file from byte FROM (from 1) on, and COUNT
@@ -171,72 +188,38 @@ else tail -c "+$2" <"$1" | head -c "$3"
 fi
 `
 
-// putScript FILE PARTIAL SIZE SHA256 DIR MODE takes over a file. First it says on
-// a line of its own "done" if FILE is there already, or "at OFFSET". Then it takes
-// the bytes from OFFSET on, checks all and prints a record of FILE. Writing at an
-// offset, and not at the end, keeps a predecessor harmless whose line broke but
-// who still has some of the same bytes to write.
-const putScript = shared + `
-f=$1 p=$2 n=$3 h=$4 d=$5 m=$6
-[ -d "$d" ] || { [ -e "$d" ] && exit 71; why "$d"; }
-[ -d "$f" ] && exit 73
-# Others could change their own file later, so it is replaced, as a link is.
-ready() {
-	[ -f "$f" ] && ! [ -L "$f" ] && [ -O "$f" ] && [ -r "$f" ] && [ "$(size "$f")" = "$n" ] && [ "$(hash "$f")" = "$h" ] && chmod "$m" "$f"
-}
-if ready 2>/dev/null; then rm -f "$p"; echo done; rec "$f" x; exit 0; fi
-s=0
-if [ -e "$p" ] || [ -L "$p" ]; then
-	# Nothing but a plain file of our own is continued: others could change it later.
-	if [ -f "$p" ] && ! [ -L "$p" ] && [ -O "$p" ] && [ -w "$p" ] && s=$(size "$p") && [ "$s" -le "$n" ]; then :
-	else rm -f "$p" || exit 72; s=0
-	fi
-fi
-if ! [ -e "$p" ]; then
-	(umask 077; set -C; : >"$p") || {
-		[ -w "$d" ] && [ -x "$d" ] || exit 72
-		full "$d" 4
-		exit 80
-	}
-fi
-k=$((s/65536))
-echo "at $((k*65536))"
-LC_ALL=C dd of="$p" bs=65536 seek="$k" conv=notrunc || {
-	full "$d" "$(((n-k*65536)/1024+4))"
-	s=$(size "$p")
-	full "$d" "$(((n-s)/1024+4))"
-	exit 80
-}
-s=$(size "$p")
-[ "$s" = "$n" ] || exit 76
-x=$(hash "$p")
-r=$?
-if [ $r != 0 ]; then
-	ready && { echo done; rec "$f" x; exit 0; }
-	exit $r
-fi
-[ "$x" = "$h" ] || { rm -f "$p"; exit 75; }
-` + finish
-
-// finishScript FILE PARTIAL MODE is the end of putScript, for targets without a
-// tool for SHA-256, whose file was read back.
-const finishScript = shared + `
-f=$1 p=$2 m=$3
-` + finish
-
-const finish = `
-chmod "$m" "$p" || exit 72
-[ -d "$f" ] && exit 73
-mv -f "$p" "$f" || exit 72
-rec "$f" x
-`
-
-// killScript PID ends the process group that PID leads: gently, then not.
+// killScript PID... ends the process groups that these lead, or else these and what
+// they started: gently, then not.
 const killScript = `
-alive() { kill -0 -"$1" 2>/dev/null || kill -0 "$1" 2>/dev/null; }
-kill -TERM -"$1" 2>/dev/null || kill -TERM "$1" 2>/dev/null || exit 0
+# family PID: adds to t this process and those that it started, as far as ps tells.
+family() {
+	f=" $1 " n=
+	while [ "$f" != "$n" ]; do
+		n=$f
+		set -- $all
+		while [ $# -gt 1 ]; do
+			case "$f" in *" $1 "*) ;; *" $2 "*) f="$f$1 ";; esac
+			shift 2
+		done
+	done
+	t="$t$f"
+}
+signal() {
+	r=1
+	for x in $t; do kill -"$1" "$x" 2>/dev/null && r=0; done
+	return $r
+}
+t= all=
+for p; do
+	if kill -0 -"$p" 2>/dev/null; then t="$t -$p"
+	else
+		[ -n "$all" ] || all=$(ps -A -o pid= -o ppid= 2>/dev/null || ps -o pid,ppid 2>/dev/null)
+		family "$p"
+	fi
+done
+signal TERM || exit 0
 i=0
-while alive "$1" && [ $i -lt 20 ]; do i=$((i+1)); sleep 0.1 2>/dev/null || sleep 1; done
-kill -KILL -"$1" 2>/dev/null || kill -KILL "$1" 2>/dev/null
+while signal 0 && [ $i -lt 20 ]; do i=$((i+1)); sleep 0.1 2>/dev/null || sleep 1; done
+signal KILL
 exit 0
 `

@@ -96,6 +96,7 @@ func (c *conn) sftp(ctx context.Context) (*sftpClient, error) {
 		select {
 		case <-s.gone:
 		default:
+			c.useSFTP(ctx)
 			return s, nil
 		}
 	}
@@ -107,13 +108,46 @@ func (c *conn) sftp(ctx context.Context) (*sftpClient, error) {
 		return nil, err
 	}
 	c.sftpShared = s
+	c.useSFTP(ctx)
 	return s, nil
+}
+
+// useSFTP counts a use of the shared session, until ctx ends.
+func (c *conn) useSFTP(ctx context.Context) {
+	c.sftpUses.Add(1)
+	context.AfterFunc(ctx, func() { c.sftpUses.Add(-1) })
+}
+
+// errNarrow is why a target has no SFTP that has it.
+var errNarrow = errors.New("the server opens no session beside that of SFTP")
+
+// retireSFTP closes the shared session if nobody uses it: the server has no room
+// for another one beside it (MaxSessions of sshd). From then on the shell does what
+// it was for, where there is one.
+func (c *conn) retireSFTP() {
+	select {
+	case c.sftpTurn <- struct{}{}:
+	default:
+		return // it is just being opened
+	}
+	defer func() { <-c.sftpTurn }()
+	s := c.sftpShared
+	if s == nil || c.sftpUses.Load() > 0 {
+		return
+	}
+	if c.shell {
+		c.sftpErr = errNarrow
+	}
+	c.sftpShared = nil
+	s.drop(c)
 }
 
 // transferSFTP opens a session of its own for one transfer, which can be broken
 // off by closing it.
 func (c *conn) transferSFTP(ctx context.Context) (*sftpClient, error) {
-	s, err := c.sftp(ctx)
+	look, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := c.sftp(look)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +155,7 @@ func (c *conn) transferSFTP(ctx context.Context) (*sftpClient, error) {
 	if _, ok := s.HasExtension("limits@openssh.com"); ok {
 		packet = bigPacket
 	}
+	cancel() // it may have to make room
 	return c.openSFTP(ctx, packet)
 }
 
@@ -246,7 +281,10 @@ func (s *sftpClient) mkdirAll(ctx context.Context, dir string, perm fs.FileMode)
 				missing = slices.Delete(missing, i, i+1)
 				continue
 			}
-			return err
+			if _, serr := s.Lstat(d); serr == nil {
+				return &transport.Error{Kind: fs.ErrExist, Err: err, Code: sftpErrCode(err), Hint: d + " is a link that leads nowhere"}
+			}
+			return s.noSpace(d, 1, err)
 		}
 	}
 	for _, d := range missing {
@@ -265,7 +303,7 @@ func (s *sftpClient) remove(name string) error {
 	}
 	if !fi.IsDir() {
 		// Remove would go on to try the name as a directory, and mix the answers up.
-		return s.Client.Remove(name)
+		return s.readOnly(name, s.Client.Remove(name))
 	}
 	err = s.RemoveDirectory(name)
 	if err == nil {
@@ -274,7 +312,7 @@ func (s *sftpClient) remove(name string) error {
 	if entries, lerr := s.readDir(context.Background(), name, maxDir); errors.Is(lerr, errTooLong) || lerr == nil && len(entries) > 0 {
 		return &transport.Error{Kind: fs.ErrExist, Err: err, Code: sftpErrCode(err), Hint: "the directory is not empty"}
 	}
-	return err
+	return s.readOnly(name, err)
 }
 
 // sftpErrCode is the status in an error of package sftp.
@@ -286,18 +324,65 @@ func sftpErrCode(err error) transport.Code {
 	return transport.Code{}
 }
 
-// noSpace makes ErrNoSpace of a failed write if the file system has less room
-// than what is still to come: version 3 of SFTP has no status for it.
+// noSpace says why something could not be written of which so many bytes were
+// still to come.
 func (s *sftpClient) noSpace(name string, left int64, err error) error {
+	vfs := s.fileSystem(name, err)
+	if vfs == nil {
+		return err
+	}
+	e := &transport.Error{Kind: transport.ErrNoSpace, Code: sftpErrCode(err), Err: err}
+	switch {
+	case vfs.Flag&statReadOnly != 0:
+		return s.readOnly(name, err)
+	case vfs.Frsize*vfs.Bavail < uint64(max(left, 1)):
+	case vfs.Files > 0 && vfs.Favail == 0:
+		e.Hint = "the file system takes no more files"
+	case s.quota(name, min(max(left, 1), int64(s.packet))):
+		e.Hint = "the file system has room: a quota or another limit of this user leaves none"
+	default:
+		return err
+	}
+	return e
+}
+
+// readOnly says why something could not be changed.
+func (s *sftpClient) readOnly(name string, err error) error {
+	if vfs := s.fileSystem(name, err); vfs != nil && vfs.Flag&statReadOnly != 0 {
+		return &transport.Error{Kind: fs.ErrPermission, Code: sftpErrCode(err), Err: err, Hint: "the file system is read-only"}
+	}
+	return err
+}
+
+// statReadOnly is a flag of statvfs@openssh.com (OpenSSH PROTOCOL, section 4.4).
+const statReadOnly = 1
+
+// fileSystem asks for the state of the file system of name after a failure that the
+// server has no status for but "failure": version 3 of SFTP has none for a file
+// system that is full or read-only. Otherwise it returns nil.
+func (s *sftpClient) fileSystem(name string, err error) *sftp.StatVFS {
 	var status *sftp.StatusError
 	if !errors.As(err, &status) || status.Code != 4 {
-		return err
+		return nil
 	}
 	vfs, verr := s.StatVFS(path.Dir(name))
-	if verr != nil || vfs.Frsize*vfs.Bavail >= uint64(max(left, 1)) {
-		return err
+	if verr != nil {
+		return nil
 	}
-	return &transport.Error{Kind: transport.ErrNoSpace, Code: sftpCode(status.Code), Err: err}
+	return vfs
+}
+
+// quota reports whether so many bytes cannot be written beside name, either.
+func (s *sftpClient) quota(name string, bytes int64) bool {
+	var status *sftp.StatusError
+	f, err := s.OpenFile(name+".x", os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return errors.As(err, &status) && status.Code == 4
+	}
+	_, err = f.Write(make([]byte, bytes))
+	_ = f.Close()
+	_ = s.Client.Remove(name + ".x")
+	return err != nil
 }
 
 // rename moves a file over another one.

@@ -25,11 +25,33 @@ type request struct {
 }
 
 // transfer is a file and the session in which it is moved. Its methods end early
-// when the session is dropped.
+// when the session is dropped; one is called at a time.
 type transfer struct {
 	k     *call
 	s     *sftpClient
 	watch *stall
+	spare chan []byte // buffers of requests that are over
+}
+
+func newTransfer(k *call, s *sftpClient, watch *stall) *transfer {
+	return &transfer{k: k, s: s, watch: watch, spare: make(chan []byte, s.window)}
+}
+
+// buffer returns one for a request.
+func (t *transfer) buffer() []byte {
+	select {
+	case b := <-t.spare:
+		return b
+	default:
+		return make([]byte, t.s.packet)
+	}
+}
+
+func (t *transfer) giveBack(b []byte) {
+	select {
+	case t.spare <- b[:cap(b)]:
+	default:
+	}
 }
 
 // inTransfer runs f with a session of its own, which ends when the call does.
@@ -46,7 +68,7 @@ func (k *call) inTransfer(watch *stall, f func(t *transfer) error) error {
 	}
 	defer s.drop(k.c)
 	defer context.AfterFunc(k.ctx, func() { s.drop(k.c) })()
-	_, err = do(k.ctx, k.c, func() (struct{}, error) { return struct{}{}, f(&transfer{k, s, watch}) }, nil)
+	_, err = do(k.ctx, k.c, func() (struct{}, error) { return struct{}{}, f(newTransfer(k, s, watch)) }, nil)
 	return k.sftpFail(s, err)
 }
 
@@ -65,7 +87,7 @@ func (t *transfer) read(f *sftp.File, from, to int64, w io.Writer) error {
 			if to >= 0 {
 				size = min(size, to-from)
 			}
-			r := &request{buf: make([]byte, size), done: make(chan struct{})}
+			r := &request{buf: t.buffer()[:size], done: make(chan struct{})}
 			select {
 			case pending <- r:
 			case <-stop:
@@ -89,6 +111,7 @@ func (t *transfer) read(f *sftp.File, from, to int64, w io.Writer) error {
 				return err
 			}
 		}
+		t.giveBack(r.buf)
 		if errors.Is(r.err, io.EOF) {
 			return nil
 		}
@@ -112,7 +135,7 @@ func (t *transfer) write(f *sftp.File, at int64, src func([]byte) (int, error), 
 	wg.Go(func() {
 		defer close(pending)
 		for off := at; ; {
-			buf := make([]byte, t.s.packet)
+			buf := t.buffer()
 			n, err := readFull(src, buf)
 			if n > 0 {
 				r := &request{buf: buf[:n], done: make(chan struct{})}
@@ -141,6 +164,7 @@ func (t *transfer) write(f *sftp.File, at int64, src func([]byte) (int, error), 
 		if r.err != nil {
 			return r.err
 		}
+		t.giveBack(r.buf)
 		at += int64(r.n)
 		done(at)
 	}
@@ -209,27 +233,34 @@ func (p *put) transfer(t *transfer) error {
 		return err
 	}
 	p.kept.Store(kept)
-	if err := p.seek(kept); err != nil {
+	if err := p.src.seek(kept); err != nil {
 		return err
 	}
-	err = t.write(f, kept, p.read, func(at int64) {
+	back := p.readBack(t, kept)
+	err = t.write(f, kept, p.src.read, func(at int64) {
 		p.sent.Store(at - kept)
 		p.progress(at)
+		back.goOn(at)
 	})
+	same, rerr := back.end(err == nil)
 	if err != nil {
 		return t.s.noSpace(p.part, p.f.Size-kept-p.sent.Load(), err)
 	}
 	if err := f.Close(); err != nil {
 		return t.s.noSpace(p.part, 1, err)
 	}
-	p.turn.lock()
-	short := p.ended
-	p.turn.unlock()
-	if short {
+	if p.src.short() {
 		_ = t.s.Client.Remove(p.part)
 		return &transport.Error{Kind: transport.ErrIntegrity, Err: errShort}
 	}
-	if err := p.verify(t); err != nil {
+	if rerr != nil {
+		return rerr
+	}
+	if !same {
+		_ = t.s.Client.Remove(p.part)
+		return &transport.Error{Kind: transport.ErrIntegrity}
+	}
+	if err := t.s.Chmod(p.part, p.opts.Mode.Perm()); err != nil {
 		return err
 	}
 	if err := t.s.rename(p.part, p.abs); err != nil {
@@ -272,7 +303,7 @@ func (p *put) continueAt(t *transfer, size int64) (int64, error) {
 		return 0, nil
 	}
 	from := max(0, size-maxWindow)
-	same, err := p.compare(t, p.part, from, size, &comparer{src: p.read})
+	same, err := p.compare(t, p.part, from, size, &comparer{src: p.src.read})
 	return from + same, err
 }
 
@@ -283,7 +314,7 @@ func (p *put) there(t *transfer) (bool, error) {
 		return false, nil // replacing it says what is wrong, if anything is
 	}
 	size := fi.Size()
-	c := &comparer{src: p.read, sum: sha256.New()}
+	c := &comparer{src: p.src.read, sum: sha256.New()}
 	same, err := p.compare(t, p.abs, 0, size, c)
 	if errors.Is(err, fs.ErrPermission) {
 		return false, nil
@@ -302,10 +333,10 @@ func (p *put) compare(t *transfer, name string, from, to int64, c *comparer) (in
 		return 0, err
 	}
 	defer f.Close()
-	if err := p.seek(from); err != nil {
+	if err := p.src.seek(from); err != nil {
 		return 0, err
 	}
-	quiet := &transfer{k: &call{c: t.k.c, ctx: t.k.ctx, cancel: func(error) {}}, s: t.s, watch: t.watch}
+	quiet := newTransfer(&call{c: t.k.c, ctx: t.k.ctx, cancel: func(error) {}}, t.s, t.watch)
 	if err := quiet.read(f, from, to, c); err != nil && !errors.Is(err, errDiffers) {
 		return 0, err
 	}
@@ -344,36 +375,6 @@ func (c *comparer) Write(b []byte) (int, error) {
 		return n, errDiffers
 	}
 	return n, nil
-}
-
-// digest checks the SHA-256 of a file of the target by reading it back.
-func (p *put) digest(t *transfer, name string) error {
-	f, err := t.s.openFile(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if err := t.read(f, 0, -1, sum); err != nil {
-		return err
-	}
-	if !bytes.Equal(sum.Sum(nil), p.f.SHA256[:]) {
-		return &transport.Error{Kind: transport.ErrIntegrity}
-	}
-	return nil
-}
-
-// verify checks the partial file, and removes it if it is of no use.
-func (p *put) verify(t *transfer) error {
-	err := p.digest(t, p.part)
-	if errors.Is(err, transport.ErrIntegrity) {
-		_ = t.s.Client.Remove(p.part)
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	return t.s.Chmod(p.part, p.opts.Mode.Perm())
 }
 
 func (p *put) finished(t *transfer, dir, base string) error {

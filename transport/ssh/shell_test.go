@@ -3,9 +3,11 @@ package ssh_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,6 +48,66 @@ func TestPoorTarget(t *testing.T) {
 	entries, err := os.ReadDir(srv.Home())
 	require.NoError(t, err)
 	require.Len(t, entries, 2, "the partial file was removed")
+}
+
+// TestMissingTools: what a target lacks is done in another way, or is said.
+func TestMissingTools(t *testing.T) {
+	without := func(names ...string) []string {
+		return slices.DeleteFunc(slices.Clone(posixTools), func(name string) bool { return slices.Contains(names, name) })
+	}
+	with := func(names ...string) []string { return append(slices.Clone(posixTools), names...) }
+	large := bytes.Repeat([]byte("0123456789abcdef"), 5<<16+1) // a little more than 5 MiB
+	for name, tt := range map[string]struct {
+		tools    []string
+		put, get error
+	}{
+		"sha256sum":     {with("sha256sum"), nil, nil},
+		"openssl":       {with("openssl"), nil, nil},
+		"shasum":        {with("shasum", "perl"), nil, nil},
+		"busybox":       {with("busybox"), nil, nil},
+		"no hash":       {posixTools, nil, nil},
+		"stat and find": {with("stat", "find", "sha256sum"), nil, nil},
+		"no df":         {without("df"), nil, nil},
+		"no tr":         {without("tr"), nil, nil},
+		"no tail":       {without("tail"), nil, errors.ErrUnsupported},
+	} {
+		for _, size := range []int{0, 1, 70_000, len(large)} {
+			t.Run(fmt.Sprintf("%s %d", name, size), func(t *testing.T) {
+				t.Parallel()
+				srv := server(t, sshtest.Config{NoSFTP: true, Env: []string{"PATH=" + tools(t, tt.tools...)}})
+				conn := dial(t, endpointOf(srv))
+				file := srv.Home() + "/f"
+				_, err := transport.Put(t.Context(), conn, file, transport.BytesFile("x", large[:size]), transport.PutOptions{})
+				if tt.put != nil {
+					require.ErrorIs(t, err, tt.put)
+					return
+				}
+				require.NoError(t, err)
+				res, err := transport.Put(t.Context(), conn, file, transport.BytesFile("x", large[:size]), transport.PutOptions{Mode: 0o640})
+				require.NoError(t, err)
+				require.Equal(t, fs.FileMode(0o640), res.Info.Mode)
+				var got bytes.Buffer
+				_, err = transport.Get(t.Context(), conn, file, &got, transport.GetOptions{})
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(large[:size], got.Bytes()))
+				got.Reset()
+				_, err = transport.Get(t.Context(), conn, file, &got, transport.GetOptions{Offset: 1})
+				if tt.get != nil {
+					require.ErrorIs(t, err, tt.get)
+				} else {
+					require.NoError(t, err)
+					require.True(t, bytes.Equal(large[min(1, size):size], got.Bytes()))
+				}
+				info, err := transport.Stat(t.Context(), conn, file)
+				require.NoError(t, err)
+				require.EqualValues(t, size, info.Size)
+				list, err := transport.List(t.Context(), conn, srv.Home())
+				require.NoError(t, err)
+				require.Len(t, list, 1, "a partial file is left")
+				require.NoError(t, transport.Remove(t.Context(), conn, file))
+			})
+		}
+	}
 }
 
 // TestChattyLoginShell: what start files print does not end up in the output.

@@ -2,8 +2,10 @@ package ssh
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -58,10 +60,12 @@ func (g *gate) shut() {
 // being looked for.
 const maxNoise = 64 << 10
 
-// awaitToken reads until a line "token" or "token word" has gone by, and returns
-// the word and what came after the line. The bytes before it go to noise; look is
-// called after every read with what is not yet known to be noise.
-func awaitToken(r io.Reader, token string, noise io.Writer, look func(pending []byte)) (word string, rest []byte, err error) {
+// awaitToken reads until the token and a word that is good have gone by, and the
+// end of their line, and returns the word and what came afterwards. What is before
+// the token is dropped; look is called after every read with the end of it. A
+// server that prints the command it was given prints the token as well, but other
+// words behind it.
+func awaitToken(r io.Reader, token string, good func(word string) bool, look func(pending []byte)) (word string, rest []byte, err error) {
 	var pending []byte
 	buf := make([]byte, 4096)
 	for {
@@ -70,23 +74,35 @@ func awaitToken(r io.Reader, token string, noise io.Writer, look func(pending []
 		if look != nil {
 			look(pending)
 		}
-		if i := bytes.Index(pending, []byte(token)); i >= 0 {
-			after := pending[i+len(token):]
-			if end := bytes.IndexByte(after, '\n'); end >= 0 {
-				_, _ = noise.Write(pending[:i])
-				return string(after[:end]), after[end+1:], nil
+		for after := pending; ; {
+			var ok bool
+			if _, after, ok = bytes.Cut(after, []byte(token)); !ok {
+				break
+			}
+			if word, rest, ok := bytes.Cut(after, []byte("\n")); ok && good(string(word)) {
+				return string(word), rest, nil
 			}
 		}
 		if rerr != nil {
-			_, _ = noise.Write(pending)
 			return "", nil, rerr
 		}
 		if cut := len(pending) - maxNoise; cut > 0 {
-			_, _ = noise.Write(pending[:cut])
-			pending = pending[cut:]
+			pending = append(pending[:0], pending[cut:]...)
 		}
 	}
 }
+
+// alone stands behind the number of a process that leads no process group.
+const alone = "alone"
+
+// isPIDs reports whether a line ends with numbers of processes. The first is what
+// the login shell has become.
+func isPIDs(word string) bool {
+	word = strings.Replace(word, alone, "", 1)
+	return word != "" && strings.Trim(word, " 0123456789") == ""
+}
+
+func isEmpty(word string) bool { return word == "" }
 
 // copyTo passes a stream on. The caller's writer, if it fails, ends the call.
 func (p *process) copyTo(g *gate, first []byte, r io.Reader, watch *stall) {
@@ -117,7 +133,7 @@ func (p *process) copyTo(g *gate, first []byte, r io.Reader, watch *stall) {
 }
 
 func (p *process) pumpStdout() {
-	_, rest, err := awaitToken(p.ch, p.token, io.Discard, nil)
+	_, rest, err := awaitToken(p.ch, p.token, isEmpty, nil)
 	if err == nil {
 		p.copyTo(p.out, rest, p.ch, p.t.stallOut)
 	}
@@ -127,37 +143,82 @@ func (p *process) pumpStdout() {
 // asks for the password.
 func (p *process) pumpStderr() {
 	r := p.ch.Stderr()
-	answered := 0
-	look := func(pending []byte) {
-		if bytes.Contains(pending, []byte(outerToken(p.token))) {
-			p.outer.Store(true)
-		}
-		if p.prompt == "" {
-			return
-		}
-		for n := bytes.Count(pending, []byte(p.prompt)); answered < n; answered++ {
-			if p.asked.Add(1) == 1 {
-				_, _ = io.WriteString(p.ch, p.c.opts.SudoPassword.Reveal()+"\n")
-			} else {
-				_ = p.ch.CloseWrite() // the password was wrong; sudo gives up at the end of input
-			}
-		}
-	}
-	pid, rest, err := awaitToken(r, "\n"+p.token+" ", &p.noise, look)
+	pids, rest, err := awaitToken(r, "\n"+p.token+" ", isPIDs, p.beforeStart)
 	if err != nil {
 		return
 	}
-	p.outer.Store(true)
-	p.pid.Store(pid)
-	p.start.Do(func() { close(p.started) })
+	p.pids.Store(pids)
+	p.begun()
 	p.copyTo(p.err, rest, r, nil)
+}
+
+// begun says that the script proper begins, or never will.
+func (p *process) begun() {
+	p.start.Do(func() {
+		if p.onStart != nil {
+			p.onStart()
+		}
+		close(p.started)
+	})
+}
+
+// beforeStart looks at what came on standard error before the script began.
+func (p *process) beforeStart(pending []byte) {
+	p.words.set(pending)
+	if !p.as.sudo {
+		return
+	}
+	reached, sudo := outerLines(pending, p.token)
+	p.outer.Store(int32(reached))
+	if p.as.prompt == "" {
+		return
+	}
+	for n := int32(bytes.Count(pending, []byte(p.as.prompt))); p.asked.Load() < n; {
+		if p.asked.Add(1) == 1 {
+			_, _ = io.WriteString(p.ch, p.c.opts.SudoPassword.Reveal()+"\n")
+		} else {
+			p.c.bg.Go(func() { p.endSudo(sudo) })
+		}
+	}
+}
+
+// outerLines counts the lines with the outer token, and returns the number of the
+// process in the last one.
+func outerLines(b []byte, token string) (n int, pid string) {
+	for {
+		_, after, ok := bytes.Cut(b, []byte(outerToken(token)+" "))
+		if !ok {
+			return n, pid
+		}
+		b = after
+		if word, _, ok := bytes.Cut(after, []byte("\n")); ok && isPIDs(string(word)) {
+			n, pid = n+1, string(word)
+		}
+	}
+}
+
+// endSudo ends sudo when it asks for the password again, because the first one
+// was wrong. At the end of its input it would give up, too, but count that as
+// another failed attempt, of which accounts have few (pam_faillock(8)). While it
+// asks it may be killed by the user who called it.
+func (p *process) endSudo(pid string) {
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	defer cancel()
+	_, _ = p.c.run(ctx, func(error) {}, task{script: "kill -KILL " + pid, unkillable: true, asUser: true})
+	p.within(ctx, killGrace, p.done)
+	_ = p.ch.CloseWrite()
 }
 
 func (p *process) pumpStdin() {
 	defer p.ch.CloseWrite()
-	if p.prompt != "" {
-		<-p.started // until then the input is sudo's
-		if p.pid.Load() == nil {
+	if _, err := io.WriteString(p.ch, p.first); err != nil {
+		return
+	}
+	if p.t.stdin != nil || p.as.prompt != "" {
+		// Until then the input is sudo's, and start files of the login shell may
+		// read some of it.
+		<-p.started
+		if p.pids.Load() == nil {
 			return
 		}
 	}

@@ -92,7 +92,7 @@ func (k *call) tunnelError(network, addr string, err error) error {
 		e.Kind = transport.ErrBusy
 	default:
 		e.Kind = transport.ErrRejected
-		e.Hint = "the server forbids forwarding; a program on the target can connect instead"
+		e.Hint = "the server forbids forwarding (AllowTcpForwarding, AllowStreamLocalForwarding and PermitOpen of sshd); a program on the target can connect instead"
 	}
 	return e
 }
@@ -117,10 +117,10 @@ func (c *conn) pipe(far *bufpipe.Conn, ch xssh.Channel) {
 	out := &counter{w: ch}
 	c.bg.Go(func() {
 		defer close(sent)
-		if _, err := io.Copy(out, far); err != nil {
-			_ = far.CloseRead() // the peer takes no more, and the writer hears of it
-		} else {
+		if _, err := io.Copy(out, far); err == nil {
 			_ = ch.CloseWrite()
+		} else if !c.tellLoss(far) {
+			_ = far.CloseRead() // the peer takes no more, and the writer hears of it
 		}
 	})
 	c.bg.Go(func() {
@@ -151,17 +151,29 @@ func (c *conn) pipe(far *bufpipe.Conn, ch xssh.Channel) {
 	c.bg.Go(func() {
 		defer close(over)
 		defer ch.Close()
-		if _, err := io.Copy(far, ch); err != nil {
+		_, _ = io.Copy(far, ch)
+		select {
+		case <-far.PeerClosed():
 			return // nobody reads
+		default:
 		}
-		_, err := do(c.ctx, c, func() (struct{}, error) { return struct{}{}, c.ask() }, nil)
-		if err == nil {
+		// A channel ends in many ways when the line breaks, the usual end included.
+		if !c.tellLoss(far) {
 			_ = far.CloseWrite()
-			return
 		}
-		<-c.ctx.Done()
-		far.CloseWithError(c.fail(c.ctx, "tunnel", far.LocalAddr().String(), err))
 	})
+}
+
+// tellLoss tells the near side of a tunnel if it ended because the connection is
+// lost, and reports whether it is.
+func (c *conn) tellLoss(far *bufpipe.Conn) bool {
+	_, err := do(c.ctx, c, func() (struct{}, error) { return struct{}{}, c.ask() }, nil)
+	if err == nil {
+		return false
+	}
+	<-c.ctx.Done() // who waits for the end of the line is about to say why
+	far.CloseWithError(c.fail(c.ctx, "tunnel", far.LocalAddr().String(), err))
+	return true
 }
 
 type tunnelAddr struct{ network, addr string }

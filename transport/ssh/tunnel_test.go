@@ -1,10 +1,13 @@
 package ssh_test
 
 import (
+	"io"
 	"io/fs"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/ssh"
@@ -62,3 +65,76 @@ func TestJumpHosts(t *testing.T) {
 	_, err = (&ssh.Transport{DialContext: ssh.Through(first)}).Dial(ctx, endpointOf(server(t, sshtest.Config{})))
 	require.ErrorIs(t, err, transport.ErrClosed)
 }
+
+// TestJumpHostLostAtWork: whoever goes through a connection that breaks hears of
+// it, however much is under way, and needs no sign of life of its own for that.
+func TestJumpHostLostAtWork(t *testing.T) {
+	quiet := ssh.Options{KeepAlive: -1, StallTimeout: -1}
+	sink, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var served sync.WaitGroup
+	defer served.Wait()
+	defer sink.Close()
+	served.Go(func() {
+		for {
+			c, err := sink.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() {
+				_, _ = io.Copy(io.Discard, c)
+				_ = c.Close()
+			})
+		}
+	})
+	for range 5 {
+		srv := server(t, sshtest.Config{})
+		ep := endpointOf(srv)
+		ep.Options = quiet
+		jump := dial(t, ep)
+		ep = endpointOf(server(t, sshtest.Config{}))
+		ep.Options = quiet
+		target, err := (&ssh.Transport{DialContext: ssh.Through(jump)}).Dial(t.Context(), ep)
+		require.NoError(t, err)
+		tunnel, err := transport.Dial(t.Context(), jump, "tcp", sink.Addr().String())
+		require.NoError(t, err)
+		errs := make(chan error, 3)
+		moved := make(chan struct{}, 1000)
+		go func() {
+			_, err := transport.Get(t.Context(), target, "/dev/zero", writer(func(p []byte) (int, error) {
+				select {
+				case moved <- struct{}{}:
+				default:
+				}
+				return len(p), nil
+			}), transport.GetOptions{})
+			errs <- err
+		}()
+		go func() {
+			_, err := transport.Run(t.Context(), target, transport.Command{Argv: []string{"sh", "-c", "cat >/dev/null"}, Stdin: zeros{}})
+			errs <- err
+		}()
+		go func() {
+			_, err := io.Copy(tunnel, zeros{})
+			errs <- err
+		}()
+		for range 50 {
+			<-moved
+		}
+		srv.CloseConnections()
+		for range cap(errs) {
+			select {
+			case err := <-errs:
+				require.ErrorIs(t, err, transport.ErrConnLost)
+			case <-time.After(time.Minute):
+				require.Fail(t, "a call goes on over a connection that is lost")
+			}
+		}
+		require.NoError(t, target.Close(t.Context()))
+	}
+}
+
+// zeros is an endless stream.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }

@@ -19,7 +19,8 @@
 // command with the SFTP server.
 //
 // Faults are switched on while it runs: [Server.CutAfter] breaks the line in
-// mid-transfer, [Server.Stall] lets it hang, [Server.Refuse] turns callers away.
+// mid-transfer, [Server.Stall] lets it hang, [Server.Refuse] turns callers away,
+// [Server.HangCommands] leaves commands without an answer.
 //
 // It does not change users or roots: what a test run by root tells a server to do
 // is done by root on this machine. An agent in particular goes where its base

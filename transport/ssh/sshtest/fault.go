@@ -31,6 +31,14 @@ func (s *Server) Refuse(on bool) {
 	s.refused = on
 }
 
+// HangCommands makes the server leave commands without an answer, until it is
+// called with false, as some servers do that are for files alone. SFTP goes on.
+func (s *Server) HangCommands(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hanging = on
+}
+
 // CloseConnections breaks every connection that is open now. Commands go on, as
 // they do under OpenSSH.
 func (s *Server) CloseConnections() {

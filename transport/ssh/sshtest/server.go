@@ -65,6 +65,7 @@ type Server struct {
 	cut      int64 // bytes until the cut; 0 means none
 	stalled  bool
 	refused  bool
+	hanging  bool       // commands get no answer
 	change   *sync.Cond // stalled or closed changed
 	logins   int
 	attempts int

@@ -75,6 +75,9 @@ func (s *Server) session(ch xssh.Channel, reqs <-chan *xssh.Request, c net.Conn)
 			if started || xssh.Unmarshal(req.Payload, &m) != nil {
 				break
 			}
+			if req.Type == "exec" && s.hangs() {
+				continue
+			}
 			isSFTP := s.cfg.SFTPOnly || (req.Type == "subsystem" && m.What == "sftp")
 			if isSFTP && !s.cfg.NoSFTP {
 				accept()
@@ -96,6 +99,12 @@ func (s *Server) session(ch xssh.Channel, reqs <-chan *xssh.Request, c net.Conn)
 	if !started {
 		_ = ch.Close()
 	}
+}
+
+func (s *Server) hangs() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hanging
 }
 
 func (s *Server) sftp(ch xssh.Channel) {

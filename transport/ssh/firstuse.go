@@ -1,0 +1,83 @@
+package ssh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/roundsman-go/roundsman/transport"
+	xssh "golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+)
+
+// AcceptNew returns a Trust.FirstUse that trusts what an unknown target shows and
+// records it in a known_hosts file, as OpenSSH does with
+// StrictHostKeyChecking=accept-new. The file should be one of Trust.KnownHosts, too,
+// so that it is what the target is held to from then on; it is made with mode 0600
+// if it does not exist. The function may be shared by all dials, and the file by
+// several processes: beside it lies a lock file, "name.lock".
+//
+// Whoever answers at the first dial is trusted for good. It is no more secure than
+// the network is at that time.
+func AcceptNew(file string) transport.FirstUse {
+	return func(ctx context.Context, seen transport.SeenIdentity) error {
+		key, err := xssh.ParsePublicKey(seen.Key)
+		if err != nil {
+			return err
+		}
+		lock := flock.New(file+".lock", flock.SetPermissions(0o600))
+		defer lock.Close()
+		if _, err := lock.TryLockContext(ctx, 10*time.Millisecond); err != nil {
+			return fmt.Errorf("locking %s: %w", lock.Path(), err)
+		}
+		name := knownName(seen.Address)
+		f, err := readKnown(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			f, err = &knownFile{}, nil
+		}
+		if err != nil {
+			return err
+		}
+		if where := f.revokes(key); where != "" {
+			return fmt.Errorf("%s: this key is revoked", where)
+		}
+		// Another dial may have been faster.
+		known, err := f.find(name)
+		if err != nil {
+			return err
+		}
+		for _, k := range known {
+			if !k.authority && bytes.Equal(k.key.Marshal(), seen.Key) {
+				return nil
+			}
+		}
+		if len(known) > 0 {
+			return fmt.Errorf("%s: another key has been recorded meanwhile", known[0].where)
+		}
+		return appendLine(file, knownhosts.Line([]string{name}, key))
+	}
+}
+
+// appendLine adds a line to a text file, whose last line may lack its end.
+func appendLine(name, line string) error {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() > 0 {
+		last := make([]byte, 1)
+		if _, err = f.ReadAt(last, info.Size()-1); err == nil && last[0] != '\n' {
+			line = "\n" + line
+		}
+	}
+	if err == nil {
+		_, err = f.WriteString(line + "\n")
+	}
+	return errors.Join(err, f.Close())
+}

@@ -1,0 +1,43 @@
+package ssh
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+
+	"github.com/roundsman-go/roundsman/transport"
+	xssh "golang.org/x/crypto/ssh"
+)
+
+// errOther is why a second connection is refused that leads elsewhere, as it may
+// behind a load balancer.
+var errOther = errors.New("the second connection shows another host key than the first")
+
+// again makes a second connection to the target of d.twin, with what it was
+// dialled with. A first use that was accepted then is not put to the caller again.
+func (d *dialer) again(ctx context.Context) (*conn, error) {
+	e := *d
+	if e.ep.Trust.FirstUse != nil {
+		e.ep.Trust.FirstUse = func(context.Context, transport.SeenIdentity) error { return nil } // hostKey compares
+	}
+	return e.dial(ctx)
+}
+
+// hostKey is the HostKeyCallback.
+func (d *dialer) hostKey(addr string, remote net.Addr, key xssh.PublicKey) error {
+	if err := d.v.check(addr, remote, key); err != nil {
+		return err
+	}
+	if d.twin != nil && !bytes.Equal(key.Marshal(), d.twin.hostKey) {
+		d.v.err, d.v.decided = errOther, false
+		return errOther
+	}
+	d.shown = key.Marshal()
+	return nil
+}
+
+// takeAfter takes over what probe found out on another connection to the target.
+func (c *conn) takeAfter(o *conn) {
+	c.caps, c.path, c.shell, c.terminal = o.caps, o.path, o.shell, o.terminal
+}

@@ -1,0 +1,194 @@
+package ssh_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/roundsman-go/roundsman/internal/realtest"
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/ssh"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	externalSFTP = "Subsystem sftp /usr/lib/openssh/sftp-server"
+	internalSFTP = "Subsystem sftp internal-sftp"
+	tunnelCaps   = transport.CapTunnelTCP | transport.CapTunnelUnix
+)
+
+// TestServerMatrix takes real configurations of sshd. What a server does not
+// offer, the capabilities say; what it refuses at the door is an error.
+func TestServerMatrix(t *testing.T) {
+	h := newHost(t)
+	h.write("/etc/banner", "Authorized use only.\n", 0o644)
+	h.write("/etc/motd", "Welcome to the machine.\n", 0o644)
+	h.user("plain", "/bin/bash", nil)
+	h.user("nologin", realtest.Need(t, "nologin"), nil)
+	h.user("false", "/bin/false", nil)
+	h.user("noshell", "/opt/no/such/shell", nil)
+	h.user("leaves", "/bin/bash", map[string]string{".bashrc": "exit 3\n"})
+	h.user("elsewhere", "/bin/bash", map[string]string{".bashrc": "exec zsh\n"})
+	h.user("restricted", "/bin/rbash", nil)
+	h.user("homeless", "/bin/bash", nil)
+	h.Run("rm", "-r", "/home/homeless")
+	h.user("nopath", "/bin/bash", map[string]string{".bashrc": "PATH=/nowhere\n"})
+	h.Run("install", "-d", "/srv/jail", "/srv/jail/home")
+	h.Run("install", "-d", "-o", "plain", "/srv/jail/home/plain")
+
+	for i, r := range []struct {
+		name, user string
+		config     []string
+		want       transport.Caps
+		err        error
+	}{
+		{"plain", "plain", []string{internalSFTP}, shellCaps, nil},
+		{"external sftp", "plain", []string{externalSFTP}, shellCaps, nil},
+		{"no sftp", "plain", nil, shellCaps, nil},
+		{"sftp-server missing", "plain", []string{"Subsystem sftp /usr/lib/no-such-server"}, shellCaps, nil},
+		{"sftp-server prints", "plain", []string{"Subsystem sftp /bin/echo hello"}, shellCaps, nil},
+		{"sftp-server is silent", "plain", []string{"Subsystem sftp /bin/true"}, shellCaps, nil},
+		{"sftp alone", "plain", []string{internalSFTP, "ForceCommand internal-sftp"}, filesCaps, nil},
+		{"sftp in a jail", "plain", []string{internalSFTP, "ForceCommand internal-sftp", "ChrootDirectory /srv/jail"}, filesCaps, nil},
+		{"sftp with a umask", "plain", []string{internalSFTP, "ForceCommand internal-sftp -u 0077 -l DEBUG3"}, filesCaps, nil},
+		{"message and end", "plain", []string{internalSFTP, `ForceCommand echo "This account is closed"`}, tunnelCaps, nil},
+		{"message with the command", "plain", []string{internalSFTP, `ForceCommand echo "$SSH_ORIGINAL_COMMAND"; echo "$SSH_ORIGINAL_COMMAND" >&2`}, tunnelCaps, nil},
+		{"logging wrapper", "plain", []string{externalSFTP, `ForceCommand echo "$SSH_ORIGINAL_COMMAND" | tee -a /tmp/log >&2; exec ${SHELL} -c "$SSH_ORIGINAL_COMMAND"`}, shellCaps, nil},
+		{"nothing at all", "plain", []string{internalSFTP, "ForceCommand /bin/true", "DisableForwarding yes"}, tunnelCaps, nil},
+		{"nologin", "nologin", []string{externalSFTP}, tunnelCaps, nil},
+		{"nologin with sftp", "nologin", []string{internalSFTP}, filesCaps, nil},
+		{"false", "false", []string{externalSFTP}, tunnelCaps, nil},
+		{"no such shell", "noshell", []string{internalSFTP}, 0, transport.ErrAuth},
+		{"start file ends", "leaves", []string{internalSFTP}, filesCaps, nil},
+		{"start file ends sftp", "leaves", []string{externalSFTP}, tunnelCaps, nil},
+		{"start file is another shell", "elsewhere", []string{internalSFTP}, filesCaps, nil},
+		{"restricted shell", "restricted", []string{internalSFTP}, filesCaps, nil},
+		{"no home", "homeless", []string{internalSFTP}, shellCaps, nil},
+		{"no path", "nopath", []string{internalSFTP}, filesCaps, nil},
+		{"words of its own", "plain", []string{internalSFTP, "Banner /etc/banner", "PrintMotd yes", "PrintLastLog yes"}, shellCaps, nil},
+		{"one session", "plain", []string{internalSFTP, "MaxSessions 1"}, shellCaps, nil},
+		{"one session of sftp", "plain", []string{internalSFTP, "ForceCommand internal-sftp", "MaxSessions 1"}, filesCaps, nil},
+		{"two sessions", "plain", []string{externalSFTP, "MaxSessions 2"}, shellCaps, nil},
+		{"no session", "plain", []string{internalSFTP, "MaxSessions 0"}, tunnelCaps, nil},
+		{"much rekeying", "plain", []string{internalSFTP, "RekeyLimit 256K 1s"}, shellCaps, nil},
+		{"much rekeying of sftp", "plain", []string{internalSFTP, "ForceCommand internal-sftp", "RekeyLimit 256K 1s"}, filesCaps, nil},
+		{"compression", "plain", []string{internalSFTP, "Compression yes"}, shellCaps, nil},
+		{"no terminal", "plain", []string{internalSFTP, "PermitTTY no"}, shellCaps, nil},
+		{"impatient", "plain", []string{internalSFTP, "ClientAliveInterval 1", "ClientAliveCountMax 1", "ChannelTimeout session:*=2s"}, shellCaps, nil},
+		{"old algorithms", "plain", []string{internalSFTP, "Ciphers aes128-ctr", "MACs hmac-sha2-256", "KexAlgorithms ecdh-sha2-nistp256"}, shellCaps, nil},
+	} {
+		port := 2200 + i
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			h := h.on(t)
+			h.server(port, r.config...)
+			opts := ssh.Options{}
+			if strings.Contains(strings.Join(r.config, " "), "MaxSessions") {
+				opts.MaxSessions = 1
+			}
+			ep := h.endpoint(r.user, opts)
+			ep.Address += ":" + strconv.Itoa(port)
+			conn, err := h.transport().Dial(t.Context(), ep)
+			if r.err != nil {
+				require.ErrorIs(t, err, r.err)
+				return
+			}
+			require.NoError(t, err)
+			defer func() { require.NoError(t, conn.Close(t.Context())) }()
+			require.Equal(t, r.want, conn.Caps())
+			dir := "/tmp/" + strconv.Itoa(port)
+			switch {
+			case strings.Contains(strings.Join(r.config, " "), "Chroot"):
+				fileOperations(t, conn, "/home/plain")
+			case conn.Caps().Has(transport.CapRun):
+				operations(t, conn, dir)
+				fileOperations(t, conn, dir)
+			case conn.Caps().Has(transport.CapFiles):
+				fileOperations(t, conn, dir)
+			}
+		})
+	}
+}
+
+// TestDropbear takes the other SSH server of Debian, with and without SFTP.
+func TestDropbear(t *testing.T) {
+	dropbear, keygen := realtest.Need(t, "dropbear"), realtest.Need(t, "dropbearkey")
+	h := newHost(t)
+	h.Run(keygen, "-t", "ed25519", "-f", "/etc/rmtest/dropbear")
+	_, key, ok := strings.Cut(h.Run(keygen, "-y", "-f", "/etc/rmtest/dropbear"), "ssh-ed25519 ")
+	require.True(t, ok)
+	keys := map[string]string{".ssh/authorized_keys": authorized(h.key.PublicKey()) + "\n"}
+	h.user("plain", "/bin/bash", keys)
+	h.user("chatter", "/bin/bash", keys)
+	h.write("/home/chatter/.bashrc", "echo Welcome; echo Warning >&2\n", 0o644)
+	h.user("fish", realtest.Need(t, "fish"), keys)
+	h.user("root2", "/bin/bash", keys)
+	h.write("/etc/sudoers.d/test", "Defaults:root2 requiretty\nroot2 ALL=(ALL) NOPASSWD: ALL\n", 0o440)
+	h.allow(2400)
+	h.Run(dropbear, "-r", "/etc/rmtest/dropbear", "-p", "2400", "-P", "/run/dropbear.pid")
+	h.listening(2400)
+	dial := func(t *testing.T, user string, opts ssh.Options) transport.Conn {
+		ep := h.endpoint(user, opts)
+		ep.Address += ":2400"
+		ep.Trust.HostKeys = []string{"ssh-ed25519 " + strings.Fields(key)[0]}
+		return dialWith(t, h.transport(), ep)
+	}
+	run := func(t *testing.T) {
+		for _, user := range []string{"plain", "chatter", "fish", "root2"} {
+			t.Run(user, func(t *testing.T) {
+				t.Parallel()
+				opts := ssh.Options{}
+				if user == "root2" {
+					opts.Elevate = ssh.Sudo
+				}
+				conn := dial(t, user, opts)
+				require.True(t, conn.Caps().Has(transport.CapRun|transport.CapFiles))
+				operations(t, conn, "/home/"+user)
+				streams(t, conn)
+				long := strings.Repeat("\xe4\n", 50_000)
+				require.Equal(t, long, output(t, conn, "printf", "%s", long))
+				exit, err := transport.Run(t.Context(), conn, transport.Command{Argv: []string{"sh", "-c", "kill -9 $$"}})
+				require.NoError(t, err)
+				require.NotEqual(t, transport.Exit{}, exit)
+			})
+		}
+	}
+	t.Run("with sftp", run)
+	h.Run("rm", "/usr/lib/sftp-server")
+	t.Run("without sftp", run)
+	h.user("nologin", realtest.Need(t, "nologin"), keys)
+	h.Run("sh", "-c", "command -v nologin >>/etc/shells") // else it would not be let in
+	require.Equal(t, tunnelCaps, dial(t, "nologin", ssh.Options{}).Caps())
+}
+
+// inetd starts a program for each connection, with the connection as its standard
+// input and output.
+const inetd = `$s = IO::Socket::INET->new(LocalPort => shift, Listen => 9, ReuseAddr => 1) or die;
+$SIG{CHLD} = "IGNORE";
+while ($c = $s->accept) {
+	if (!fork) { $SIG{CHLD} = "DEFAULT"; open STDIN, "<&", $c; open STDOUT, ">&", $c; exec @ARGV }
+	close $c;
+}`
+
+// TestTinySSH: a server that takes one command for each connection is told apart
+// from one that hangs up.
+func TestTinySSH(t *testing.T) {
+	tinysshd, makekey, perl := realtest.Need(t, "tinysshd"), realtest.Need(t, "tinysshd-makekey"), realtest.Need(t, "perl")
+	h := newHost(t)
+	h.Run(makekey, "/etc/rmtest/tinyssh")
+	h.user("plain", "/bin/bash", map[string]string{".ssh/authorized_keys": authorized(h.key.PublicKey()) + "\n"})
+	h.allow(2500)
+	cmd := h.Command(t.Context(), perl, "-MIO::Socket::INET", "-e", inetd, "2500", tinysshd, "-x", "sftp=/usr/lib/openssh/sftp-server", "/etc/rmtest/tinyssh")
+	require.NoError(t, cmd.Start())
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }() // the server itself goes with the host
+	h.listening(2500)
+	ep := h.endpoint("plain", ssh.Options{})
+	ep.Address += ":2500"
+	ep.Trust = transport.Trust{FirstUse: func(context.Context, transport.SeenIdentity) error { return nil }}
+	_, err := h.transport().Dial(t.Context(), ep)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.False(t, transport.Temporary(err))
+	require.Contains(t, err.Error(), "TinySSH")
+}
