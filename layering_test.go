@@ -29,6 +29,7 @@ var layers = []struct {
 	{"firewall", []string{"firewall"}},
 	{"transport", nil},
 	{"transport/transporttest", []string{"transport", "transport/transporttest"}},
+	{"transport/local", []string{"transport"}},
 	{"transport/ssh", []string{"transport", "transport/ssh"}},
 	{"transport/devicecli", []string{"transport", "transport/devicecli", "transport/ssh"}},
 	{"sum", []string{"sum", "transport", "portalloc", "firewall"}},
@@ -94,6 +95,7 @@ func TestLayeringCanFail(t *testing.T) {
 	for _, bad := range [][2]string{
 		{"transport", "sum"},
 		{"transport/ssh", "transport/smb"},
+		{"transport/local", "transport/ssh"},
 		{"sum", "transport/ssh"},
 		{"sum/agent", "transport/ssh"},
 		{"sum/channel", "transport"},

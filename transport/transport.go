@@ -71,6 +71,9 @@ type Path struct {
 	// CallbackFrom lists who dials the manager back on behalf of this target: the
 	// target itself, or an ESXi host where the connection leads to its vCenter.
 	CallbackFrom []netip.Prefix
+	// SameHost says that the target is the manager's own host: no connection leads
+	// to it.
+	SameHost bool
 }
 
 // Caps is the set of capabilities of one connection.

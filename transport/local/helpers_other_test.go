@@ -1,0 +1,5 @@
+//go:build !linux && !windows
+
+package local_test
+
+func systemHelpers() map[string]func([]string) error { return nil }
