@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -12,8 +14,15 @@ import (
 
 func TestMain(m *testing.M) {
 	install.RunAgent() // the copies of the test's program are agents
-	testscript.Main(m, map[string]func(){"roundsman": main})
+	testscript.Main(m, map[string]func(){"roundsman": main, inProcess: func() {
+		a := &app{installer: &install.Installer{Source: install.First(), InProcess: true}}
+		os.Exit(a.run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
+	}})
 }
+
+// inProcess is the name of a program that is itself the agent of its host, and is
+// made to be no other.
+const inProcess = "rm-inprocess"
 
 // TestScript runs the program itself, in testdata/script.
 func TestScript(t *testing.T) {

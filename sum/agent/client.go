@@ -32,11 +32,12 @@ type ClientOptions struct {
 	Logger *slog.Logger
 }
 
-// Client does Ops over the channel. While it is open it renews the agent's lease
-// in the background. It is safe for concurrent use.
+// Client does Ops over the channel, or if [NewInProcess] made it, in this process.
+// Over the channel it renews the agent's lease in the background while it is open.
+// It is safe for concurrent use.
 type Client struct {
 	target string
-	ch     *channel.Client
+	ch     caller
 	log    *slog.Logger
 
 	cancel context.CancelFunc

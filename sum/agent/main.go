@@ -34,6 +34,15 @@ const startTime = 25 * time.Second
 
 var errNotHere = fmt.Errorf("not supported on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 
+// Supported returns nil if the service of an agent can run on the system of this
+// process, and else an error that matches errors.ErrUnsupported.
+func Supported() error {
+	if !supported {
+		return errNotHere
+	}
+	return nil
+}
+
 const usage = `usage:
   roundsman-agent version
   roundsman-agent start   -dir DIR       start the service in the background
@@ -272,34 +281,40 @@ func runShim(jobDir string, stderr io.Writer) error {
 
 // remove is for what a dead agent left, and for an agent that nobody can reach.
 func remove(h home, stdout io.Writer) error {
-	fi, err := os.Lstat(string(h))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if !fi.IsDir() || !ownedByMe(fi) {
-		return fmt.Errorf("%s is not a directory that belongs to this user", h)
-	}
-	// Before and after: the agent may take a job until it is gone.
-	if ids := h.busy(); len(ids) > 0 {
-		return fmt.Errorf("%w: %s", ErrJobRunning, ids[0])
-	}
 	ctx, stop := notifyEnd()
 	defer stop()
-	lock, err := takeOver(ctx, h)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if ids := h.busy(); len(ids) > 0 {
-		return fmt.Errorf("%w: %s", ErrJobRunning, ids[0])
-	}
-	h.abandon()
-	left, err := h.clear()
+	left, err := removeAgent(ctx, h, holder{process: thisProcess()})
 	for _, name := range left {
 		fmt.Fprintln(stdout, name)
 	}
 	return err
+}
+
+// removeAgent ends the agent of a directory and deletes everything but logs, which
+// it returns.
+func removeAgent(ctx context.Context, h home, me holder) (left []string, err error) {
+	fi, err := os.Lstat(string(h))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !fi.IsDir() || !ownedByMe(fi) {
+		return nil, fmt.Errorf("%s is not a directory that belongs to this user", h)
+	}
+	// Before and after: the agent may take a job until it is gone.
+	if ids := h.busy(); len(ids) > 0 {
+		return nil, fmt.Errorf("%w: %s", ErrJobRunning, ids[0])
+	}
+	lock, err := takeOver(ctx, h, me)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if ids := h.busy(); len(ids) > 0 {
+		return nil, fmt.Errorf("%w: %s", ErrJobRunning, ids[0])
+	}
+	h.abandon()
+	return h.clear()
 }

@@ -80,6 +80,12 @@ func (r record) programAlive() bool {
 	return r.State == Running && r.BootID == bootID() && r.Program.alive()
 }
 
+// programRuns is programAlive, or that the program runs whose shim, a manager,
+// died before it could record it.
+func (h home) programRuns(r record) bool {
+	return r.programAlive() || r.State == Running && r.Program == process{} && h.outputHeld(r.ID)
+}
+
 // orphan returns a job whose program runs on without its shim, or "".
 func (h home) orphan() string {
 	entries, err := os.ReadDir(h.jobs())
@@ -90,7 +96,7 @@ func (h home) orphan() string {
 		if !e.IsDir() || !channel.ValidJobID(e.Name()) {
 			continue
 		}
-		if r, err := h.readRecord(e.Name()); err == nil && r.programAlive() && !r.Shim.alive() {
+		if r, err := h.readRecord(e.Name()); err == nil && h.programRuns(r) && !r.Shim.alive() {
 			return e.Name()
 		}
 	}
@@ -126,9 +132,11 @@ func (h home) busy() []string {
 		if !e.IsDir() || !channel.ValidJobID(e.Name()) {
 			continue
 		}
-		if h.shimAlive(e.Name()) {
-			ids = append(ids, e.Name())
-		} else if r, err := h.readRecord(e.Name()); err == nil && r.programAlive() {
+		r, err := h.readRecord(e.Name())
+		if err == nil && r.State.Final() {
+			continue // a shim that lives is about to delete the directory
+		}
+		if h.shimAlive(e.Name()) || err == nil && h.programRuns(r) {
 			ids = append(ids, e.Name())
 		}
 	}
@@ -152,7 +160,7 @@ func (h home) shimAlive(id string) bool {
 // that has lost its shim is Running until it ends.
 func (h home) settle(id string) (record, error) {
 	r, err := h.readRecord(id)
-	if err != nil || r.State != Running || r.programAlive() {
+	if err != nil || r.State != Running || h.programRuns(r) {
 		return r, err
 	}
 	lock, err := lockFile(h.jobLock(id), false)
@@ -165,7 +173,7 @@ func (h home) settle(id string) (record, error) {
 		return r, err
 	}
 	// The shim may have ended the job just now, or recorded its program.
-	if r, err = h.readRecord(id); err != nil || r.State != Running || r.programAlive() {
+	if r, err = h.readRecord(id); err != nil || r.State != Running || h.programRuns(r) {
 		return r, err
 	}
 	r.State, r.Ended = Interrupted, time.Now().UTC()

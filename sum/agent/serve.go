@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/channel"
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 const (
@@ -37,7 +39,7 @@ func serve(ctx context.Context, h home) error {
 	if err := h.prepare(); err != nil {
 		return err
 	}
-	lock, err := takeOver(ctx, h)
+	lock, err := takeOver(ctx, h, holder{process: thisProcess()})
 	if err != nil {
 		return err
 	}
@@ -160,9 +162,18 @@ func (s *service) note(length time.Duration) {
 	}
 }
 
+// holder says in the file of a directory's lock who holds it: an agent, which can
+// be asked to leave, or a manager that is its own agent, which nobody may end. To
+// whoever knows agents alone that one is nobody.
+type holder struct {
+	process
+	Manager process `json:"manager,omitzero"`
+}
+
 // takeOver takes the directory's lock. An agent that holds it is asked to leave,
-// and ended if it does not: all its state is in files that survive that.
-func takeOver(ctx context.Context, h home) (*os.File, error) {
+// and ended if it does not: all its state is in files that survive that. A
+// manager that holds it is waited for, though not for long.
+func takeOver(ctx context.Context, h home, me holder) (*os.File, error) {
 	begin := time.Now()
 	asked, killed := false, false
 	for {
@@ -171,22 +182,25 @@ func takeOver(ctx context.Context, h home) (*os.File, error) {
 			return nil, err
 		}
 		if lock != nil {
-			if err := writeLock(lock); err != nil {
+			if err := writeLock(lock, me); err != nil {
 				lock.Close()
 				return nil, err
 			}
 			return lock, nil
 		}
-		var holder process
-		known := readJSON(h.lockPath(), &holder) == nil && holder.alive()
+		var held holder
+		known := readJSON(h.lockPath(), &held) == nil
+		agent := known && held.alive() && held.PID != os.Getpid()
 		waited := time.Since(begin)
 		switch {
-		case known && !asked:
+		case agent && !asked:
 			asked = true
-			err = endProcess(holder.PID, false)
-		case known && waited > leaveTime && !killed:
+			err = endProcess(held.PID, false)
+		case agent && waited > leaveTime && !killed:
 			killed = true
-			err = endProcess(holder.PID, true)
+			err = endProcess(held.PID, true)
+		case known && held.Manager.alive() && waited > leaveTime:
+			err = fmt.Errorf("%w: the manager with the process number %d is itself the agent in %s", transport.ErrBusy, held.Manager.PID, h)
 		case waited > 2*leaveTime:
 			err = fmt.Errorf("another process holds %s and does not leave", h.lockPath())
 		}
@@ -202,12 +216,15 @@ func takeOver(ctx context.Context, h home) (*os.File, error) {
 }
 
 // writeLock says who holds the lock. It writes in place: the lock is the file's.
-func writeLock(f *os.File) error {
-	p := thisProcess()
+func writeLock(f *os.File, me holder) error {
+	data, err := json.Marshal(me)
+	if err != nil {
+		return err
+	}
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
-	_, err := f.WriteAt(fmt.Appendf(nil, "{\"pid\":%d,\"start_time\":%q}\n", p.PID, p.Start), 0)
+	_, err = f.WriteAt(append(data, '\n'), 0)
 	return err
 }
 
@@ -290,12 +307,15 @@ func spawnShim(h home, id string) (<-chan struct{}, error) {
 	if err != nil {
 		return nil, err
 	}
+	return startShim(h, exec.Command(self, "shim", "-job", h.jobDir(id)))
+}
+
+func startShim(h home, cmd *exec.Cmd) (<-chan struct{}, error) {
 	log, err := os.OpenFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(self, "shim", "-job", h.jobDir(id))
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = baseEnv(), string(h), log, log
 	detach(cmd)
 	if err := cmd.Start(); err != nil {

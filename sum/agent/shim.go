@@ -23,13 +23,15 @@ const (
 	lockWait  = 5 * time.Second        // for whoever only looks whether the lock is held
 )
 
-// shim watches over one job. It is a process of its own.
+// shim watches over one job. It is a process of its own, unless the agent is in
+// the manager's process and that cannot be started anew as a shim.
 type shim struct {
-	home  home
-	id    string
-	log   *slog.Logger
-	grace time.Duration
-	found snapshot // of the directory, when this process began
+	home      home
+	id        string
+	log       *slog.Logger
+	grace     time.Duration
+	found     snapshot // of the directory, when this process began
+	inProcess bool     // a part of the manager's process
 
 	rec record
 	job Job
@@ -76,6 +78,9 @@ func (s *shim) run(ctx context.Context) error {
 	s.rec.State, s.rec.Started, s.rec.BootID, s.rec.Shim = Running, time.Now().UTC(), bootID(), thisProcess()
 	if err := s.home.writeRecord(s.rec); err != nil {
 		return err
+	}
+	if s.inProcess {
+		return s.executeInProcess(cmd, out)
 	}
 	return s.execute(cmd, out)
 }
@@ -143,7 +148,7 @@ func (s *shim) command() (*exec.Cmd, *os.File, error) {
 	}
 	cmd := &exec.Cmd{Path: prog, Args: args, Env: env, Dir: s.work()}
 	ownGroup(cmd)
-	out, err := os.OpenFile(s.home.output(s.id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	out, err := os.OpenFile(s.home.output(s.id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	return cmd, out, err
 }
 
@@ -216,7 +221,7 @@ const (
 
 // watch waits for the program's end, and brings it about where the job was
 // cancelled or takes too long, unless it must not be interrupted.
-func (s *shim) watch(pid int, ended <-chan error, out *outputLog) (why string) {
+func (s *shim) watch(pid int, ended <-chan error, out jobOutput) (why string) {
 	tick := time.NewTicker(shimPoll)
 	defer tick.Stop()
 	var timeout, kill <-chan time.Time
@@ -270,7 +275,7 @@ func (s *shim) watch(pid int, ended <-chan error, out *outputLog) (why string) {
 }
 
 // conclude writes into the record how the program ended.
-func (s *shim) conclude(ps *os.ProcessState, why string, out *outputLog) {
+func (s *shim) conclude(ps *os.ProcessState, why string, out jobOutput) {
 	var last []byte
 	s.rec.Truncated, last = out.state()
 	exit := transport.Exit{}

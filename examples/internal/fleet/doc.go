@@ -22,6 +22,11 @@
 // with a ProxyCommand is refused: it would be reached another way than the user
 // meant. A target whose host key is not known is refused, never asked about.
 //
+// # The manager's own host
+//
+// A target of kind local is this host: nothing is dialled, no password is needed,
+// and everything is done with the rights of this process.
+//
 // # Passwords
 //
 // Passwords are given to the Config by the program, which has them from a file,

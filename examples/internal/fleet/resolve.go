@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/local"
 	"github.com/roundsman-go/roundsman/transport/ssh"
 )
 
@@ -40,11 +43,15 @@ func New(cfg Config) (*Resolver, error) {
 	return r, nil
 }
 
-// Resolve implements sum.Resolve for targets of kind linux, over SSH. For a kind
-// without a driver the error matches errors.ErrUnsupported and names the kind.
+// Resolve implements sum.Resolve for targets of kind linux, over SSH, and of kind
+// local. For a kind without a driver the error matches errors.ErrUnsupported and
+// names the kind.
 func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
 	fail := func(err error) (transport.Transport, transport.Endpoint, error) {
 		return nil, transport.Endpoint{}, err
+	}
+	if t.Kind == sum.Local {
+		return r.local(t)
 	}
 	if t.Kind != sum.Linux {
 		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: errors.ErrUnsupported,
@@ -68,6 +75,23 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 	}
 	return &asking{r.route(hops), r, loginSecret(s.user)}, ep, nil
 }
+
+// local reaches the manager's own host: with the rights of this process, as
+// there is nobody who could give it others.
+func (r *Resolver) local(t sum.Target) (transport.Transport, transport.Endpoint, error) {
+	if r.cfg.Sudo && !mayDoAll() {
+		return nil, transport.Endpoint{}, &transport.Error{Op: "resolve", Target: local.Address, Kind: transport.ErrInvalid,
+			Hint: "there is no sudo on the way to the manager's own host: run the program itself under sudo"}
+	}
+	var tr transport.Transport = &local.Transport{}
+	if r.cfg.Debug {
+		tr = transport.Log(tr, r.cfg.Logger)
+	}
+	return tr, transport.Endpoint{Address: t.Address, Object: t.Object, Credentials: transport.Credentials{User: t.User}}, nil
+}
+
+// mayDoAll reports whether this process has the rights that sudo would give it.
+func mayDoAll() bool { return runtime.GOOS == "windows" || os.Geteuid() == 0 }
 
 // Close ends the connections to jump hosts. Connections through them are lost,
 // so the session is to be closed first. It returns nil.

@@ -28,6 +28,12 @@
 // "connect", whose standard input and output are piped. No further port of the
 // target is used, unless [Installer.Network] asks for the classic way.
 //
+// # The manager's own host
+//
+// Over package transport/local all of this holds for the manager's own host too.
+// With [Installer.InProcess] the manager is itself the agent there: nothing is
+// copied or listened to, and no agent binary is needed.
+//
 // # Where binaries come from
 //
 // A [Source]: a directory with a signed manifest ([FS]), the go command

@@ -36,6 +36,18 @@ type Installer struct {
 	DialContext transport.DialFunc
 	// AllowForeign lets clients of other make in; see channel.Server.
 	AllowForeign bool
+	// InProcess makes this process the agent of its own host: where a connection
+	// says that it is (transport.Path.SameHost), no program is copied there and no
+	// socket is opened. Targets that are elsewhere get an agent as without it.
+	//
+	// It takes no agent binary. But a program that is killed, or ends before its
+	// job does, can record what came of the job only by another process: by
+	// itself, started anew, where Source has the [Self] that RunAgent gave, on its
+	// own or within First. Without that such a job ends as agent.Interrupted, and
+	// an inventory has to decide; nor does a directory that was left so clear
+	// itself when its lease is over. See [agent.NewInProcess] for all that is
+	// different.
+	InProcess bool
 	// Logger gets what was done, without secrets; nil is none.
 	Logger *slog.Logger
 
@@ -99,21 +111,32 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 	if r.sys, err = probe(ctx, conn); err != nil {
 		return nil, r.fail(nil, err, "")
 	}
-	if r.bin, err = in.source().Open(ctx, r.sys.goos, r.sys.goarch); err != nil {
-		return nil, r.fail(nil, err, "")
-	}
-	if err := checkBinary(ctx, r.bin, r.sys.goos, r.sys.goarch); err != nil {
-		return nil, r.fail(nil, err, "")
+	launch := r.launch
+	if in.inProcess(conn) {
+		launch = r.launchInProcess
+	} else if err := r.findBinary(ctx); err != nil {
+		return nil, err
 	}
 	if err := r.findDir(ctx); err != nil {
 		return nil, err
 	}
-	a, err := r.launch(ctx)
+	a, err := launch(ctx)
 	if err != nil {
 		return nil, r.undone(ctx, err)
 	}
 	in.log().InfoContext(ctx, "agent started", "target", opts.Target, "dir", r.dir)
 	return a, nil
+}
+
+// findBinary gets the program that is to be the agent.
+func (r *run) findBinary(ctx context.Context) (err error) {
+	if r.bin, err = r.in.source().Open(ctx, r.sys.goos, r.sys.goarch); err != nil {
+		return r.fail(nil, err, "")
+	}
+	if err := checkBinary(ctx, r.bin, r.sys.goos, r.sys.goarch); err != nil {
+		return r.fail(nil, err, "")
+	}
+	return nil
 }
 
 func (r *run) check() error {
@@ -127,6 +150,8 @@ func (r *run) check() error {
 		return r.fail(transport.ErrInvalid, fmt.Errorf("%q is not the directory of agent %q", o.Place.Dir, o.ID), "")
 	case !r.conn.Caps().Has(transport.CapFiles | transport.CapRun):
 		return r.fail(errors.ErrUnsupported, nil, "the connection offers "+r.conn.Caps().String()+"; an agent needs files and run")
+	case r.in.inProcess(r.conn) && agent.Supported() != nil:
+		return r.fail(errors.ErrUnsupported, agent.Supported(), "")
 	case r.in.Network != "" && r.in.Network != "unix" && r.in.Network != "tcp":
 		return r.fail(transport.ErrInvalid, fmt.Errorf("network %q", r.in.Network), `want "unix" or "tcp"`)
 	}
@@ -239,6 +264,9 @@ func (r *run) prepare(ctx context.Context) error {
 		if err := transport.Mkdir(ctx, r.conn, d, 0o700); err != nil {
 			return err
 		}
+	}
+	if r.in.inProcess(r.conn) {
+		return r.tryScript(ctx)
 	}
 	if err := r.putBinary(ctx); err != nil {
 		return err

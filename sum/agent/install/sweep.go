@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -33,7 +34,14 @@ func (in *Installer) sweep(ctx context.Context, conn transport.Conn, p agent.Pla
 	if err != nil {
 		return fail(nil, err, "")
 	}
-	if d.inUse() {
+	if in.inProcess(conn) && d.inUse() {
+		if _, err := agent.Remove(ctx, filepath.FromSlash(p.Dir)); err != nil {
+			return fail(nil, err, "")
+		}
+		if d, err = readDir(ctx, conn, p.Dir); err != nil {
+			return fail(nil, err, "")
+		}
+	} else if d.inUse() {
 		// What is executed below must not be what somebody else put there.
 		if err := owned(ctx, conn, p.Dir); err != nil {
 			return fail(nil, err, "")

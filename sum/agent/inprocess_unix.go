@@ -1,0 +1,42 @@
+//go:build linux || darwin
+
+package agent
+
+import (
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// holdOutput locks a job's log (flock). The lock belongs to the open file, which
+// the program inherits as its output: it lasts as long as the program, or what that
+// leaves behind, has it.
+func holdOutput(file *os.File) error {
+	for end := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		// Somebody may be looking at this moment.
+		if err == nil || err != unix.EINTR && err != unix.EWOULDBLOCK || time.Now().After(end) {
+			return wrapFlock(file, err)
+		}
+	}
+}
+
+// outputHeld reports whether a program has the job's log as its output.
+func (h home) outputHeld(id string) bool {
+	file, err := os.Open(h.output(id))
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	// Shared, so that those who look do not take each other for the program.
+	return unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
+}
+
+func wrapFlock(file *os.File, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: "flock", Path: file.Name(), Err: err}
+}
