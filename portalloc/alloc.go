@@ -26,10 +26,13 @@ type Config struct {
 	//	}
 	//
 	// A port of a role that has no range, as Port and SSLPort, is given to no
-	// other role.
+	// other role. For a random start of the classic ranges:
+	//
+	//	portalloc.ManagerToTarget: {First: 60000, Last: 60007, Overflow: true, RandomStart: true},
 	Policies map[Role]Policy
 
-	// Exclude names ports that no role may have.
+	// Exclude names ports that no role may have, for example those of services
+	// that may start later and that Dynamic must not be in the way of.
 	Exclude []Range
 }
 
@@ -41,7 +44,7 @@ type Config struct {
 // sound. So the program has to keep the Allocator, and nothing else.
 type Allocator struct {
 	policies map[Role]Policy
-	spans    map[Role][2][]span // near and open, as in plan
+	bounds   map[Role]bounds
 
 	// turn is held by a call that allocates listeners, so that "the first free
 	// port" means what it says among the goroutines of this program, and so that
@@ -52,7 +55,7 @@ type Allocator struct {
 	end     context.CancelFunc
 	drained chan struct{} // closed when Close has begun and no call is left
 
-	// listen is net.ListenConfig.Listen but in tests of its failures.
+	// listen is the function of that name but in tests of its failures.
 	listen func(ctx context.Context, network, address string) (net.Listener, error)
 
 	mu     sync.Mutex
@@ -63,9 +66,13 @@ type Allocator struct {
 	closed bool
 }
 
-// New returns an Allocator. It opens no port. It fails with ErrInvalid for a
-// policy that makes no sense, and for two roles that insist on the same port.
+// New returns an Allocator. It opens no port, and reads once which ports the
+// host's administrator has reserved. It fails with ErrInvalid for a policy that
+// makes no sense, and for two roles that insist on the same port.
 func New(c Config) (*Allocator, error) {
+	if c.Generation != Current && c.Generation != Classic {
+		return nil, invalid("new", 0, "unknown generation %v", c.Generation)
+	}
 	policies := DefaultPolicies(c.Generation)
 	for r, p := range c.Policies {
 		if !r.valid() {
@@ -89,16 +96,16 @@ func New(c Config) (*Allocator, error) {
 	}
 	a := &Allocator{
 		policies: policies,
-		spans:    make(map[Role][2][]span),
+		bounds:   make(map[Role]bounds),
 		turn:     make(chan struct{}, 1),
 		drained:  make(chan struct{}),
-		listen:   (&net.ListenConfig{Control: control}).Listen,
+		listen:   listen,
 		roles:    make(map[uint16]Role),
 		open:     make(map[io.Closer]struct{}),
 	}
 	reserved := reservedPorts()
 	for r := LocalIPC; r <= lastRole; r++ {
-		a.spans[r] = spansFor(r, policies, c.Exclude, reserved)
+		a.bounds[r] = boundsFor(r, policies, c.Exclude, reserved)
 	}
 	a.ended, a.end = context.WithCancel(context.Background())
 	return a, nil
@@ -120,40 +127,6 @@ func checkFixed(policies map[Role]Policy) error {
 	return nil
 }
 
-// spansFor works out which ports a role leaves alone: near, in its own ports, and
-// open, above them, where it is a guest.
-func spansFor(r Role, policies map[Role]Policy, exclude, reserved []Range) [2][]span {
-	var near, open []span
-	for _, x := range exclude {
-		near = append(near, span{Range: x, reason: Excluded})
-	}
-	open = append(open, near...)
-	for other := LocalIPC; other <= lastRole; other++ {
-		if other == r {
-			continue
-		}
-		p := policies[other]
-		for _, port := range p.Prefer {
-			s := span{Range{port, port}, OtherRole, other}
-			open = append(open, s)
-			if p.fixed() {
-				near = append(near, s)
-			}
-		}
-		if p.First != 0 && other != Dynamic {
-			open = append(open, span{Range{p.First, p.Last}, OtherRole, other})
-		}
-	}
-	for _, x := range reserved {
-		open = append(open, span{Range: x, reason: SystemReserved})
-	}
-	if r == Dynamic {
-		// Its range spans nearly everything: it is a guest everywhere.
-		near = open
-	}
-	return [2][]span{near, open}
-}
-
 // Policy returns the policy in force for a role.
 func (a *Allocator) Policy(r Role) Policy {
 	p := a.policies[r]
@@ -168,7 +141,7 @@ func (a *Allocator) enter(op string, r Role) (plan, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	pl := plan{role: r, policy: a.policies[r], near: a.spans[r][0], open: a.spans[r][1]}
+	pl := plan{role: r, policy: a.policies[r], bounds: a.bounds[r]}
 	if a.closed {
 		return pl, &Error{Op: op, Role: r, Policy: pl.policy, Kind: ErrClosed}
 	}

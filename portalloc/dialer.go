@@ -48,6 +48,9 @@ func (a *Allocator) Dialer(o DialOptions) (*Dialer, error) {
 		if o.Local.Is4() {
 			family = IPv4
 		}
+		if needsZone(o.Local) {
+			return nil, invalid("dial", ManagerToTarget, "source address %s is link-local and needs a zone, as in %[1]s%%eth0", o.Local)
+		}
 		if o.Family != Dual && o.Family != family {
 			return nil, invalid("dial", ManagerToTarget, "source address %s is not of the family asked for", o.Local)
 		}
@@ -108,7 +111,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	targets, err := d.resolve(ctx, network, address)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, stopped("dial", pl, ctx)
+			return nil, unconnected(ctx, pl, address)
 		}
 		return nil, err
 	}
@@ -119,13 +122,24 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 			return conn, nil
 		}
 		if ctx.Err() != nil {
-			return nil, stopped("dial", pl, ctx)
+			return nil, unconnected(ctx, pl, address)
 		}
 		if first == nil {
 			first = err
 		}
 	}
 	return nil, first
+}
+
+// unconnected makes the error of a connection whose context ended.
+func unconnected(ctx context.Context, pl plan, address string) *Error {
+	e := stopped("dial", pl, ctx)
+	if e.Cause == nil {
+		e.Cause = fmt.Errorf("there is no connection to %s yet", address)
+	} else {
+		e.Cause = fmt.Errorf("there is no connection to %s yet: %w", address, e.Cause)
+	}
+	return e
 }
 
 func (d *Dialer) resolve(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
@@ -177,9 +191,7 @@ func (d *Dialer) dialOne(ctx context.Context, pl plan, target netip.AddrPort, le
 	}
 	// From its own port to the same port of this host, TCP connects a socket to
 	// itself (simultaneous open).
-	self := span{Range: Range{target.Port(), target.Port()}, reason: SelfConnect}
-	pl.near = append([]span{self}, pl.near...)
-	pl.open = append([]span{self}, pl.open...)
+	pl.bounds = pl.with(span{Range: Range{target.Port(), target.Port()}, reason: SelfConnect})
 
 	network, local := "tcp6", d.o.Local
 	if target.Addr().Is4() {
@@ -192,7 +204,12 @@ func (d *Dialer) dialOne(ctx context.Context, pl plan, target netip.AddrPort, le
 		}
 	}
 	var tried map[uint16]Skip
-	for port := range d.a.candidates(pl) {
+	var passed []Skip
+	for port := range d.a.candidates(pl, &passed) {
+		if _, again := tried[port]; again {
+			d.a.release(port)
+			continue
+		}
 		nd := net.Dialer{
 			LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, port)),
 			Control:   control,
@@ -207,14 +224,9 @@ func (d *Dialer) dialOne(ctx context.Context, pl plan, target netip.AddrPort, le
 			return c, nil
 		}
 		d.a.release(port)
-		reason := passOver(err, port)
-		if connecting(err) {
-			switch {
-			case addrNotHere(err):
-				reason = Busy // this very pair of addresses and ports is still known to TCP
-			case reason == Denied:
-				reason = 0 // a firewall's word about the target, not about the port
-			}
+		reason := passOver(err)
+		if connecting(err) && addrNotHere(err) {
+			reason = Busy // this very pair of addresses and ports is still known to TCP
 		}
 		if reason == 0 || ctx.Err() != nil {
 			return nil, &Error{Op: "dial", Role: pl.role, Cause: fmt.Errorf("%s from port %d: %w", target, port, err)}
@@ -224,7 +236,7 @@ func (d *Dialer) dialOne(ctx context.Context, pl plan, target netip.AddrPort, le
 		}
 		tried[port] = Skip{Range: Range{port, port}, Reason: reason, Err: err}
 	}
-	return nil, d.a.exhausted(ctx, "dial", pl, tried)
+	return nil, d.a.explain(ctx, d.a.shortage("dial", pl, tried))
 }
 
 // connecting tells an error of connect from one of bind.

@@ -19,28 +19,24 @@ func sink(t *testing.T, network, address string) net.Addr {
 	t.Helper()
 	ln, err := net.Listen(network, address)
 	require.NoError(t, err)
+	ended, end := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
 	wg.Go(func() {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			mu.Lock()
-			conns = append(conns, conn)
-			mu.Unlock()
-			wg.Go(func() { io.Copy(io.Discard, conn); conn.Close() })
+			wg.Go(func() {
+				defer context.AfterFunc(ended, func() { conn.Close() })()
+				io.Copy(io.Discard, conn)
+				conn.Close()
+			})
 		}
 	})
 	t.Cleanup(func() {
 		ln.Close()
-		mu.Lock()
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
+		end()
 		wg.Wait()
 	})
 	return ln.Addr()
@@ -246,6 +242,9 @@ func TestDialHonoursContextAndClose(t *testing.T) {
 	<-begun
 	closed := make(chan error)
 	go func() { closed <- a.Close(context.Background()) }()
-	require.ErrorIs(t, <-errs, ErrClosed)
+	err = <-errs
+	require.ErrorIs(t, err, ErrClosed)
+	require.NotErrorIs(t, err, context.Canceled, "the caller's context goes on")
+	require.Contains(t, err.Error(), "name.invalid:1")
 	require.NoError(t, <-closed)
 }

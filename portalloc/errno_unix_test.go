@@ -11,6 +11,7 @@ import (
 var (
 	errDenied        = os.NewSyscallError("bind", syscall.EACCES)
 	errInUse         = os.NewSyscallError("bind", syscall.EADDRINUSE)
+	errTied          = os.NewSyscallError("listen", syscall.EADDRINUSE)
 	errNoDescriptors = os.NewSyscallError("socket", syscall.EMFILE)
 )
 

@@ -10,6 +10,7 @@ import (
 var (
 	errDenied        = os.NewSyscallError("bind", windows.WSAEACCES)
 	errInUse         = os.NewSyscallError("bind", windows.WSAEADDRINUSE)
+	errTied          = errInUse
 	errNoDescriptors = os.NewSyscallError("socket", windows.WSAEMFILE)
 )
 

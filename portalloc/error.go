@@ -40,7 +40,8 @@ const (
 	// (Linux: net.ipv4.ip_local_reserved_ports).
 	SystemReserved
 	// Denied: the operating system refuses the port to this process: a
-	// privileged port, or on Windows one of an excluded range.
+	// privileged port, one that a security policy forbids, or on Windows one of
+	// an excluded range.
 	Denied
 	// SelfConnect: dialling from this port would reach the dialling socket
 	// itself, because the target's port is the same.
@@ -83,9 +84,11 @@ func (s Skip) String() string {
 	fmt.Fprintf(&b, "%s %s", s.Range, s.Reason)
 	switch s.Reason {
 	case Held:
-		fmt.Fprintf(&b, " for %s", s.Role)
+		if s.Role != 0 { // given back a moment ago
+			fmt.Fprintf(&b, " for role %s", s.Role)
+		}
 	case OtherRole:
-		fmt.Fprintf(&b, " %s", s.Role)
+		fmt.Fprintf(&b, " role %s", s.Role)
 	case Busy:
 		for i, h := range s.Holders {
 			if i == 0 {
@@ -127,10 +130,14 @@ func (e *Error) Error() string {
 	b.WriteString("portalloc: ")
 	b.WriteString(e.Op)
 	if e.Role != 0 {
-		fmt.Fprintf(&b, " for %s", e.Role)
+		fmt.Fprintf(&b, " for role %s", e.Role)
 	}
 	if !e.Policy.off() {
-		fmt.Fprintf(&b, " on %s", e.Policy)
+		preposition := "on"
+		if e.Op == "dial" {
+			preposition = "from"
+		}
+		fmt.Fprintf(&b, " %s %s", preposition, e.Policy)
 	}
 	if e.Kind != nil {
 		fmt.Fprintf(&b, ": %v", e.Kind)
@@ -147,7 +154,7 @@ func (e *Error) Error() string {
 		}
 		b.WriteString(s.String())
 	}
-	if e.Cause != nil {
+	if e.Cause != nil && len(e.Skips) == 0 { // else it is one of theirs, which say as much
 		fmt.Fprintf(&b, ": %v", e.Cause)
 	}
 	if e.Advice != "" {
@@ -180,6 +187,14 @@ func (e *Error) Timeout() bool {
 		}
 	}
 	return false
+}
+
+// advise adds to the advice.
+func (e *Error) advise(advice string) {
+	if e.Advice != "" && advice != "" {
+		e.Advice += "; "
+	}
+	e.Advice += advice
 }
 
 // invalid makes the error of a call whose arguments cannot be followed.

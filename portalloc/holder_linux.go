@@ -13,25 +13,12 @@ import (
 	"strings"
 )
 
-// socket is one line of /proc/net/tcp or tcp6 (proc_net_tcp in the kernel's
-// documentation).
-type socket struct {
-	port  uint16
-	state string
-	uid   int
-	inode string // "0" without an owner
-}
-
 // tcpStates are the kernel's numbers, include/net/tcp_states.h.
 var tcpStates = map[string]string{
 	"01": "ESTABLISHED", "02": "SYN-SENT", "03": "SYN-RECEIVED", "04": "FIN-WAIT-1",
 	"05": "FIN-WAIT-2", "06": "TIME-WAIT", "07": "CLOSED", "08": "CLOSE-WAIT",
 	"09": "LAST-ACK", "0A": "LISTEN", "0B": "CLOSING", "0C": "SYN-RECEIVED",
 }
-
-// maxHolders bounds what is kept for one port: a busy server's port may have
-// thousands of connections.
-const maxHolders = 4
 
 // findHolders fills in the holders of the ports that are keys of the map.
 func findHolders(ctx context.Context, ports map[uint16][]Holder) error {
@@ -63,7 +50,7 @@ func findHolders(ctx context.Context, ports map[uint16][]Holder) error {
 	owners, err := findOwners(ctx, socks)
 	for _, s := range socks {
 		h := Holder{UID: s.uid, State: s.state}
-		if pid := owners[s.inode]; pid != 0 {
+		if pid := owners[s.owner]; pid != 0 {
 			h.PID, h.Program = pid, program(pid)
 		}
 		if !slices.Contains(ports[s.port], h) {
@@ -73,26 +60,8 @@ func findHolders(ctx context.Context, ports map[uint16][]Holder) error {
 	return err
 }
 
-// foremost keeps for each port the listeners, or a few others where there is
-// none.
-func foremost(socks []socket) []socket {
-	listening := make(map[uint16]bool)
-	for _, s := range socks {
-		if s.state == "LISTEN" {
-			listening[s.port] = true
-		}
-	}
-	count := make(map[uint16]int)
-	return slices.DeleteFunc(socks, func(s socket) bool {
-		if listening[s.port] && s.state != "LISTEN" {
-			return true
-		}
-		count[s.port]++
-		return count[s.port] > maxHolders
-	})
-}
-
-// parseSockets calls use for every line that can be read, until it returns false.
+// parseSockets calls use for every line of /proc/net/tcp or tcp6 (proc_net_tcp in
+// the kernel's documentation) that can be read, until it returns false.
 func parseSockets(r io.Reader, use func(socket) bool) error {
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
@@ -107,14 +76,15 @@ func parseSockets(r io.Reader, use func(socket) bool) error {
 			continue // the heading
 		}
 		uid, err := strconv.Atoi(f[7])
-		if err != nil {
+		inode, err2 := strconv.ParseUint(f[9], 10, 64)
+		if err != nil || err2 != nil {
 			continue
 		}
 		state, ok := tcpStates[f[3]]
 		if !ok {
 			state = "state " + f[3]
 		}
-		if !use(socket{port: uint16(port), state: state, uid: uid, inode: f[9]}) {
+		if !use(socket{port: uint16(port), state: state, uid: uid, owner: inode}) {
 			return nil
 		}
 	}
@@ -122,14 +92,14 @@ func parseSockets(r io.Reader, use func(socket) bool) error {
 }
 
 // findOwners looks for the processes that have the sockets open.
-func findOwners(ctx context.Context, socks []socket) (map[string]int, error) {
-	missing := make(map[string]bool)
+func findOwners(ctx context.Context, socks []socket) (map[uint64]int, error) {
+	missing := make(map[uint64]bool)
 	for _, s := range socks {
-		if s.inode != "0" {
-			missing[s.inode] = true
+		if s.owner != 0 {
+			missing[s.owner] = true
 		}
 	}
-	owners := make(map[string]int)
+	owners := make(map[uint64]int)
 	if len(missing) == 0 {
 		return owners, nil
 	}
@@ -155,9 +125,12 @@ func findOwners(ctx context.Context, socks []socket) (map[string]int, error) {
 			if err != nil {
 				continue
 			}
-			inode, ok := strings.CutPrefix(link, "socket:[")
-			inode = strings.TrimSuffix(inode, "]")
-			if !ok || !missing[inode] {
+			number, ok := strings.CutPrefix(link, "socket:[")
+			if !ok {
+				continue
+			}
+			inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
+			if err != nil || !missing[inode] {
 				continue
 			}
 			owners[inode] = pid

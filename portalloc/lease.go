@@ -59,10 +59,11 @@ func (l *Lease) Addrs() []netip.AddrPort {
 	return addrs
 }
 
-// Skipped tells which ports came before this one in the policy and could not be
-// had, because another program has them or the system refuses them. Ports that
-// were never tried (leased by this program, or those of other roles) are not
-// listed, nor are the holders, whose search takes time: see [HoldersOf].
+// Skipped tells which ports came before this one in the policy, and why they were
+// not used: taken by another program, refused by the system, reserved, excluded,
+// another role's. Left out are ports that this program had leased, those of a
+// range in random order that were not tried, and the holders, whose search takes
+// time: see [HoldersOf].
 func (l *Lease) Skipped() []Skip { return slices.Clone(l.skipped) }
 
 // Accept waits for the next connection. After Close it fails with net.ErrClosed.
@@ -227,10 +228,10 @@ func (a *Allocator) Adopt(ctx context.Context, r Role, files ...*os.File) (*Leas
 		}
 		l.port = port
 	}
-	if !a.claim(l.port, r, nil) {
+	if !a.claim(l.port, r) {
 		closeAll(l.listeners)
 		return nil, &Error{Op: "adopt", Role: r, Policy: Fixed(l.port), Kind: ErrBusy,
-			Skips: []Skip{a.whyNot(l.port, nil)}}
+			Skips: []Skip{a.whyNot(l.port, nil)}, Advice: "close that lease first"}
 	}
 	if !a.keep(l) {
 		l.Close()

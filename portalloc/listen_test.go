@@ -106,6 +106,29 @@ func TestFallback(t *testing.T) {
 	require.ErrorIs(t, err, ErrExhausted)
 }
 
+// TestPreferredInRange: a preferred port that is also in the range is tried once
+// and named once.
+func TestPreferredInRange(t *testing.T) {
+	first := freePorts(t, 2)
+	a := newAllocator(t, map[Role]Policy{HTTP: {Prefer: []uint16{first + 1}, First: first, Last: first + 1}})
+	foreign(t, "tcp", at("", first+1))
+	l, err := a.Listen(t.Context(), HTTP, Options{})
+	require.NoError(t, err)
+	require.Equal(t, first, l.Port())
+	tries := 0
+	a.listen = func(context.Context, string, string) (net.Listener, error) {
+		tries++
+		return nil, &net.OpError{Op: "listen", Err: errInUse}
+	}
+	_, err = a.Listen(t.Context(), HTTP, Options{})
+	require.ErrorIs(t, err, ErrExhausted)
+	require.Equal(t, 1, tries)
+	skips := asError(t, err).Skips
+	require.Len(t, skips, 2)
+	require.Equal(t, Range{first + 1, first + 1}, skips[0].Range)
+	require.Equal(t, Skip{Range: Range{first, first}, Reason: Held, Role: HTTP}, skips[1])
+}
+
 func TestFixedPortBusy(t *testing.T) {
 	port := freePorts(t, 1)
 	a := newAllocator(t, map[Role]Policy{SSLPort: Fixed(port)})
@@ -144,25 +167,55 @@ func failAt(a *Allocator, errs map[uint16]error) {
 	}
 }
 
-func TestPrivilegedPortFallsBack(t *testing.T) {
-	if runtime.GOOS != "windows" && privilegedBelow() <= 80 {
-		t.Skip("not run: port 80 needs no right on this host")
-	}
-	first := freePorts(t, 1)
-	a := newAllocator(t, map[Role]Policy{HTTP: {Prefer: []uint16{80}, First: first, Last: first}})
-	failAt(a, map[uint16]error{80: errDenied})
+func TestRefusedPortFallsBack(t *testing.T) {
+	first := freePorts(t, 3)
+	web := first + 2 // as a security policy refuses one, privileged or not
+	a := newAllocator(t, map[Role]Policy{HTTP: {Prefer: []uint16{web}, First: first, Last: first + 1}})
+	failAt(a, map[uint16]error{web: errDenied, first: errDenied})
 
 	_, err := a.Listen(t.Context(), HTTP, Options{NoFallback: true})
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.NotErrorIs(t, err, ErrBusy)
 	e := asError(t, err)
 	require.Equal(t, Denied, e.Skips[0].Reason)
-	require.Equal(t, deniedAdvice, e.Advice)
+	require.Contains(t, e.Advice, deniedAdvice(web))
 
 	l, err := a.Listen(t.Context(), HTTP, Options{})
 	require.NoError(t, err)
-	require.Equal(t, first, l.Port())
-	require.Equal(t, Denied, l.Skipped()[0].Reason)
+	require.Equal(t, first+1, l.Port())
+	require.Equal(t, []Reason{Denied, Denied}, []Reason{l.Skipped()[0].Reason, l.Skipped()[1].Reason})
+	require.NoError(t, l.Close())
+
+	// Where every port is refused, that is the error, and not "no port is free".
+	failAt(a, map[uint16]error{first + 1: errDenied})
+	_, err = a.Listen(t.Context(), HTTP, Options{})
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.NotErrorIs(t, err, ErrExhausted)
+}
+
+func TestTieIsTriedAgain(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("not run: here bind decides, and not listen")
+	}
+	first := freePorts(t, 2)
+	a := newAllocator(t, map[Role]Policy{Agent: {First: first, Last: first + 1}})
+	real, ties := a.listen, 1
+	a.listen = func(ctx context.Context, network, address string) (net.Listener, error) {
+		if ties > 0 {
+			ties--
+			return nil, &net.OpError{Op: "listen", Net: network, Err: errTied}
+		}
+		return real(ctx, network, address)
+	}
+	l, err := a.Listen(t.Context(), Agent, Options{})
+	require.NoError(t, err)
+	require.Equal(t, first, l.Port(), "neither of two had the port: it is free")
+	require.Empty(t, l.Skipped())
+	require.NoError(t, l.Close())
+
+	ties = 1 << 30 // it does not go on for ever
+	_, err = a.Listen(t.Context(), Agent, Options{})
+	require.ErrorIs(t, err, ErrExhausted)
 }
 
 func TestOtherErrorsReturn(t *testing.T) {
@@ -178,7 +231,7 @@ func TestOtherErrorsReturn(t *testing.T) {
 	require.NotEmpty(t, e.Advice)
 
 	// The port of the failed call is not lost.
-	a.listen = (&net.ListenConfig{Control: control}).Listen
+	a.listen = listen
 	l, err := a.Listen(t.Context(), Agent, Options{})
 	require.NoError(t, err)
 	require.Equal(t, first, l.Port())

@@ -48,29 +48,38 @@ func (a *Allocator) ListenPair(ctx context.Context, o PairOptions) (local, remot
 	defer a.leave()
 	if o.OneNIC {
 		localPlan.role = LocalIPC
-		localPlan.policy.Random, remotePlan.policy.Random = false, false
+		for _, p := range []*Policy{&localPlan.policy, &remotePlan.policy} {
+			p.Random, p.RandomStart = false, false
+		}
 	}
 
 	if err := a.takeTurn(ctx, localPlan); err != nil {
 		return nil, nil, err
 	}
-	defer a.endTurn()
-	local, err = a.listenOn(ctx, localPlan, localEps)
-	if err != nil {
-		return nil, nil, err
+	local, remote, short, err := a.listenBoth(ctx, localPlan, remotePlan, localEps, remoteEps, o.OneNIC)
+	a.endTurn()
+	if short != nil {
+		err = a.explain(ctx, short)
 	}
-	if o.OneNIC {
+	return local, remote, err
+}
+
+// listenBoth does the work of ListenPair. The caller has the turn.
+func (a *Allocator) listenBoth(ctx context.Context, localPlan, remotePlan plan, localEps, remoteEps []endpoint, oneNIC bool) (local, remote *Lease, short *shortage, err error) {
+	local, short, err = a.listenOn(ctx, localPlan, localEps)
+	if local == nil {
+		return nil, nil, short, err
+	}
+	if oneNIC {
 		// Next means above: a port below may have come free a moment ago.
-		below := span{Range: Range{1, local.port}, reason: Held, role: LocalIPC}
-		remotePlan.near = append([]span{below}, remotePlan.near...)
-		remotePlan.open = append([]span{below}, remotePlan.open...)
+		remotePlan.bounds = remotePlan.with(span{Range: Range{1, local.port}, reason: Held, role: LocalIPC})
 	}
-	remote, err = a.listenOn(ctx, remotePlan, remoteEps)
-	if err != nil {
+	remote, short, err = a.listenOn(ctx, remotePlan, remoteEps)
+	if remote == nil {
 		local.Close()
-		return nil, nil, err
+		return nil, nil, short, err
 	}
-	return local, remote, nil
+	return local, remote, nil, nil
 }
 
 // OneNIC reports whether this host has IPv4 only and one network adapter: exactly

@@ -1,6 +1,8 @@
 package portalloc
 
 import (
+	"context"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -22,6 +24,37 @@ func TestPairOneNIC(t *testing.T) {
 	require.Equal(t, TargetToManager, remote.Role())
 	require.Equal(t, []netip.AddrPort{netip.AddrPortFrom(v4, first+1)}, local.Addrs())
 	require.Equal(t, []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), first+3)}, remote.Addrs())
+}
+
+func TestPairOneNICFromTheLowest(t *testing.T) {
+	first := freePorts(t, 8)
+	a := newAllocator(t, map[Role]Policy{TargetToManager: {First: first, Last: first + 7, RandomStart: true}})
+	for range 10 {
+		local, remote, err := a.ListenPair(t.Context(), PairOptions{OneNIC: true})
+		require.NoError(t, err)
+		require.Equal(t, []uint16{first, first + 1}, []uint16{local.Port(), remote.Port()})
+		require.NoError(t, local.Close())
+		require.NoError(t, remote.Close())
+	}
+}
+
+// TestPairNextIsAbove: a port below the local one comes free before the other is
+// looked for.
+func TestPairNextIsAbove(t *testing.T) {
+	first := freePorts(t, 3)
+	a := newAllocator(t, map[Role]Policy{TargetToManager: {First: first, Last: first + 2}})
+	other := foreign(t, "tcp4", at("", first))
+	real := a.listen
+	a.listen = func(ctx context.Context, network, address string) (net.Listener, error) {
+		ln, err := real(ctx, network, address)
+		if err == nil {
+			other.Close()
+		}
+		return ln, err
+	}
+	local, remote, err := a.ListenPair(t.Context(), PairOptions{OneNIC: true})
+	require.NoError(t, err)
+	require.Equal(t, []uint16{first + 1, first + 2}, []uint16{local.Port(), remote.Port()})
 }
 
 func TestPairOtherwise(t *testing.T) {

@@ -3,6 +3,7 @@ package portalloc
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -12,20 +13,31 @@ const maxPort = 65535
 // Policy says which ports a role may have and in which order they are tried.
 // The zero Policy turns the role off.
 type Policy struct {
-	// Prefer is tried first, in this order.
+	// Prefer is tried first, in this order, and also where the host's
+	// administrator has reserved the port: it is named, not searched.
 	Prefer []uint16
 
-	// First and Last bound the range, both included, that is tried after Prefer.
-	// Both are zero where there is no range.
+	// First and Last bound the range, both included, that is tried after Prefer,
+	// upwards unless RandomStart or Random is set. Both are zero where there is no
+	// range.
+	//
+	// Ports in it that another role prefers are passed over, and ports that the
+	// administrator has reserved (see [SystemReserved]), unless the whole range
+	// is: then it was reserved for this role.
 	First, Last uint16
 
-	// Overflow goes on above Last, up to 65535, when the range has no free port.
-	// It passes over ports that belong to other roles or that the operating
-	// system's administrator has reserved.
+	// Overflow goes on above Last, upwards to 65535, when the range has no free
+	// port. It passes over ports that belong to other roles or that the
+	// administrator has reserved.
 	Overflow bool
 
-	// Random tries First to Last in an order that nobody can predict, instead of
-	// upwards. Ports above Last are tried upwards all the same.
+	// RandomStart begins at a random port of the range and goes upwards from it,
+	// after Last on to First, until all have been tried: HP SUM's option for the
+	// classic source ports.
+	RandomStart bool
+
+	// Random draws every port of the range at random, so that nobody can predict
+	// the next one from the last. It excludes RandomStart.
 	Random bool
 }
 
@@ -75,7 +87,10 @@ func (p Policy) String() string {
 	}
 	if p.First != 0 {
 		s := Range{p.First, p.Last}.String()
-		if p.Random {
+		switch {
+		case p.RandomStart:
+			s += " from a random start"
+		case p.Random:
 			s += " in random order"
 		}
 		if p.Overflow {
@@ -92,6 +107,15 @@ func (p Policy) off() bool { return len(p.Prefer) == 0 && p.First == 0 }
 // role may have them.
 func (p Policy) fixed() bool { return len(p.Prefer) > 0 && p.First == 0 }
 
+// wants returns the ports that others with a choice leave to the role: those it
+// prefers, and a range of a single port.
+func (p Policy) wants() []uint16 {
+	if p.First != 0 && p.First == p.Last && !p.Overflow {
+		return append(slices.Clone(p.Prefer), p.First)
+	}
+	return p.Prefer
+}
+
 func (p Policy) check() error {
 	for _, port := range p.Prefer {
 		if port == 0 {
@@ -103,8 +127,10 @@ func (p Policy) check() error {
 		return fmt.Errorf("the range %d-%d has only one end", p.First, p.Last)
 	case p.First > p.Last:
 		return fmt.Errorf("the range %d-%d runs downwards", p.First, p.Last)
-	case p.First == 0 && (p.Overflow || p.Random):
+	case p.First == 0 && (p.Overflow || p.RandomStart || p.Random):
 		return errors.New("without a range there is nothing to overflow or to choose from at random")
+	case p.RandomStart && p.Random:
+		return errors.New("RandomStart and Random exclude each other")
 	}
 	return nil
 }
@@ -121,5 +147,7 @@ func (r Range) String() string {
 }
 
 func (r Range) contains(port uint16) bool { return r.First <= port && port <= r.Last }
+
+func (r Range) covers(o Range) bool { return r.First <= o.First && o.Last <= r.Last }
 
 func (r Range) overlaps(o Range) bool { return r.First <= o.Last && o.First <= r.Last }

@@ -8,28 +8,42 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// collect returns every port that the role would be offered, in order.
-func collect(a *Allocator, r Role) []uint16 {
-	pl := plan{role: r, policy: a.policies[r], near: a.spans[r][0], open: a.spans[r][1]}
-	var ports []uint16
-	for port := range a.candidates(pl) {
+// collect returns every port that the role would be offered, in order, and what
+// was passed over on the way.
+func collect(a *Allocator, r Role) (ports []uint16, passed []Skip) {
+	pl := plan{role: r, policy: a.policies[r], bounds: a.bounds[r]}
+	for port := range a.candidates(pl, &passed) {
 		a.release(port)
 		ports = append(ports, port)
+	}
+	return ports, passed
+}
+
+func offered(a *Allocator, r Role) []uint16 {
+	ports, _ := collect(a, r)
+	return ports
+}
+
+// offeredFirst returns the first n of them.
+func offeredFirst(a *Allocator, r Role, n int) (ports []uint16) {
+	for port := range a.candidates(plan{role: r, policy: a.policies[r], bounds: a.bounds[r]}, new([]Skip)) {
+		a.release(port)
+		if ports = append(ports, port); len(ports) == n {
+			break
+		}
 	}
 	return ports
 }
 
+// mustNew returns an allocator that does not know what this host reserves: the
+// tests of the documented order must not depend on its sysctl.
 func mustNew(t *testing.T, c Config) *Allocator {
 	t.Helper()
 	a, err := New(c)
 	require.NoError(t, err)
 	t.Cleanup(func() { a.Close(context.Background()) })
-	// The tests of the documented order must not depend on the host's sysctl.
-	for r, s := range a.spans {
-		for i := range s {
-			s[i] = slices.DeleteFunc(s[i], func(s span) bool { return s.reason == SystemReserved })
-		}
-		a.spans[r] = s
+	for r := range a.bounds {
+		a.bounds[r] = boundsFor(r, a.policies, c.Exclude, nil)
 	}
 	return a
 }
@@ -46,12 +60,12 @@ func TestClassicOrder(t *testing.T) {
 	a := mustNew(t, Config{Generation: Classic})
 
 	sixty := slices.Concat(run(60000, 60999), run(61008, 62285), run(62287, 62999), run(63006, 65535))
-	require.Equal(t, sixty, collect(a, LocalIPC))
-	require.Equal(t, sixty, collect(a, ManagerToTarget))
-	require.Equal(t, slices.Concat(run(61000, 62285), run(62287, 62999), run(63006, 65535)), collect(a, TargetToManager))
-	require.Equal(t, slices.Concat(run(62286, 62999), run(63006, 65535)), collect(a, Agent))
-	require.Equal(t, []uint16{63001}, collect(a, Port))
-	require.Equal(t, []uint16{63002}, collect(a, SSLPort))
+	require.Equal(t, sixty, offered(a, LocalIPC))
+	require.Equal(t, sixty, offered(a, ManagerToTarget))
+	require.Equal(t, slices.Concat(run(61000, 62285), run(62287, 62999), run(63006, 65535)), offered(a, TargetToManager))
+	require.Equal(t, slices.Concat(run(62286, 62999), run(63006, 65535)), offered(a, Agent))
+	require.Equal(t, []uint16{63001}, offered(a, Port))
+	require.Equal(t, []uint16{63002}, offered(a, SSLPort))
 }
 
 func TestCurrentHasNoClassicRoles(t *testing.T) {
@@ -69,7 +83,7 @@ func TestHTTPOrder(t *testing.T) {
 	a := mustNew(t, Config{})
 	firsts := make(map[uint16]int)
 	for range 200 {
-		ports := collect(a, HTTP)
+		ports := offered(a, HTTP)
 		require.Equal(t, uint16(80), ports[0])
 		firsts[ports[1]]++
 		rest := slices.Sorted(slices.Values(ports[1:]))
@@ -80,8 +94,31 @@ func TestHTTPOrder(t *testing.T) {
 
 func TestHTTPOrderFollowsTheSettings(t *testing.T) {
 	a := mustNew(t, Config{Policies: map[Role]Policy{Port: Fixed(80), SSLPort: Fixed(63004)}})
-	ports := slices.Sorted(slices.Values(collect(a, HTTP)))
+	ports := slices.Sorted(slices.Values(offered(a, HTTP)))
 	require.Equal(t, []uint16{63000, 63001, 63002, 63003, 63005}, ports)
+
+	ports = offered(mustNew(t, Config{Policies: map[Role]Policy{Port: {}, SSLPort: {}}}), HTTP)
+	require.Equal(t, uint16(80), ports[0])
+	require.Equal(t, run(63000, 63005), slices.Sorted(slices.Values(ports[1:])), "both settings are off")
+
+	// Also where the setting may move, its port is left to it as long as there is
+	// a choice.
+	for _, port := range []Policy{
+		{Prefer: []uint16{63001}, First: 64000, Last: 64007},
+		{First: 63001, Last: 63001},
+	} {
+		ports = offered(mustNew(t, Config{Policies: map[Role]Policy{Port: port}}), HTTP)
+		require.NotContains(t, ports, uint16(63001), "port is %v", port)
+	}
+
+	ports = offered(mustNew(t, Config{Policies: map[Role]Policy{FTP: Fixed(63003)}}), HTTP)
+	require.Equal(t, []uint16{63000, 63004, 63005}, slices.Sorted(slices.Values(ports[1:])), "63003 is ftp_port")
+
+	b := mustNew(t, Config{Policies: map[Role]Policy{Port: Fixed(80), SSLPort: Fixed(443), FTP: Fixed(2121)}})
+	require.Equal(t, []uint16{80}, offered(b, Port))
+	require.Equal(t, []uint16{443}, offered(b, SSLPort))
+	require.Equal(t, []uint16{2121}, offered(b, FTP))
+	require.Equal(t, run(63000, 63005), slices.Sorted(slices.Values(offered(b, HTTP))))
 
 	// Without fallback nothing is left, and the role that has 80 is named.
 	_, err := a.Listen(t.Context(), HTTP, Options{NoFallback: true})
@@ -91,59 +128,6 @@ func TestHTTPOrderFollowsTheSettings(t *testing.T) {
 	require.Equal(t, Policy{Prefer: []uint16{80}}, e.Policy)
 }
 
-func TestDynamicOrder(t *testing.T) {
-	a := mustNew(t, Config{Generation: Classic, Exclude: []Range{{2000, 2999}}})
-	firsts := make(map[uint16]bool)
-	for i := range 8 {
-		ports := collect(a, Dynamic)
-		firsts[ports[0]] = true
-		if i > 0 {
-			continue
-		}
-		// 64511 ports above 1024, less the ports of roles and those excluded.
-		others := 8 + 8 + 1 + 6 // 60000-60007, 61000-61007, 62286, 63000-63005
-		require.Len(t, ports, 65535-1024-others-1000)
-		seen := make(map[uint16]bool)
-		for _, p := range ports {
-			require.False(t, seen[p], "%d is offered twice", p)
-			seen[p] = true
-			require.Greater(t, p, uint16(1024))
-			require.False(t, p >= 2000 && p <= 2999, "%d is excluded", p)
-			require.False(t, p >= 63000 && p <= 63005 || p == 62286, "%d belongs to a role", p)
-		}
-	}
-	// Equal first choices in all 8 runs have a chance of 1 in 64000^7.
-	require.Greater(t, len(firsts), 1)
-}
-
-func TestRandomStartThenOverflowUpwards(t *testing.T) {
-	a := mustNew(t, Config{Generation: Classic, Policies: map[Role]Policy{
-		TargetToManager: {First: 61000, Last: 61007, Overflow: true, Random: true},
-	}})
-	firsts := make(map[uint16]bool)
-	for range 100 {
-		ports := collect(a, TargetToManager)
-		firsts[ports[0]] = true
-		require.Equal(t, run(61000, 61007), slices.Sorted(slices.Values(ports[:8])))
-		require.Equal(t, run(61008, 61020), ports[8:21])
-	}
-	require.Greater(t, len(firsts), 1)
-}
-
-func TestReservedPortsBindOnlyGuests(t *testing.T) {
-	// An administrator reserves 60000-60007 for this very program, as the advice
-	// of an exhausted range says: they must stay usable.
-	spans := spansFor(LocalIPC, DefaultPolicies(Classic), nil, []Range{{60000, 60010}})
-	_, near := within(spans[0], 60000)
-	require.False(t, near)
-	s, open := within(spans[1], 60009)
-	require.True(t, open)
-	require.Equal(t, SystemReserved, s.reason)
-	s, dynamic := within(spansFor(Dynamic, DefaultPolicies(Current), nil, []Range{{60000, 60010}})[0], 60000)
-	require.True(t, dynamic)
-	require.Equal(t, SystemReserved, s.reason)
-}
-
 func TestNewRefuses(t *testing.T) {
 	for name, c := range map[string]Config{
 		"one end":           {Policies: map[Role]Policy{HTTP: {First: 5}}},
@@ -151,6 +135,9 @@ func TestNewRefuses(t *testing.T) {
 		"port zero":         {Policies: map[Role]Policy{HTTP: Fixed(0)}},
 		"overflow of none":  {Policies: map[Role]Policy{HTTP: {Prefer: []uint16{80}, Overflow: true}}},
 		"random of none":    {Policies: map[Role]Policy{HTTP: {Random: true}}},
+		"two orders":        {Policies: map[Role]Policy{HTTP: {First: 5, Last: 9, Random: true, RandomStart: true}}},
+		"start of none":     {Policies: map[Role]Policy{HTTP: {Prefer: []uint16{80}, RandomStart: true}}},
+		"generation":        {Generation: Classic + 1},
 		"unknown role":      {Policies: map[Role]Policy{0: Fixed(80)}},
 		"role beyond":       {Policies: map[Role]Policy{lastRole + 1: Fixed(80)}},
 		"the same port":     {Policies: map[Role]Policy{Port: Fixed(443), SSLPort: Fixed(443)}},
@@ -181,28 +168,5 @@ func TestNames(t *testing.T) {
 	require.Equal(t, "classic", Classic.String())
 	require.Equal(t, "80, then 63000-63005 in random order", DefaultPolicies(Current)[HTTP].String())
 	require.Equal(t, "61000-61007 and up", DefaultPolicies(Classic)[TargetToManager].String())
-}
-
-func TestBitmap(t *testing.T) {
-	var b bitmap
-	next := func(from, last int) int {
-		p, ok := b.nextClear(from, last)
-		if !ok {
-			return -1
-		}
-		return p
-	}
-	require.Equal(t, 0, next(0, maxPort))
-	for p := 100; p <= 1100; p++ {
-		b.set(uint16(p))
-	}
-	require.Equal(t, 99, next(99, maxPort))
-	require.Equal(t, 1101, next(100, maxPort))
-	require.Equal(t, -1, next(100, 1100))
-	b.clear(640)
-	require.Equal(t, 640, next(100, maxPort))
-	require.True(t, b.has(641))
-	b.set(maxPort)
-	require.Equal(t, -1, next(maxPort, maxPort))
-	require.Equal(t, -1, next(maxPort+1, maxPort))
+	require.Equal(t, "60000-60007 from a random start and up", Policy{First: 60000, Last: 60007, Overflow: true, RandomStart: true}.String())
 }

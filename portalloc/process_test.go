@@ -3,12 +3,15 @@ package portalloc
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"runtime"
-	"strconv"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -81,15 +84,14 @@ func TestGoroutinesOpenAndClose(t *testing.T) {
 	require.Empty(t, a.open)
 }
 
-// helperAllocate leases ports with several goroutines and prints them.
-func helperAllocate(args []string) error {
-	first, err1 := strconv.Atoi(args[0])
-	last, err2 := strconv.Atoi(args[1])
-	n, err3 := strconv.Atoi(args[2])
-	if err1 != nil || err2 != nil || err3 != nil {
-		return fmt.Errorf("bad arguments %q", args)
+// helperManager is a manager with a policy of its own for one role. It leases
+// ports with several goroutines, prints them, and holds them until it is stopped.
+func helperManager(args []string) error {
+	var first, last, n int
+	if _, err := fmt.Sscan(strings.Join(args, " "), &first, &last, &n); err != nil {
+		return err
 	}
-	a, err := New(Config{Policies: map[Role]Policy{
+	a, err := New(Config{Generation: Classic, Policies: map[Role]Policy{
 		TargetToManager: {First: uint16(first), Last: uint16(last)},
 	}})
 	if err != nil {
@@ -103,14 +105,14 @@ func helperAllocate(args []string) error {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var ports []uint16
-	var failure error
+	var failures []error
 	for range 4 {
 		wg.Go(func() {
 			for range n / 4 {
 				l, err := a.Listen(context.Background(), TargetToManager, Options{})
 				mu.Lock()
 				if err != nil {
-					failure = err
+					failures = append(failures, err)
 				} else {
 					ports = append(ports, l.Port())
 				}
@@ -121,8 +123,8 @@ func helperAllocate(args []string) error {
 	wg.Wait()
 	runtime.GC() // nothing but the allocator refers to the leases
 	runtime.GC()
-	if failure != nil {
-		return failure
+	if len(failures) > 0 {
+		return errors.Join(failures...)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(ports); err != nil {
 		return err
@@ -131,14 +133,12 @@ func helperAllocate(args []string) error {
 	return a.Close(context.Background())
 }
 
-func TestProcessesGetDifferentPorts(t *testing.T) {
-	const processes, each = 4, 60
-	first := freePorts(t, processes*each+8)
-	last := first + processes*each + 7
+// begin starts managers, and lets them go at the same time once all are up.
+func begin(t *testing.T, n int, args ...string) []*process {
+	t.Helper()
 	var ps []*process
-	for range processes {
-		ps = append(ps, start(t, "allocate", nil, nil,
-			strconv.Itoa(int(first)), strconv.Itoa(int(last)), strconv.Itoa(each)))
+	for range n {
+		ps = append(ps, start(t, "manager", nil, nil, args...))
 	}
 	for _, p := range ps {
 		require.Equal(t, "ready", p.line(t))
@@ -147,29 +147,98 @@ func TestProcessesGetDifferentPorts(t *testing.T) {
 		_, err := p.stdin.(io.Writer).Write([]byte("!"))
 		require.NoError(t, err)
 	}
-	owner := make(map[uint16]int)
-	for i, p := range ps {
+	return ps
+}
+
+// TestManagersOnOneHost has processes lease many ports at once, kills some, and
+// has others lease what the dead ones had.
+func TestManagersOnOneHost(t *testing.T) {
+	const processes, each, killed = 9, 32, 4
+	const total = processes * each
+	first := freePorts(t, total)
+	// Exactly as many ports as are asked for: one that is lost fails the test.
+	args := []string{fmt.Sprint(first), fmt.Sprint(first + total - 1), fmt.Sprint(each)}
+	owner := make(map[uint16]*process)
+	collect := func(p *process) {
 		var ports []uint16
 		require.NoError(t, json.Unmarshal([]byte(p.line(t)), &ports))
 		require.Len(t, ports, each)
 		for _, port := range ports {
-			other, twice := owner[port]
-			require.False(t, twice, "port %d went to processes %d and %d", port, other, i)
-			owner[port] = i
+			require.Nil(t, owner[port], "port %d went to two processes", port)
+			owner[port] = p
 		}
 	}
+	ps := begin(t, processes, args...)
 	for _, p := range ps {
-		require.NoError(t, p.stop())
+		collect(p)
 	}
+	require.Len(t, owner, total)
+
+	// Connections of the dead must not keep a port from its next owner.
+	for _, port := range slices.Sorted(maps.Keys(owner)) {
+		conn, err := net.Dial("tcp", at("127.0.0.1", port))
+		require.NoError(t, err)
+		defer conn.Close()
+	}
+	for _, p := range ps[:killed] {
+		require.NoError(t, p.cmd.Process.Kill())
+		require.Error(t, p.stop(), "the helper ended by itself")
+		maps.DeleteFunc(owner, func(_ uint16, o *process) bool { return o == p })
+	}
+	require.Len(t, owner, total-killed*each)
+	// No polling: the ports are there at once, all of them.
+	for _, p := range begin(t, killed, args...) {
+		collect(p)
+	}
+	require.Len(t, owner, total)
+}
+
+// TestBusyNamesTheHolder also asserts what Windows finds out.
+func TestBusyNamesTheHolder(t *testing.T) {
+	if runtime.GOOS != "linux" && runtime.GOOS != "windows" {
+		t.Skip("not run: this system does not tell who has a port")
+	}
+	first := freePorts(t, 2)
+	a := newAllocator(t, map[Role]Policy{Port: Fixed(first), Agent: {First: first, Last: first + 1}})
+	var want []Holder
+	for i, host := range []string{"127.0.0.1", ""} {
+		p := start(t, "hold", nil, nil, at(host, first+uint16(i)))
+		require.Equal(t, "ready", p.line(t))
+		h := Holder{UID: os.Getuid(), State: "LISTEN"}
+		if tellsOwners() {
+			h.PID, h.Program = p.cmd.Process.Pid, programName(t)
+		}
+		want = append(want, h)
+	}
+	_, err := a.Listen(t.Context(), Port, Options{})
+	require.ErrorIs(t, err, ErrBusy)
+	require.Equal(t, want[:1], asError(t, err).Skips[0].Holders)
+	require.Contains(t, err.Error(), fmt.Sprintf("%d taken by %s", first, want[0]))
+	_, err = a.Listen(t.Context(), Agent, Options{})
+	require.ErrorIs(t, err, ErrExhausted)
+	require.Equal(t, OtherRole, asError(t, err).Skips[0].Reason)
+	require.Equal(t, want[1:], asError(t, err).Skips[1].Holders)
+
+	holders, err := HoldersOf(t.Context(), freePorts(t, 1))
+	require.NoError(t, err)
+	require.Empty(t, holders)
 }
 
 func TestGarbageCollectorTakesNoLease(t *testing.T) {
-	first := freePorts(t, 20)
-	a := newAllocator(t, map[Role]Policy{Agent: {First: first, Last: first + 19}})
+	server := sink(t, "tcp4", "127.0.0.1:0").String()
+	first := freePorts(t, 21)
+	a := newAllocator(t, map[Role]Policy{
+		Agent:           {First: first, Last: first + 19},
+		ManagerToTarget: Fixed(first + 20),
+	})
 	for range 20 {
 		_, err := a.Listen(t.Context(), Agent, Options{}) // the lease is dropped
 		require.NoError(t, err)
 	}
+	d, err := a.Dialer(DialOptions{})
+	require.NoError(t, err)
+	_, err = d.DialContext(t.Context(), "tcp", server) // so is the connection
+	require.NoError(t, err)
 	// The trap is real: a listener that nobody keeps is closed by the collector.
 	bare := freePorts(t, 1)
 	func() {
@@ -185,7 +254,7 @@ func TestGarbageCollectorTakesNoLease(t *testing.T) {
 		return err == nil
 	}, "the collector does not close a dropped listener: this test proves nothing")
 
-	for i := range uint16(20) {
+	for i := range uint16(21) {
 		requireTaken(t, first+i)
 	}
 	require.NoError(t, a.Close(t.Context()))
