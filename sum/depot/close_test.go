@@ -220,6 +220,36 @@ func TestStall(t *testing.T) {
 		require.Greater(t, time.Since(start), 10*stall)
 		require.EqualValues(t, len(want), o.Sent())
 	})
+	run("a client that reads a byte a second is cut off", func(t *testing.T, d *depot.Depot, ln *pipes, o *depot.Offer) {
+		c := get(t, ln, o)
+		defer c.Close()
+		start := time.Now()
+		for {
+			time.Sleep(time.Second)
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				break
+			}
+		}
+		require.Less(t, time.Since(start), 5*stall, "however much was in buffers")
+	})
+	run("a client that sends the head of its request byte by byte is cut off", func(t *testing.T, d *depot.Depot, ln *pipes, o *depot.Offer) {
+		c := ln.dial("127.0.0.1:999")
+		defer c.Close()
+		go func() { _, _ = io.Copy(io.Discard, c) }()
+		start := time.Now()
+		for {
+			if _, err := io.WriteString(c, "G"); err != nil {
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		require.InDelta(t, 10, time.Since(start).Seconds(), 1)
+		select {
+		case <-o.Requested():
+			t.Error("that was no request")
+		default:
+		}
+	})
 	run("an idle connection is closed", func(t *testing.T, d *depot.Depot, ln *pipes, o *depot.Offer) {
 		c := get(t, ln, o)
 		defer c.Close()

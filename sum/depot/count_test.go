@@ -208,25 +208,29 @@ func TestLengthHasChanged(t *testing.T) {
 	}
 }
 
-// TestShrinksWhileSent cuts the file while it goes out by sendfile.
+// TestShrinksWhileSent cuts the file while it goes out, by sendfile and otherwise.
 func TestShrinksWhileSent(t *testing.T) {
 	const size = 64 << 20
-	f, onDisk := diskFile(t, "a.bin", content(size))
-	l := newLab(t)
-	o := l.offer(f)
-	res, err := l.client.Get("http://" + l.addr + o.Path)
-	require.NoError(t, err)
-	defer res.Body.Close()
-	require.EqualValues(t, size, res.ContentLength)
-	require.NoError(t, os.Truncate(onDisk, 100))
-	n, err := io.Copy(io.Discard, res.Body)
-	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "the client must see that something is missing")
-	require.Less(t, n, int64(size))
-	require.NoError(t, l.depot.Close(t.Context()))
-	sent, err := o.Release(t.Context())
-	require.ErrorIs(t, err, depot.ErrChanged)
-	require.Equal(t, n, sent)
-	require.Contains(t, l.logs.String(), "level=ERROR")
+	for name, newLab := range map[string]func(*testing.T) *lab{"http": newLab, "https": newTLSLab} {
+		t.Run(name, func(t *testing.T) {
+			f, onDisk := diskFile(t, "a.bin", content(size))
+			l := newLab(t)
+			o := l.offer(f)
+			res, err := l.client.Get(l.scheme + "://" + l.addr + o.Path)
+			require.NoError(t, err)
+			defer res.Body.Close()
+			require.EqualValues(t, size, res.ContentLength)
+			require.NoError(t, os.Truncate(onDisk, 100))
+			n, err := io.Copy(io.Discard, res.Body)
+			require.ErrorIs(t, err, io.ErrUnexpectedEOF, "the client must see that something is missing")
+			require.Less(t, n, int64(size))
+			require.NoError(t, l.depot.Close(t.Context()))
+			sent, err := o.Release(t.Context())
+			require.ErrorIs(t, err, depot.ErrChanged)
+			require.Equal(t, n, sent)
+			require.Contains(t, l.logs.String(), "level=ERROR")
+		})
+	}
 }
 
 // flawed has the length that it should have, and fails after half of it.
@@ -246,6 +250,40 @@ func (f *flawed) Read(p []byte) (int, error) {
 }
 
 func (f *flawed) Close() error { return nil }
+
+// flawedFile is a file on a disk with a bad block.
+type flawedFile struct {
+	*os.File
+	flawed
+}
+
+func (f *flawedFile) Read(p []byte) (int, error)                { return f.flawed.Read(p) }
+func (f *flawedFile) Seek(off int64, whence int) (int64, error) { return f.flawed.Seek(off, whence) }
+func (f *flawedFile) Close() error                              { return f.File.Close() }
+
+// TestReadFailsHTTPS: there files are read, and not sent by the kernel.
+func TestReadFailsHTTPS(t *testing.T) {
+	want := content(600_000)
+	broken := errors.New("bad block")
+	for name, tt := range map[string]struct{ err, is error }{"error": {broken, broken}, "end": {io.EOF, depot.ErrChanged}} {
+		t.Run(name, func(t *testing.T) {
+			f, onDisk := diskFile(t, "a.bin", want)
+			f.Open = func(context.Context) (io.ReadSeekCloser, error) {
+				file, err := os.Open(onDisk)
+				return &flawedFile{file, flawed{bytes.NewReader(want), 300_000, tt.err}}, err
+			}
+			l := newTLSLab(t)
+			o := l.offer(f)
+			_, body, err := l.try(http.MethodGet, o.Path)
+			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			require.Less(t, len(body), len(want))
+			require.NoError(t, l.depot.Close(t.Context()))
+			sent, err := o.Release(t.Context())
+			require.ErrorIs(t, err, tt.is)
+			require.EqualValues(t, 300_000, sent)
+		})
+	}
+}
 
 func TestReadFails(t *testing.T) {
 	want := content(600_000)

@@ -2,11 +2,14 @@ package depot_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +21,13 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if job := os.Getenv(jobVariable); job != "" {
+		serveJob(job)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
@@ -58,6 +67,7 @@ type lab struct {
 	*testing.T
 	depot  *depot.Depot
 	addr   string
+	scheme string
 	client *http.Client
 	logs   *logBuffer
 }
@@ -71,11 +81,29 @@ func newLab(t *testing.T) *lab {
 
 func newLabOn(t *testing.T, ln net.Listener) *lab {
 	t.Helper()
-	l := &lab{T: t, logs: &logBuffer{}, addr: ln.Addr().String()}
-	l.depot = depot.New(depot.Options{Logger: slog.New(slog.NewTextHandler(l.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	return newLabWith(t, ln, depot.Options{}, nil)
+}
+
+// newLabWith is for HTTPS if there is a config for the server and a pool of
+// certificates for the client.
+func newLabWith(t *testing.T, ln net.Listener, opts depot.Options, config *tls.Config, pool ...*x509.Certificate) *lab {
+	t.Helper()
+	l := &lab{T: t, logs: &logBuffer{}, addr: ln.Addr().String(), scheme: "http"}
+	opts.Logger = slog.New(slog.NewTextHandler(l.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	l.depot = depot.New(opts)
 	tr := &http.Transport{DisableCompression: true}
 	l.client = &http.Client{Transport: tr}
-	served := serve(t, l.depot, ln)
+	run := func() error { return l.depot.Serve(ln) }
+	if config != nil {
+		l.scheme = "https"
+		roots := x509.NewCertPool()
+		for _, c := range pool {
+			roots.AddCert(c)
+		}
+		tr.TLSClientConfig, tr.ForceAttemptHTTP2 = &tls.Config{RootCAs: roots}, true
+		run = func() error { return l.depot.ServeTLS(ln, config) }
+	}
+	served := goServe(t, run)
 	t.Cleanup(func() {
 		tr.CloseIdleConnections()
 		require.NoError(t, l.depot.Close(context.Background()))
@@ -86,11 +114,15 @@ func newLabOn(t *testing.T, ln net.Listener) *lab {
 
 // serve runs Serve, which must end without an error.
 func serve(t *testing.T, d *depot.Depot, ln net.Listener) <-chan struct{} {
+	return goServe(t, func() error { return d.Serve(ln) })
+}
+
+func goServe(t *testing.T, run func() error) <-chan struct{} {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		if err := d.Serve(ln); err != nil {
-			t.Errorf("Serve: %v", err)
+		if err := run(); err != nil {
+			t.Errorf("serving: %v", err)
 		}
 	}()
 	return served
@@ -112,7 +144,12 @@ func (l *lab) do(method, path string, header ...string) (*http.Response, []byte)
 }
 
 func (l *lab) try(method, path string, header ...string) (*http.Response, []byte, error) {
-	req, err := http.NewRequestWithContext(l.Context(), method, "http://"+l.addr+path, nil)
+	return l.send(method, path, nil, header...)
+}
+
+// send is try with a body.
+func (l *lab) send(method, path string, content io.Reader, header ...string) (*http.Response, []byte, error) {
+	req, err := http.NewRequestWithContext(l.Context(), method, l.scheme+"://"+l.addr+path, content)
 	if err != nil {
 		return nil, nil, err
 	}

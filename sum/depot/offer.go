@@ -2,16 +2,12 @@ package depot
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
-	"io"
 	"net/netip"
 	"net/url"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -33,63 +29,101 @@ type File struct {
 	Allow []netip.Prefix
 }
 
-// Offer is a file on offer. It is safe for concurrent use.
+// Tree is a directory tree to offer, such as a VMware depot with its index.xml,
+// and to whom.
+type Tree struct {
+	// Name is the name of the directory on top. It is one element of the path.
+	Name string
+	// Files are the files of the tree; each has its length, digest and ETag.
+	// Directories are what the slashes in their names make: none is listed, and
+	// what is not a file is not found.
+	Files []transport.File
+	// Key, Token and Allow are as those of a File.
+	Key   string
+	Token string
+	Allow []netip.Prefix
+}
+
+// Offer is a file or a tree on offer. It is safe for concurrent use.
 type Offer struct {
-	// Path is the path of the URL, percent-encoded; it ends in the file's name.
+	// Path is the path of the URL, percent-encoded; it ends in the file's name, or
+	// in the tree's name and a slash.
 	Path string
 
 	d         *Depot
-	path      string // unescaped
-	file      transport.File
-	allow     []netip.Prefix
-	sent      atomic.Int64
+	path      string           // unescaped, without the slash of a tree
+	name      string           // for messages
+	files     map[string]*item // by what follows path: "" or "/dir/name"
+	order     []*item          // as they were given
+	allow     allowList
+	grants    []*grant
+	before    []int64       // connections that each grant had seen
 	requested chan struct{} // closed at the first request
+	withdrawn chan struct{} // closed when the offer has gone
 	once      sync.Once
+
+	mu      sync.Mutex
+	refused []netip.Addr
+}
+
+// item is a file on offer.
+type item struct {
+	file transport.File
+	sent atomic.Int64
 
 	mu  sync.Mutex
 	err error // of the payload, at the last request that ended
 }
 
-// tokenBytes is how much of a path is secret.
-const tokenBytes = 18
-
-// NewToken returns a token that cannot be guessed; see File.
-func NewToken() string {
-	var b [tokenBytes]byte
-	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
-	return base64.RawURLEncoding.EncodeToString(b[:])
-}
-
-func validToken(s string) bool {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	return err == nil && len(b) == tokenBytes
-}
-
-// Offer puts a file on offer until it is released. While a file of that name is
-// on offer under that key it fails with ErrKeyInUse.
+// Offer puts a file on offer until it is released. While something of that name
+// is on offer under that key it fails with ErrKeyInUse.
 func (d *Depot) Offer(f File) (*Offer, error) {
-	fail := func(err error) (*Offer, error) { return nil, &Error{Op: "offer", File: f.Name, Err: err} }
 	if err := f.Check(); err != nil {
-		return fail(err)
+		return nil, &Error{Op: "offer", File: f.Name, Err: err}
 	}
-	allow, err := plainPrefixes(f.Allow)
-	if err != nil {
-		return fail(err)
-	}
-	token := f.Token
-	switch {
-	case token == "" && f.Key == "":
-		token = NewToken()
-	case token == "":
-		mac := hmac.New(sha256.New, d.secret[:])
-		_, _ = io.WriteString(mac, f.Key)
-		token = base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:tokenBytes])
-	case !validToken(token):
-		return fail(fmt.Errorf("%w: the token is not one of NewToken", transport.ErrInvalid))
-	}
-	dir := "/p/" + token + "/"
 	name := path.Base(f.Name)
-	o := &Offer{Path: dir + url.PathEscape(name), d: d, path: dir + name, file: f.File, allow: allow, requested: make(chan struct{})}
+	o := &Offer{name: f.Name, order: []*item{{file: f.File}}}
+	o.files = map[string]*item{"": o.order[0]}
+	return d.put(o, name, "", f.Key, f.Token, f.Allow)
+}
+
+// OfferTree puts a directory tree on offer until it is released; see Offer.
+func (d *Depot) OfferTree(t Tree) (*Offer, error) {
+	fail := func(err error) (*Offer, error) { return nil, &Error{Op: "offer", File: t.Name, Err: err} }
+	if t.Name == "" || t.Name == "." || t.Name == ".." || strings.ContainsAny(t.Name, "/\\\x00") {
+		return fail(fmt.Errorf("%w: the name of a tree must be one element of a path", transport.ErrInvalid))
+	}
+	if len(t.Files) == 0 {
+		return fail(fmt.Errorf("%w: a tree without files", transport.ErrInvalid))
+	}
+	o := &Offer{name: t.Name, files: make(map[string]*item, len(t.Files))}
+	for _, f := range t.Files {
+		if err := f.Check(); err != nil {
+			return fail(err)
+		}
+		if _, ok := o.files["/"+f.Name]; ok {
+			return fail(fmt.Errorf("%w: %s is in the tree twice", transport.ErrInvalid, f.Name))
+		}
+		it := &item{file: f}
+		o.files["/"+f.Name] = it
+		o.order = append(o.order, it)
+	}
+	return d.put(o, t.Name, "/", t.Key, t.Token, t.Allow)
+}
+
+// put puts o on offer. The suffix stands between its path and those of its files.
+func (d *Depot) put(o *Offer, name, suffix, key, token string, allow []netip.Prefix) (*Offer, error) {
+	fail := func(err error) (*Offer, error) { return nil, &Error{Op: "offer", File: o.name, Err: err} }
+	var err error
+	if o.allow, err = newAllowList(allow); err != nil {
+		return fail(err)
+	}
+	if token, err = d.token(key, token, "offer"); err != nil {
+		return fail(err)
+	}
+	o.d, o.path = d, offers+token+"/"+name
+	o.Path = offers + token + "/" + url.PathEscape(name) + suffix
+	o.requested, o.withdrawn = make(chan struct{}), make(chan struct{})
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -99,58 +133,114 @@ func (d *Depot) Offer(f File) (*Offer, error) {
 		return fail(ErrKeyInUse)
 	}
 	d.offers[o.path] = o
+	o.grants = d.grants.add(o.allow)
+	for _, g := range o.grants {
+		o.before = append(o.before, g.conns.Load())
+	}
 	return o, nil
 }
 
-// plainPrefixes returns prefixes in the form in which clients are compared with
-// them: IPv4 is never mapped to IPv6.
-func plainPrefixes(in []netip.Prefix) ([]netip.Prefix, error) {
-	out := make([]netip.Prefix, 0, len(in))
-	for _, p := range in {
-		if !p.IsValid() {
-			// It would match nobody, and the target would be refused without a reason.
-			return nil, fmt.Errorf("%w: %v in Allow", transport.ErrInvalid, p)
-		}
-		if p.Addr().Is4In6() && p.Bits() >= 96 {
-			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-		}
-		out = append(out, p)
+// withdraw takes the offer away. The caller holds d.mu.
+func (o *Offer) withdraw() {
+	if o.d.offers[o.path] == o {
+		delete(o.d.offers, o.path)
+		o.d.grants.remove(o.grants)
+		close(o.withdrawn)
 	}
-	return out, nil
 }
 
-func (o *Offer) allows(from netip.Addr) bool {
-	return slices.ContainsFunc(o.allow, func(p netip.Prefix) bool { return p.Contains(from) })
+// FilePath returns the path of the URL of one file, percent-encoded, by its name
+// in the tree, or "" if there is no such file. That of an offer with one file is
+// Path, whatever the name.
+func (o *Offer) FilePath(name string) string {
+	if o.files[""] != nil {
+		return o.Path
+	}
+	if o.files["/"+name] == nil {
+		return ""
+	}
+	elems := strings.Split(name, "/")
+	for i, e := range elems {
+		elems[i] = url.PathEscape(e)
+	}
+	return o.Path + strings.Join(elems, "/")
 }
 
-// Sent returns the bytes of the file that went out so far, repeated ones
-// included. It is never less than what arrived; what is on the way counts.
-func (o *Offer) Sent() int64 { return o.sent.Load() }
+// Sent returns the bytes of content that went out so far, repeated ones included.
+// It is never less than what arrived; what is on the way counts.
+func (o *Offer) Sent() int64 {
+	var sum int64
+	for _, it := range o.order {
+		sum += it.sent.Load()
+	}
+	return sum
+}
 
-// Requested is closed when the first GET or HEAD from an allowed address has come.
+// SentFiles returns what Sent sums up, by the name of the file. Files of which
+// nothing went out are left out.
+func (o *Offer) SentFiles() map[string]int64 {
+	out := map[string]int64{}
+	for _, it := range o.order {
+		if n := it.sent.Load(); n > 0 {
+			out[it.file.Name] = n
+		}
+	}
+	return out
+}
+
+// Requested is closed when the first GET or HEAD from an allowed address has
+// come, also for something below Path that is not there.
 func (o *Offer) Requested() <-chan struct{} { return o.requested }
 
 // Release withdraws the offer and returns the bytes that went out, as Sent does.
 // Transfers that are under way go on: the target may still need them. The error
-// says why the payload could not be read, if that is how the last request for it
+// says why a file could not be read, if that is how the last request for it
 // ended. Release may be called more than once; it does not block.
 func (o *Offer) Release(context.Context) (int64, error) {
 	o.d.mu.Lock()
-	if o.d.offers[o.path] == o {
-		delete(o.d.offers, o.path)
-	}
+	o.withdraw()
 	o.d.mu.Unlock()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.Sent(), o.err
+	for _, it := range o.order {
+		if err := it.failure(); err != nil {
+			return o.Sent(), err
+		}
+	}
+	return o.Sent(), nil
 }
 
-// ended keeps how a request for the payload ended.
-func (o *Offer) ended(err error) {
-	if err != nil {
-		err = &Error{Op: "read", File: o.file.Name, Err: err}
-	}
+// maxRefused bounds the addresses that an offer remembers.
+const maxRefused = 8
+
+// refuse remembers an address that knew the path and is not allowed.
+func (o *Offer) refuse(from netip.Addr) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.err = err
+	if len(o.refused) < maxRefused && !slices.Contains(o.refused, from) {
+		o.refused = append(o.refused, from)
+	}
+}
+
+// Refused returns addresses that asked for the offer and are not allowed, the
+// first eight of them. Who knows the path is hardly a stranger: it may be the
+// target, seen through NAT or a proxy.
+func (o *Offer) Refused() []netip.Addr {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.refused)
+}
+
+// ended keeps how a request for the file ended.
+func (it *item) ended(err error) {
+	if err != nil {
+		err = &Error{Op: "read", File: it.file.Name, Err: err}
+	}
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	it.err = err
+}
+
+func (it *item) failure() error {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	return it.err
 }

@@ -7,11 +7,15 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
 // chunk is how much goes out under one stall limit.
 const chunk = 256 << 10
+
+// copyBuffer is how much is read at a time of what cannot go out by sendfile.
+const copyBuffer = 64 << 10
 
 // sender is the ResponseWriter of one request. It counts the content that goes
 // out and moves the stall limit along. It keeps io.ReaderFrom, so that files
@@ -19,19 +23,21 @@ const chunk = 256 << 10
 type sender struct {
 	http.ResponseWriter
 	control *http.ResponseController
-	stall   time.Duration
-	sent    *atomic.Int64 // of the offer; nil where somebody else counts
+	d       *Depot
+	plain   bool          // no TLS
+	sent    *atomic.Int64 // of the file; nil where somebody else counts
 
-	status int
-	total  int64 // bytes of the body
-	short  bool  // the content ended before its length
-	err    error // of the connection, or of reading a file that went out by sendfile
+	status  int
+	total   int64 // bytes of the body
+	short   bool  // the content ended before its length
+	err     error // of the connection, or of reading a file that went out by sendfile
+	readErr error // of reading the content otherwise
 }
 
 // Unwrap lets http.ResponseController find the connection.
 func (s *sender) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-func (s *sender) extend() { _ = s.control.SetWriteDeadline(time.Now().Add(s.stall)) }
+func (s *sender) extend() { _ = s.control.SetWriteDeadline(time.Now().Add(s.d.opts.Stall)) }
 
 // WriteHeader implements http.ResponseWriter.
 func (s *sender) WriteHeader(status int) {
@@ -77,10 +83,13 @@ func (s *sender) Write(p []byte) (int, error) {
 
 // ReadFrom implements io.ReaderFrom in chunks: each gets a new stall limit.
 func (s *sender) ReadFrom(r io.Reader) (int64, error) {
-	rf, ok := s.ResponseWriter.(io.ReaderFrom)
-	lr, limited := r.(*io.LimitedReader)
-	if !ok || !limited { // what ServeContent passes is limited
+	lr, ok := r.(*io.LimitedReader)
+	if !ok { // what ServeContent passes is limited
 		return io.Copy(struct{ io.Writer }{s}, r)
+	}
+	rf, ok := s.ResponseWriter.(io.ReaderFrom)
+	if _, file := lr.R.(syscall.Conn); !ok || !file || !s.plain {
+		return s.copy(lr)
 	}
 	var total int64
 	for left := lr.N; left > 0; {
@@ -95,6 +104,35 @@ func (s *sender) ReadFrom(r io.Reader) (int64, error) {
 		if n < want {
 			s.short = true
 			return total, nil
+		}
+	}
+	return total, nil
+}
+
+// copy is ReadFrom for what cannot go out by sendfile.
+func (s *sender) copy(lr *io.LimitedReader) (int64, error) {
+	buf, _ := s.d.buffers.Get().(*[]byte)
+	if buf == nil {
+		b := make([]byte, copyBuffer)
+		buf = &b
+	}
+	defer s.d.buffers.Put(buf)
+	var total int64
+	for lr.N > 0 {
+		n, readErr := io.ReadFull(lr, (*buf)[:min(copyBuffer, lr.N)])
+		if n > 0 {
+			n, err := s.Write((*buf)[:n])
+			total += int64(n)
+			if err != nil {
+				return total, err
+			}
+		}
+		if errors.Is(readErr, io.EOF) || errors.Is(readErr, io.ErrUnexpectedEOF) {
+			s.short = true
+			return total, nil
+		} else if readErr != nil {
+			s.readErr = readErr
+			return total, readErr
 		}
 	}
 	return total, nil

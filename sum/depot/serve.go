@@ -5,46 +5,109 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"strings"
 	"syscall"
 	"time"
 )
 
+// What the paths of offers and inboxes begin with.
+const (
+	offers  = "/p/"
+	inboxes = "/s/"
+)
+
 func (d *Depot) handle(w http.ResponseWriter, r *http.Request) {
 	ctx, log := r.Context(), d.opts.Logger
+	if c, ok := ctx.Value(connKey{}).(*conn); ok {
+		// One that is to be closed stays for half a second more, so that the client
+		// can read the answer; it may go earlier where others want its place.
+		defer d.conns.idle(c)
+	}
 	control := http.NewResponseController(w)
 	if r.Body != http.NoBody {
-		// Nothing here takes one. The server discards it to reach the next request,
-		// and must not wait for it for ever.
+		// Most requests should have none. The server discards it to reach the next
+		// request, and must not wait for it for ever.
 		_ = control.SetReadDeadline(time.Now().Add(headerTime))
 	}
 	from := remoteAddr(r)
-	d.mu.Lock()
-	o := d.offers[r.URL.Path]
-	d.mu.Unlock()
-	if o == nil || !o.allows(from) {
-		// The same answer for both: a scanner learns nothing.
-		http.NotFound(w, r)
-		if o == nil {
-			log.DebugContext(ctx, "depot: no such offer", "from", from)
-		} else {
-			log.WarnContext(ctx, "depot: refused an address that may not fetch this file", "from", from, "file", o.file.Name, "allowed", o.allow)
+	var refused []any // what is there, but not for this address
+	if rest, ok := strings.CutPrefix(r.URL.Path, inboxes); ok {
+		if in, rest := d.findInbox(rest); in != nil {
+			if in.allow.allows(from) {
+				in.receive(w, r, control, rest, from)
+				return
+			}
+			refused = []any{"inbox", in.box.Name, "allowed", in.allow}
 		}
-		return
+	} else if o, rest := d.findOffer(r.URL.Path); o != nil {
+		if o.allow.allows(from) {
+			o.fetch(w, r, control, rest)
+			return
+		}
+		o.refuse(from)
+		refused = []any{"file", o.name, "allowed", o.allow}
 	}
+	// The same answer for all: a scanner learns nothing.
+	http.NotFound(w, r)
+	if refused == nil {
+		log.DebugContext(ctx, "depot: nothing there", "from", from)
+	} else {
+		log.WarnContext(ctx, "depot: refused an address that is not allowed", append(refused, "from", from)...)
+	}
+}
+
+// findOffer returns the offer with a path and what follows its own: the key of
+// Offer.files.
+func (d *Depot) findOffer(p string) (o *Offer, rest string) {
+	for i, slashes := 0, 0; i < len(p); i++ {
+		if p[i] != '/' {
+			continue
+		}
+		if slashes++; slashes == 4 { // "/p/token/name/"
+			p, rest = p[:i], p[i:]
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.offers[p], rest
+}
+
+// findInbox returns the inbox with a path, of which it gets what follows
+// inboxes, and what follows its own path.
+func (d *Depot) findInbox(p string) (in *Intake, rest string) {
+	token, rest, _ := strings.Cut(p, "/")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inboxes[token], rest
+}
+
+// fetch answers a request of an allowed address for something below the path of
+// the offer.
+func (o *Offer) fetch(w http.ResponseWriter, r *http.Request, control *http.ResponseController, rest string) {
+	ctx, from := r.Context(), remoteAddr(r)
+	it := o.files[rest]
+	log := o.d.opts.Logger.With("from", from, "file", o.name+rest)
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		log.DebugContext(ctx, "depot: method not allowed", "from", from, "file", o.file.Name, "method", r.Method)
+		if it == nil {
+			http.NotFound(w, r)
+		} else {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		}
+		log.DebugContext(ctx, "depot: method not allowed", "method", r.Method)
 		return
 	}
 	o.once.Do(func() { close(o.requested) })
+	if it == nil {
+		http.NotFound(w, r)
+		log.DebugContext(ctx, "depot: not on offer", "method", r.Method)
+		return
+	}
 	start := time.Now()
-	s := &sender{ResponseWriter: w, control: control, stall: d.opts.Stall, sent: &o.sent}
-	err := o.serve(ctx, s, r)
-	o.ended(err)
-	log = log.With("from", from, "file", o.file.Name, "range", r.Header.Get("Range"), "took", time.Since(start))
+	s := &sender{ResponseWriter: w, control: control, d: o.d, plain: r.TLS == nil, sent: &it.sent}
+	err := it.serve(ctx, s, r)
+	it.ended(err)
+	log = log.With("range", r.Header.Get("Range"), "took", time.Since(start))
 	switch {
 	case err != nil:
 		log.ErrorContext(ctx, "depot: payload not readable", "err", err)
@@ -55,14 +118,14 @@ func (d *Depot) handle(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve answers a request for the offer. The error is one of the payload: one of
+// serve answers a request for the file. The error is one of the payload: one of
 // the connection is in s.err.
-func (o *Offer) serve(ctx context.Context, s *sender, r *http.Request) error {
+func (it *item) serve(ctx context.Context, s *sender, r *http.Request) error {
 	refuse := func(err error) error {
 		http.Error(s, "payload not readable", http.StatusInternalServerError)
 		return err
 	}
-	body, err := o.file.Open(ctx)
+	body, err := it.file.Open(ctx)
 	if err != nil {
 		return refuse(err)
 	}
@@ -83,10 +146,10 @@ func (o *Offer) serve(ctx context.Context, s *sender, r *http.Request) error {
 	if err != nil {
 		return refuse(err)
 	}
-	if size != o.file.Size {
-		return refuse(fmt.Errorf("%w: it has %d bytes where its description says %d", ErrChanged, size, o.file.Size))
+	if size != it.file.Size {
+		return refuse(fmt.Errorf("%w: it has %d bytes where its description says %d", ErrChanged, size, it.file.Size))
 	}
-	s.Header().Set("ETag", `"`+o.file.Digest()+`"`)
+	s.Header().Set("ETag", `"`+it.file.Digest()+`"`)
 	s.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(s, r, "", time.Time{}, body)
 	if guard != nil {
@@ -94,18 +157,12 @@ func (o *Offer) serve(ctx context.Context, s *sender, r *http.Request) error {
 			return err
 		}
 	}
+	if s.readErr != nil {
+		return s.readErr
+	}
 	if s.short {
 		// The server closes the connection, so that the client sees it too.
 		return fmt.Errorf("%w: it ended while it was sent: %w", ErrChanged, io.ErrUnexpectedEOF)
 	}
 	return nil
-}
-
-// remoteAddr returns the address of the client in the form that allow-lists have.
-func remoteAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{} // is in no prefix
-	}
-	return ap.Addr().Unmap().WithZone("")
 }
