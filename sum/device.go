@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 
 	"github.com/roundsman-go/roundsman/sum/component"
+	"github.com/roundsman-go/roundsman/sum/depot"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -31,6 +33,17 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 	}
 	log := &tail{limit: maxText}
 	var result transport.Result
+	var events sync.Mutex // one event of the node at a time
+	tell := func(phase string, edit func(*Event)) {
+		events.Lock()
+		defer events.Unlock()
+		opts.event(n, it.Component, phase, edit)
+	}
+	// What waits for the device to fetch something ends with the update.
+	watched, stop := context.WithCancel(ctx)
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer stop()
 	err := n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
 		path := conn.Path()
 		uo := transport.UpdateOptions{
@@ -58,10 +71,16 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 						return transport.Published{}, err
 					}
 				}
+				watchers.Go(func() {
+					if err := pub.Await(watched, n.s.cfg.FetchPatience); errors.Is(err, depot.ErrNotRequested) {
+						n.s.log.WarnContext(watched, "the target has not asked for its payload", "target", n.t.key(), "component", it.Component, "err", err)
+						tell("fetch", func(e *Event) { e.Text = err.Error() })
+					}
+				})
 				return pub, nil
 			},
 			Progress: func(p transport.Progress) {
-				opts.event(n, it.Component, p.Phase, func(e *Event) { e.Done, e.Total, e.Text = p.Done, p.Total, p.Text })
+				tell(p.Phase, func(e *Event) { e.Done, e.Total, e.Text = p.Done, p.Total, p.Text })
 			},
 		}
 		for _, s := range it.Subjects {

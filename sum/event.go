@@ -5,7 +5,8 @@ type Event struct {
 	Target    Target `json:"target"`
 	Component string `json:"component,omitempty"`
 	// Phase is "inventory", "stage", "install", "verify", "recover", or a device's
-	// own word such as "upload", "flash", "reset".
+	// own word such as "upload", "flash", "reset". "fetch" says that a device has
+	// not asked for what it is to fetch, and why that may be.
 	Phase string `json:"phase"`
 	Done  int64  `json:"done,omitempty"`  // bytes, or parts of Total
 	Total int64  `json:"total,omitempty"` // 0: not known

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -31,6 +32,7 @@ type lab struct {
 	decorate func(transport.Transport) transport.Transport
 	journal  string
 	logs     *syncBuffer
+	patience time.Duration // Config.FetchPatience
 }
 
 // syncBuffer is a log that tests read while it is written.
@@ -123,7 +125,7 @@ func (l *lab) resolve(_ context.Context, t sum.Target) (transport.Transport, tra
 func (l *lab) open() *sum.Session {
 	l.t.Helper()
 	s, err := sum.Open(l.t.Context(), sum.Config{
-		Resolve: l.resolve, Journal: l.journal, Installer: l.agents,
+		Resolve: l.resolve, Journal: l.journal, Installer: l.agents, FetchPatience: l.patience,
 		// A range, so that tests do not compete for 63001.
 		Ports:  map[portalloc.Role]portalloc.Policy{portalloc.Port: {First: 20100, Last: 29999, Random: true}},
 		Logger: slog.New(slog.NewTextHandler(l.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),

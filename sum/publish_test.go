@@ -20,6 +20,8 @@ import (
 // gives an offer back.
 type offers struct {
 	forget bool
+	// before, if set, is called with Publish before the driver's Update.
+	before func(context.Context, func(context.Context, transport.PublishRequest) (transport.Published, error)) error
 
 	mu   sync.Mutex
 	urls []string
@@ -80,6 +82,11 @@ func (c *offeringConn) Update(ctx context.Context, p transport.Payload, opts tra
 			pub.Release = func(context.Context) (int64, error) { return 0, nil }
 		}
 		return pub, nil
+	}
+	if c.o.before != nil {
+		if err := c.o.before(ctx, publish); err != nil {
+			return transport.Result{}, err
+		}
 	}
 	return c.Forward.Update(ctx, p, opts)
 }
@@ -299,5 +306,40 @@ func TestPullOddName(t *testing.T) {
 	c.Payload.Files[0].Name = "fw#1 100%.bin"
 	o := deploy(t, n, c)
 	require.Equal(t, sum.Updated, o.Kind, "%+v", o)
+	l.clean(s)
+}
+
+// TestToldEarly: that a device does not come for its payload is reported while
+// the update waits.
+func TestToldEarly(t *testing.T) {
+	l := newLab(t, pull)
+	l.patience = time.Millisecond
+	offered := newOffers(l)
+	c := l.component("7.0", 100_000)
+	told := make(chan sum.Event, 8)
+	offered.before = func(ctx context.Context, publish func(context.Context, transport.PublishRequest) (transport.Published, error)) error {
+		// The fake asks at once for what it is told; it is not told this one.
+		if _, err := publish(ctx, transport.PublishRequest{File: c.Payload.Files[0], Key: "another"}); err != nil {
+			return err
+		}
+		select {
+		case e := <-told:
+			require.Equal(t, c.Name, e.Component)
+			require.Contains(t, e.Text, "from the target to the manager")
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	s := l.open()
+	n := l.nodes(s)[0]
+	out, err := sum.Deploy(t.Context(), n, plan(t, n, c, sum.PlanOptions{}), one(c), sum.DeployOptions{Events: func(e sum.Event) {
+		if e.Phase == "fetch" {
+			told <- e
+		}
+	}})
+	require.NoError(t, err)
+	require.True(t, out[0].Kind.OK(), "%+v", out[0])
+	require.Contains(t, l.logs.String(), "has not asked for its payload")
 	l.clean(s)
 }

@@ -2,6 +2,7 @@ package sum
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,6 +46,13 @@ type Config struct {
 	// Ports are the policies of the manager's ports; nil means the defaults of
 	// the current generation.
 	Ports map[portalloc.Role]portalloc.Policy
+	// TLS configures the server from which targets fetch over https; nil means a
+	// certificate of the session's own, which drivers tell their targets.
+	TLS *tls.Config
+	// FetchPatience is how long a target that is to fetch a payload may take to ask
+	// for it before a warning and an [Event] say that the way back may be blocked;
+	// 0 means 1 min. The update goes on.
+	FetchPatience time.Duration
 	// Logger gets warnings and debug records; nil discards them.
 	Logger *slog.Logger
 }
@@ -95,8 +103,14 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Installer == nil {
 		cfg.Installer = &install.Installer{Source: install.DefaultSource()}
 	}
+	if t := cfg.TLS; t != nil && len(t.Certificates) == 0 && t.GetCertificate == nil && t.GetConfigForClient == nil {
+		return nil, &Error{Step: "open", Err: fmt.Errorf("%w: Config.TLS has no certificate", ErrInvalid)}
+	}
 	if cfg.Redial <= 0 {
 		cfg.Redial = 10 * time.Minute
+	}
+	if cfg.FetchPatience <= 0 {
+		cfg.FetchPatience = time.Minute
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -107,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	}
 	return &Session{
 		cfg: cfg, log: cfg.Logger, books: b,
-		publish: newPublisher(cfg.Ports, cfg.Logger),
+		publish: newPublisher(cfg.Ports, cfg.TLS, cfg.Logger),
 		nodes:   map[string]*Node{}, ended: make(chan struct{}),
 	}, nil
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"io"
+	"time"
 )
 
 // UpdateOptions are the options of Update.
@@ -28,9 +29,13 @@ type UpdateOptions struct {
 	Log io.Writer
 }
 
-// PublishRequest asks for a URL under which one target can fetch one file.
+// PublishRequest asks for a URL under which one target can fetch one file, or
+// the files of a directory.
 type PublishRequest struct {
 	File File
+	// Tree, instead of File, is a directory: the URL ends in a slash, and the names
+	// of the files follow it.
+	Tree []File
 	// Key makes the URL: the same key gives the same URL and port again, so that
 	// a resumed update finds what the device is still fetching.
 	Key string
@@ -40,9 +45,16 @@ type PublishRequest struct {
 	FixedPort uint16
 }
 
-// Published is a file on offer.
+// Published is a file or a directory on offer.
 type Published struct {
 	URL string
+	// Certificate is what the server shows, in DER form, where URL is https and
+	// the caller of the session has not chosen another one: a target that can be
+	// told whom to trust is told this.
+	Certificate []byte
+	// Await returns nil once the target has asked for it. After patience it fails
+	// and says what came instead, and what to do about the way back.
+	Await func(ctx context.Context, patience time.Duration) error
 	// Release takes the offer back and reports the bytes that the target fetched.
 	Release func(ctx context.Context) (fetched int64, err error)
 }

@@ -24,6 +24,9 @@
 //	jobs/<id>.json    its record, and jobs/<id>.log, its output
 //	agent.log
 //
+// On the manager's own host the manager can itself be the agent: [NewInProcess].
+// Then there is neither program nor socket; the rest is the same.
+//
 // # Nothing stays
 //
 // An agent that hears nothing from its manager for the length of its lease, and

@@ -74,25 +74,26 @@ func (p *put) run() (transport.FileInfo, error) {
 	if fi, err := os.Stat(p.file); err == nil && fi.IsDir() {
 		return transport.FileInfo{}, occupied()
 	}
-	if p.ready() {
-		_ = os.Remove(p.part)
-		p.kept.Store(p.f.Size)
-		return p.done()
-	}
 	for range maxTries {
+		if p.ready() {
+			_ = os.Remove(p.part)
+			p.kept.Store(p.f.Size)
+			return p.done()
+		}
 		if err = p.fill(src); err == nil {
 			err = p.rename()
 		}
-		again := errors.Is(err, errRemoved) ||
-			errors.Is(err, transport.ErrIntegrity) && p.kept.Load() > 0 // what was there before was not what it should have been
-		if !again {
-			break
+		switch {
+		case err == nil:
+			return p.done()
+		case errors.Is(err, errRemoved):
+		case errors.Is(err, transport.ErrIntegrity) && p.kept.Load() > 0:
+			// What was there before was not what it should have been.
+		default:
+			return transport.FileInfo{}, err
 		}
 	}
-	if err != nil {
-		return transport.FileInfo{}, err
-	}
-	return p.done()
+	return transport.FileInfo{}, err
 }
 
 // maxTries is how often a Put begins anew because of what others do to its partial
@@ -114,12 +115,10 @@ func (p *put) rename() error {
 	switch {
 	case err == nil:
 		return syncDir(filepath.Dir(p.file))
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	case p.ready():
-		return nil // another Put of the same content has finished our partial file
+	case errors.Is(err, fs.ErrNotExist):
+		return errRemoved // it may be another Put of the same content, which has finished
 	}
-	return errRemoved
+	return err
 }
 
 // sourceError is an error of the file that is to be sent.

@@ -56,6 +56,20 @@ func TestPutIsContinued(t *testing.T) {
 	requireFile(t, dir+"/g", other)
 }
 
+// TestPutFindsItDone: somebody else brought the file in the meantime.
+func TestPutFindsItDone(t *testing.T) {
+	conn := dial(t)
+	data := content(large)
+	dir := tempDir(t)
+	interruptedPut(t, conn, dir+"/f", data)
+	require.NoError(t, os.WriteFile(onDisk(dir+"/f"), data, 0o600))
+	res, err := transport.Put(t.Context(), conn, dir+"/f", transport.BytesFile("f", data), transport.PutOptions{})
+	require.NoError(t, err)
+	require.EqualValues(t, large, res.Kept)
+	require.Zero(t, res.Sent)
+	require.Equal(t, []string{"f"}, names(t, dir))
+}
+
 // TestPutMendsWhatIsWrong: what an interrupted Put left may be damaged, as after
 // a power failure. It does not harm the file, nor keep it from coming about.
 func TestPutMendsWhatIsWrong(t *testing.T) {

@@ -3,6 +3,7 @@ package ssh
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	xssh "golang.org/x/crypto/ssh"
@@ -30,6 +31,33 @@ func (c *conn) openSession(ctx context.Context) (xssh.Channel, <-chan *xssh.Requ
 		case <-ctx.Done():
 			t.Stop()
 			return nil, nil, context.Cause(ctx)
+		}
+	}
+}
+
+// startSession opens a session and has the server start something in it (RFC 4254,
+// section 6.5). It returns no channel if the server refuses. Dropbear closes a
+// session that is opened just when another one ends; what it closed before it
+// answered was not started, so that it can be tried again.
+func (c *conn) startSession(ctx context.Context, request, what string) (xssh.Channel, <-chan *xssh.Request, error) {
+	for try := 1; ; try++ {
+		ch, reqs, err := c.openSession(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		ok, err := do(ctx, c, func() (bool, error) {
+			return ch.SendRequest(request, true, xssh.Marshal(struct{ What string }{what}))
+		}, nil)
+		if err == nil && ok {
+			return ch, reqs, nil
+		}
+		c.bg.Go(func() { xssh.DiscardRequests(reqs) })
+		c.bg.Go(func() { _ = ch.Close() })
+		if err == nil {
+			return nil, nil, nil
+		}
+		if err = c.explain(ctx, err); !errors.Is(err, io.EOF) || c.ctx.Err() != nil || try == 3 {
+			return nil, nil, err
 		}
 	}
 }

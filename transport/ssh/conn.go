@@ -1,7 +1,6 @@
 package ssh
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -254,10 +253,6 @@ func (c *conn) probe(ctx context.Context) error {
 		return err
 	}
 	defer k.end()
-	if bytes.HasPrefix(c.ssh.ServerVersion(), []byte("SSH-2.0-tinyssh")) {
-		return &transport.Error{Op: "dial", Target: c.target, Kind: errors.ErrUnsupported,
-			Hint: "TinySSH ends the connection after one command; use another SSH server"}
-	}
 	c.caps = transport.CapTunnelTCP
 	if c.opts.Elevate == NoElevation {
 		c.caps |= transport.CapTunnelUnix

@@ -74,7 +74,11 @@ func loginAlgorithms(t *testing.T, h *loginHost) {
 					err := s.try(t, ep, transport.ErrRejected, "(Options.LegacyAlgorithms)")
 					require.ErrorContains(t, err, r.says)
 					require.False(t, transport.Temporary(err))
-					require.NotContains(t, s.log(t), "userauth-request")
+					failed := 1
+					if r.name == "host ssh-dss" {
+						failed = 0 // it was not dialled
+					}
+					require.NotContains(t, s.log(t, failed), "userauth-request")
 					continue
 				}
 				if err := s.try(t, ep, r.want, r.says); err != nil {

@@ -62,7 +62,7 @@ func loginTries(t *testing.T, h *loginHost) {
 	err := s.try(t, ep, transport.ErrAuth, "offered 5 keys")
 	require.ErrorContains(t, err, "MaxAuthTries")
 	require.False(t, transport.Temporary(err))
-	require.Contains(t, s.log(t), "Too many authentication failures")
+	require.Contains(t, s.log(t, 1), "Too many authentication failures")
 
 	// A certificate of the agent.
 	s = h.start(t, "TrustedUserCAKeys /etc/rmtest/ca.pub", "AuthorizedKeysFile none")

@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport"
@@ -161,8 +163,18 @@ for try in $(seq 400); do ss -Htln "sport = :$1" | grep -q . && exit; sleep 0.05
 
 func (s *loginServer) logFile() string { return "/run/sshd_" + strconv.Itoa(s.port) + ".log" }
 
-// log is what the server has said so far.
-func (s *loginServer) log(t *testing.T) string { return s.h.on(t).Run("cat", s.logFile()) }
+// preauth is a line about the end of a connection without a login.
+var preauth = regexp.MustCompile(`(?m)^(Connection (closed|reset)|Disconnect|Unable to negotiate|fatal: |Access denied).*\[preauth\]`)
+
+// log is what the server has said once so many logins have failed.
+func (s *loginServer) log(t *testing.T, failed int) (log string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		log = s.h.on(t).Run("cat", s.logFile())
+		return len(preauth.FindAllString(log, -1)) >= failed
+	}, 20*time.Second, 50*time.Millisecond, "the log of the server lacks the end of a connection")
+	return log
+}
 
 // endpoint is where alice logs in with her key.
 func (s *loginServer) endpoint(t *testing.T) transport.Endpoint {
@@ -283,7 +295,7 @@ func loginMethods(t *testing.T, h *loginHost) {
 			r.who(t, &ep)
 			s.try(t, ep, r.want, r.says)
 			if r.want != nil {
-				require.LessOrEqual(t, strings.Count(s.log(t), "Failed password for"), 1, "a secret was offered twice")
+				require.LessOrEqual(t, strings.Count(s.log(t, 1), "Failed password for"), 1, "a secret was offered twice")
 			}
 		})
 	}

@@ -97,17 +97,19 @@ type process struct {
 	as     rights
 	cancel context.CancelCauseFunc
 
-	started  chan struct{} // closed when the script proper begins, or never will
-	start    sync.Once
-	onStart  func() bool
-	outer    atomic.Int32 // how often outerToken came by
-	asked    atomic.Int32 // how often sudo asked for the password
-	pids     atomic.Value // string: the leaders of the process groups
-	exit     transport.Exit
-	exited   bool          // exit is known
-	words    lastWords     // what came on standard error before the script began
-	done     chan struct{} // closed when the streams and the channel have ended
-	out, err *gate
+	started chan struct{} // closed when the script proper begins, or never will
+	start   sync.Once
+	onStart func() bool
+
+	closeInput func()       // may be called often
+	outer      atomic.Int32 // how often outerToken came by
+	asked      atomic.Int32 // how often sudo asked for the password
+	pids       atomic.Value // string: the leaders of the process groups
+	exit       transport.Exit
+	exited     bool          // exit is known
+	words      lastWords     // what came on standard error before the script began
+	done       chan struct{} // closed when the streams and the channel have ended
+	out, err   *gate
 }
 
 // lastWords keeps what a login shell or sudo said last. It is safe for concurrent
@@ -187,26 +189,19 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 		defer watch.Stop()
 		p.onStart = watch.Stop
 	}
-	ch, reqs, err := c.openSession(ctx)
+	ch, reqs, err := c.startSession(ctx, "exec", line)
 	if err != nil {
 		return transport.Exit{}, err
 	}
-	p.ch = ch
+	if ch == nil {
+		return transport.Exit{}, &transport.Error{Op: "run", Kind: transport.ErrRejected, Hint: "the server runs no commands"}
+	}
+	p.ch, p.closeInput = ch, sync.OnceFunc(func() { _ = ch.CloseWrite() })
 	reqsDone := make(chan struct{})
 	c.bg.Go(func() {
 		defer close(reqsDone)
 		p.requests(reqs)
 	})
-	ok, err := do(ctx, c, func() (bool, error) {
-		return ch.SendRequest("exec", true, xssh.Marshal(struct{ Command string }{line}))
-	}, nil)
-	if err != nil || !ok {
-		c.bg.Go(func() { _ = ch.Close() })
-		if err == nil {
-			return transport.Exit{}, &transport.Error{Op: "run", Kind: transport.ErrRejected, Hint: "the server runs no commands"}
-		}
-		return transport.Exit{}, c.explain(ctx, err)
-	}
 	c.bg.Go(func() {
 		defer close(p.done)
 		var wg sync.WaitGroup
@@ -333,7 +328,7 @@ func (p *process) terminate(over func()) {
 }
 
 func (p *process) kill() {
-	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit+killGrace)
 	defer cancel()
 	// What the program prints may be here before its number is, which comes on the
 	// other stream.
@@ -348,8 +343,8 @@ func (p *process) kill() {
 	// That the streams have ended does not say that everybody has who is in the
 	// group.
 	if pids := strings.Fields(strings.Replace(word, alone, "", 1)); len(pids) > 0 {
-		_, err := p.c.run(ctx, func(error) {}, task{script: scriptWith(killScript, pids...), unkillable: true})
-		if err != nil && !ended { // there may be no room for another session
+		err := p.c.killProcesses(ctx, pids)
+		if err != nil && !ended { // no room for another session, or a login shell that takes too long
 			_ = p.signal(ctx, "KILL")
 		}
 		ended = p.within(ctx, killGrace/4, p.done)
@@ -358,6 +353,14 @@ func (p *process) kill() {
 		return // the channel is closed
 	}
 	_, _ = do(ctx, p.c, func() (bool, error) { return true, p.ch.Close() }, nil)
+}
+
+// killProcesses ends processes, which lead process groups or not.
+func (c *conn) killProcesses(ctx context.Context, pids []string) error {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	_, err := c.run(ctx, func(error) {}, task{script: scriptWith(killScript, pids...), unkillable: true})
+	return err
 }
 
 // signal has the server send a signal to the process group of the session.

@@ -160,34 +160,26 @@ func (c *conn) transferSFTP(ctx context.Context) (*sftpClient, error) {
 }
 
 func (c *conn) openSFTP(ctx context.Context, packet int) (*sftpClient, error) {
-	ch, reqs, err := c.openSession(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c.bg.Go(func() { xssh.DiscardRequests(reqs) })
-	c.bg.Go(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) })
 	// What a login shell prints before the protocol begins may look like the start
 	// of a long message, for whose end one would wait for ever.
 	ctx, cancel := context.WithTimeout(ctx, c.opts.ConnectTimeout)
 	defer cancel()
+	ch, reqs, err := c.startSession(ctx, "subsystem", "sftp")
+	if err != nil {
+		return nil, err
+	}
+	if ch == nil {
+		return nil, &transport.Error{Kind: errors.ErrUnsupported, Hint: "the server has no SFTP"}
+	}
+	c.bg.Go(func() { xssh.DiscardRequests(reqs) })
+	c.bg.Go(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) })
 	in := &meter{r: ch}
 	client, err := do(ctx, c, func() (*sftp.Client, error) {
-		ok, err := ch.SendRequest("subsystem", true, xssh.Marshal(struct{ Name string }{"sftp"}))
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nil, &transport.Error{Kind: errors.ErrUnsupported, Hint: "the server has no SFTP"}
-		}
 		return sftp.NewClientPipe(in, ch, sftp.MaxPacketUnchecked(packet))
 	}, func(s *sftp.Client) { _ = s.Close() })
 	if err != nil {
 		c.bg.Go(func() { _ = ch.Close() })
-		var te *transport.Error
-		if !errors.As(err, &te) {
-			err = c.explain(ctx, err)
-		}
-		return nil, err
+		return nil, c.explain(ctx, err)
 	}
 	s := &sftpClient{Client: client, ch: ch, packet: packet, window: min(64, maxWindow/packet), gone: make(chan struct{}), in: in}
 	c.bg.Go(func() {

@@ -58,7 +58,7 @@ func (g *gate) shut() {
 
 // maxNoise bounds what is kept of a login shell's chatter while the token is
 // being looked for.
-const maxNoise = 64 << 10
+const maxNoise = 8 << 10
 
 // awaitToken reads until the token and a word that is good have gone by, and the
 // end of their line, and returns the word and what came afterwards. What is before
@@ -206,11 +206,11 @@ func (p *process) endSudo(pid string) {
 	defer cancel()
 	_, _ = p.c.run(ctx, func(error) {}, task{script: "kill -KILL " + pid, unkillable: true, asUser: true})
 	p.within(ctx, killGrace, p.done)
-	_ = p.ch.CloseWrite()
+	p.closeInput()
 }
 
 func (p *process) pumpStdin() {
-	defer p.ch.CloseWrite()
+	defer p.closeInput()
 	if _, err := io.WriteString(p.ch, p.first); err != nil {
 		return
 	}

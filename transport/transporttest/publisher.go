@@ -32,6 +32,21 @@ type offer struct {
 	file    transport.File
 	open    bool
 	fetched atomic.Int64
+	once    sync.Once
+	asked   chan struct{} // closed at the first request
+}
+
+func (o *offer) await(ctx context.Context, patience time.Duration) error {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-o.asked:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("nobody asked for %s within %v: %w", o.file.Name, patience, transport.ErrTimeout)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // NewPublisher listens on addr, such as "192.0.2.1:0"; "" means a free port of
@@ -74,12 +89,13 @@ func (p *Publisher) Publish(ctx context.Context, r transport.PublishRequest) (tr
 	}
 	o := p.offers[path]
 	if o == nil || o.file.SHA256 != r.File.SHA256 {
-		o = &offer{}
+		o = &offer{asked: make(chan struct{})}
 		p.offers[path] = o
 	}
 	o.file, o.open = r.File, true
 	return transport.Published{
-		URL: "http://" + p.l.Addr().String() + path,
+		URL:   "http://" + p.l.Addr().String() + path,
+		Await: o.await,
 		Release: func(context.Context) (int64, error) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -143,6 +159,7 @@ func (p *Publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+file.Digest()+`"`)
+	o.once.Do(func() { close(o.asked) })
 	http.ServeContent(&countingWriter{w, &o.fetched}, r, "", time.Time{}, f)
 }
 

@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,9 @@ func (r *run) launchInProcess(ctx context.Context) (*installed, error) {
 	client, err := agent.NewInProcess(ctx, agent.InProcessOptions{
 		Target: r.opts.Target, Dir: filepath.FromSlash(r.dir), Shim: hasSelf(r.in.source()), Lease: r.opts.Lease,
 	})
+	if errors.Is(err, transport.ErrBusy) {
+		r.touched = false // what is there is another manager's
+	}
 	if err != nil {
 		return nil, r.fail(nil, err, "")
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/local"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 // ownHost is a lab on the manager's own host: no server, no line.
@@ -343,7 +344,9 @@ func TestInProcessJobRuns(t *testing.T) {
 // disk with it, and the last of its output is known.
 func TestInProcessOutputIsCut(t *testing.T) {
 	l := ownHost(t)
-	a := l.startWith(&install.Installer{InProcess: true}, l.localConn())
+	conn := l.localConn()
+	running := goleak.IgnoreCurrent()
+	a := l.startWith(&install.Installer{InProcess: true}, conn)
 	job := script(t, a, "head -c 20000000 /dev/zero | tr '\\0' a; echo; echo the end")
 	_, err := a.Install(t.Context(), job)
 	require.NoError(t, err)
@@ -357,6 +360,7 @@ func TestInProcessOutputIsCut(t *testing.T) {
 	require.EqualValues(t, 16<<20, fi.Size())
 	_, err = a.Remove(t.Context())
 	require.NoError(t, err)
+	goleak.VerifyNone(t, running)
 }
 
 // TestInProcessUmask: installers get the umask that they expect, and the manager
@@ -402,6 +406,40 @@ func TestInProcessChoosesTheDirectory(t *testing.T) {
 	_, err = in.Start(t.Context(), conn, opts)
 	require.ErrorIs(t, err, full)
 	require.NoDirExists(t, filepath.Join(l.base, "another"))
+}
+
+// TestInProcessStartLeavesNothing ends a start at each of its steps.
+func TestInProcessStartLeavesNothing(t *testing.T) {
+	for _, at := range []string{"stat", "mkdir", "put try.sh", "run try.sh", "remove"} {
+		for _, line := range []bool{true, false} {
+			t.Run(fmt.Sprint(at, ", the connection lives: ", line), func(t *testing.T) {
+				l := ownHost(t)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				conn := l.localConn()
+				begun := false
+				conn.hook = func(op string) error {
+					if begun || !strings.HasPrefix(op, at) {
+						return nil
+					}
+					begun = true
+					if line {
+						cancel()
+						return nil
+					}
+					return &transport.Error{Op: op, Kind: transport.ErrConnLost}
+				}
+				_, err := (&install.Installer{InProcess: true}).Start(ctx, conn, l.opts())
+				if line {
+					require.ErrorIs(t, err, context.Canceled)
+				} else {
+					require.ErrorIs(t, err, transport.ErrConnLost)
+				}
+				require.NoDirExists(t, filepath.Join(l.dir(), "blobs"))
+				require.Empty(t, files(t, l.base))
+			})
+		}
+	}
 }
 
 // TestInProcessElsewhere: a target that is not this host gets an agent as ever.

@@ -38,7 +38,8 @@ type Installer struct {
 	AllowForeign bool
 	// InProcess makes this process the agent of its own host: where a connection
 	// says that it is (transport.Path.SameHost), no program is copied there and no
-	// socket is opened. Targets that are elsewhere get an agent as without it.
+	// socket is opened, whatever Network says. Targets that are elsewhere get an
+	// agent as without it.
 	//
 	// It takes no agent binary. But a program that is killed, or ends before its
 	// job does, can record what came of the job only by another process: by
@@ -150,7 +151,7 @@ func (r *run) check() error {
 		return r.fail(transport.ErrInvalid, fmt.Errorf("%q is not the directory of agent %q", o.Place.Dir, o.ID), "")
 	case !r.conn.Caps().Has(transport.CapFiles | transport.CapRun):
 		return r.fail(errors.ErrUnsupported, nil, "the connection offers "+r.conn.Caps().String()+"; an agent needs files and run")
-	case r.in.inProcess(r.conn) && agent.Supported() != nil:
+	case r.conn.Path().SameHost && agent.Supported() != nil:
 		return r.fail(errors.ErrUnsupported, agent.Supported(), "")
 	case r.in.Network != "" && r.in.Network != "unix" && r.in.Network != "tcp":
 		return r.fail(transport.ErrInvalid, fmt.Errorf("network %q", r.in.Network), `want "unix" or "tcp"`)
