@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"testing"
 	"time"
@@ -188,6 +190,8 @@ func TestErrorsInProcess(t *testing.T) {
 	svc.store.free = func(string) (int64, error) { return 100, nil }
 	_, err := c.Stage(t.Context(), transport.BytesFile("f", make([]byte, 1000)), nil)
 	require.ErrorIs(t, err, transport.ErrNoSpace)
+	full := c.wrap("install", c.ch.(*inProcess).fault(&os.PathError{Op: "write", Err: unix.ENOSPC}))
+	require.ErrorIs(t, full, transport.ErrNoSpace)
 	svc.search = t.TempDir() // this host stays up
 	require.ErrorIs(t, c.Reboot(t.Context(), transport.RebootOptions{}), errors.ErrUnsupported)
 	require.ErrorIs(t, c.Log(t.Context(), "../lock", nil), transport.ErrProtocol)
@@ -217,4 +221,82 @@ func TestEndedJobIsNotBusy(t *testing.T) {
 	resp, err := s.Stop(t.Context(), &channel.StopRequest{Remove: true})
 	require.NoError(t, err)
 	require.Equal(t, []string{s.home.record(job.JobID)}, resp.Left)
+}
+
+// The log of a job is held from before its program begins, for as long as that
+// runs: it is what tells of a program that was not recorded.
+func TestProgramHoldsItsOutput(t *testing.T) {
+	c := newInProcess(t)
+	h := c.ch.(*inProcess).svc.home
+	job := Job{ID: channel.NewJobID(), Argv: []string{"sleep", "600"}}
+	_, err := c.Install(t.Context(), job)
+	require.NoError(t, err)
+	state := func() State {
+		st, err := c.Status(t.Context(), job.ID, 0)
+		require.NoError(t, err)
+		return st.State
+	}
+	running := func() bool { r, err := h.readRecord(job.ID); return err == nil && r.programAlive() }
+	require.Eventually(t, running, time.Minute, time.Millisecond)
+	require.True(t, h.outputHeld(job.ID))
+	_, err = c.Cancel(t.Context(), job.ID)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return state() == Cancelled }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return !h.outputHeld(job.ID) }, time.Minute, time.Millisecond)
+}
+
+// A process that finds itself as the holder of a lock does not end itself.
+func TestTakeOverSparesItself(t *testing.T) {
+	h := home(t.TempDir())
+	lock, err := lockFile(h.lockPath(), true)
+	require.NoError(t, err)
+	defer lock.Close()
+	require.NoError(t, writeLock(lock, holder{process: thisProcess()}))
+	terms := make(chan os.Signal, 1)
+	signal.Notify(terms, unix.SIGTERM)
+	defer signal.Stop(terms)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err = takeOver(ctx, h, holder{Manager: thisProcess()})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Empty(t, terms)
+}
+
+// What an agent that was killed left outside of its directory goes as well.
+func TestInProcessRemovesADeadAgentsSocket(t *testing.T) {
+	h, elsewhere := home(t.TempDir()), t.TempDir()+"/roundsman-1"
+	require.NoError(t, os.Mkdir(elsewhere, 0o700))
+	socket := elsewhere + "/" + SocketName
+	require.NoError(t, os.WriteFile(socket, nil, 0o600))
+	require.NoError(t, writeJSON(h.path(ReadyName), Ready{Network: "unix", Addr: socket}))
+	require.NoError(t, os.WriteFile(h.path(BootstrapName), []byte("{}"), 0o600))
+	c, err := NewInProcess(t.Context(), InProcessOptions{Target: "test", Dir: string(h)})
+	require.NoError(t, err)
+	require.NoDirExists(t, elsewhere)
+	require.NoFileExists(t, h.path(ReadyName))
+	require.NoFileExists(t, h.path(BootstrapName), "it holds keys")
+	require.NoError(t, c.Close(t.Context()))
+}
+
+// The umask of a program is set on a thread that ends: never on the main one,
+// which tells the umask of the process and does not end.
+func TestUmaskOfThreads(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o077))
+	for range 100 {
+		var out strings.Builder
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		cmd := &exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-c", "umask"}, Stdout: w}
+		require.NoError(t, startWithUmask(cmd))
+		require.NoError(t, w.Close())
+		_, err = io.Copy(&out, r)
+		require.NoError(t, err)
+		require.NoError(t, r.Close())
+		require.NoError(t, cmd.Wait())
+		require.Equal(t, "0022\n", out.String())
+		require.Equal(t, 0o077, umask())
+	}
+	byShell := &exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-c", `[ "$(umask) $1" = "0022 it's" ]`, "sh", "it's"}}
+	require.NoError(t, startByShell(byShell))
+	require.NoError(t, byShell.Wait(), "where a container forbids the other way")
 }

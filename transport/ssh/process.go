@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,11 +28,6 @@ type task struct {
 	patience       time.Duration
 	over           func() // called when the program has ended, or the effort to end it; may be nil
 }
-
-const (
-	killGrace = time.Second     // how long a cancelled call waits for its program to end
-	killLimit = 8 * time.Second // how long the effort goes on behind its back
-)
 
 // exec runs a task of the call when there is a place for it, and waits for its
 // end. Errors are ready to be returned to the caller.
@@ -111,45 +105,6 @@ type process struct {
 	done       chan struct{} // closed when the streams and the channel have ended
 	out, err   *gate
 }
-
-// lastWords keeps what a login shell or sudo said last. It is safe for concurrent
-// use.
-type lastWords struct {
-	mu   sync.Mutex
-	text string
-}
-
-// set replaces what is kept by the end of b.
-func (w *lastWords) set(b []byte) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.text = string(b[max(0, len(b)-4096):])
-}
-
-// error quotes the words, without the lines that contain a token of ours. It
-// returns nil if there are none.
-func (w *lastWords) error(tokens ...string) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var kept []string
-	for line := range strings.Lines(w.text) {
-		for _, token := range tokens {
-			if token != "" && strings.Contains(line, token) {
-				line = ""
-			}
-		}
-		if line = strings.TrimSpace(line); line != "" {
-			kept = append(kept, line)
-		}
-	}
-	if len(kept) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%q", strings.Join(kept, "\n"))
-}
-
-// said is what came on standard error before the script began.
-func (p *process) said() error { return p.words.error(p.token, p.as.prompt) }
 
 // run runs a task. When ctx ends, the program is ended, too; cancel ends ctx.
 func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) (transport.Exit, error) {
@@ -238,42 +193,6 @@ func (p *process) result(ctx context.Context) (transport.Exit, error) {
 	return p.exit, nil
 }
 
-// refusal is what sudo said that refused without having asked for the password.
-type refusal struct {
-	words error // or nil
-}
-
-func (r *refusal) Error() string {
-	if r.words == nil {
-		return "sudo said nothing"
-	}
-	return r.words.Error()
-}
-
-// notStarted is why the script never began.
-func (p *process) notStarted() error {
-	e := &transport.Error{Op: "run", Code: exitCode(p.exit), Err: p.said()}
-	if p.outer.Load() > 0 && p.asked.Load() == 0 {
-		e.Err = &refusal{e.Err}
-	}
-	switch {
-	case p.outer.Load() == 0:
-		e.Kind, e.Hint = transport.ErrRejected, "the server did not run sh, but something else"
-	case p.asked.Load() > 1:
-		p.c.sudoRefused.Store(true)
-		e.Kind, e.Code, e.Hint = transport.ErrAuth, transport.Code{}, "sudo refused the password"
-	case p.as.terminal && p.outer.Load() == 1:
-		e.Kind, e.Hint = errors.ErrUnsupported, "script (util-linux) is not installed on the target, or gives no terminal"
-	case p.exit.Code == 126 || p.exit.Code == 127:
-		e.Kind, e.Hint = errors.ErrUnsupported, "sudo is not installed on the target"
-	case p.as.prompt == "":
-		e.Kind, e.Hint = transport.ErrAuth, "sudo wants a password (Options.SudoPassword), or does not let this user in"
-	default:
-		e.Kind, e.Hint = transport.ErrAuth, "sudo does not let this user in"
-	}
-	return e
-}
-
 // requests waits for the end of the program (RFC 4254, section 6.10).
 func (p *process) requests(reqs <-chan *xssh.Request) {
 	for req := range reqs {
@@ -297,95 +216,4 @@ func (p *process) requests(reqs <-chan *xssh.Request) {
 			_ = req.Reply(false, nil)
 		}
 	}
-}
-
-// terminate ends the program of a cancelled call: by a signal to its process
-// group (RFC 4254, section 6.9) where the server passes signals on, and by a kill
-// of its own, which also reaches what runs as root. Whoever called waits a moment
-// for it; the rest happens behind its back, before the connection closes, and then
-// over is called.
-func (p *process) terminate(over func()) {
-	if p.t.unkillable || p.c.lost() {
-		p.c.bg.Go(func() { _ = p.ch.Close() })
-		over()
-		return
-	}
-	p.c.ops.Add(1)
-	finished := make(chan struct{})
-	p.c.bg.Go(func() {
-		defer p.c.ops.Done()
-		defer close(finished)
-		defer over()
-		p.kill()
-	})
-	grace := time.NewTimer(killGrace)
-	defer grace.Stop()
-	select {
-	case <-p.done:
-	case <-finished:
-	case <-grace.C:
-	}
-}
-
-func (p *process) kill() {
-	ctx, cancel := context.WithTimeout(context.Background(), killLimit+killGrace)
-	defer cancel()
-	// What the program prints may be here before its number is, which comes on the
-	// other stream.
-	p.within(ctx, killGrace/4, p.started)
-	word, _ := p.pids.Load().(string)
-	ended := false
-	if !strings.Contains(word, alone) { // else one process alone would get it, and its children get lost
-		_ = p.signal(ctx, "TERM")
-		ended = p.within(ctx, killGrace/4, p.done)
-		word, _ = p.pids.Load().(string)
-	}
-	// That the streams have ended does not say that everybody has who is in the
-	// group.
-	if pids := strings.Fields(strings.Replace(word, alone, "", 1)); len(pids) > 0 {
-		err := p.c.killProcesses(ctx, pids)
-		if err != nil && !ended { // no room for another session, or a login shell that takes too long
-			_ = p.signal(ctx, "KILL")
-		}
-		ended = p.within(ctx, killGrace/4, p.done)
-	}
-	if ended {
-		return // the channel is closed
-	}
-	_, _ = do(ctx, p.c, func() (bool, error) { return true, p.ch.Close() }, nil)
-}
-
-// killProcesses ends processes, which lead process groups or not.
-func (c *conn) killProcesses(ctx context.Context, pids []string) error {
-	ctx, cancel := context.WithTimeout(ctx, killLimit)
-	defer cancel()
-	_, err := c.run(ctx, func(error) {}, task{script: scriptWith(killScript, pids...), unkillable: true})
-	return err
-}
-
-// signal has the server send a signal to the process group of the session.
-func (p *process) signal(ctx context.Context, name string) error {
-	_, err := do(ctx, p.c, func() (bool, error) {
-		return p.ch.SendRequest("signal", false, xssh.Marshal(struct{ Name string }{name}))
-	}, nil)
-	return err
-}
-
-// within waits a while for an event, and reports whether it came.
-func (p *process) within(ctx context.Context, while time.Duration, event <-chan struct{}) bool {
-	t := time.NewTimer(while)
-	defer t.Stop()
-	select {
-	case <-event:
-		return true
-	case <-t.C:
-	case <-ctx.Done():
-	}
-	return false
-}
-
-// lost reports whether the line broke.
-func (c *conn) lost() bool {
-	var lost *lostError
-	return errors.As(context.Cause(c.ctx), &lost)
 }
