@@ -99,6 +99,16 @@ func (x *bench) byScp(from, to string, args ...string) func() {
 
 const gcm = "-caes128-gcm@openssh.com"
 
+// bySSH runs a command on the target with the client of OpenSSH.
+func (x *bench) bySSH(stdin io.Reader, stdout io.Writer, args ...string) {
+	words := slices.Clone(x.scp[2:]) // without -q
+	words[0] = "-p"
+	words = append(append(words, "127.0.0.1"), args...)
+	cmd := exec.CommandContext(x.b.Context(), realtest.Need(x.b, "ssh"), words...)
+	cmd.Stdin, cmd.Stdout = stdin, stdout
+	require.NoError(x.b, cmd.Run())
+}
+
 // put is a whole Put, with login and with the check of what arrived. When it is
 // all there, arrived is set to how long that took.
 func (x *bench) put(opts ssh.Options, arrived *time.Duration) func() {
@@ -199,8 +209,8 @@ func (x *bench) compare(ours func(), peers map[string]func(), more func()) {
 	x.b.ReportMetric(median(cpus[""])*perGiB, "cpu-s/GiB")
 }
 
-// BenchmarkUpload is a whole Put against scp, which checks nothing, and against scp
-// and sha256sum, which do what a Put does. "sent" is how long it took until all
+// BenchmarkUpload is a whole Put against scp and "ssh cat", which check nothing, and
+// against scp and sha256sum, which do what a Put does. "sent" is how long it took until all
 // bytes were on the target, so that it compares with scp alone.
 func BenchmarkUpload(b *testing.B) {
 	for _, tt := range []struct {
@@ -210,7 +220,6 @@ func BenchmarkUpload(b *testing.B) {
 		b.Run(tt.name, func(b *testing.B) {
 			x := newBench(b, benchSize)
 			to := filepath.Join(x.dir, "scp")
-			check := realtest.Need(b, "ssh")
 			scp := x.byScp(x.src, ":"+to)
 			var arrived time.Duration
 			var sent, alone []time.Duration
@@ -221,14 +230,17 @@ func BenchmarkUpload(b *testing.B) {
 					alone = append(alone, time.Since(begin))
 				},
 				"scp-gcm": x.byScp(x.src, ":"+to, gcm),
+				"ssh-cat-gcm": func() {
+					f, err := os.Open(x.src)
+					require.NoError(b, err)
+					defer f.Close()
+					x.bySSH(f, nil, gcm, "cat >"+to)
+				},
 				"scp-and-sha256sum": func() {
 					scp()
-					args := slices.Clone(x.scp[2:])
-					args[1] = "-p" + args[1]
-					args = append(args[1:], "127.0.0.1", "sha256sum "+to)
-					out, err := exec.CommandContext(b.Context(), check, args...).Output()
-					require.NoError(b, err)
-					require.Contains(b, string(out), x.file.Digest())
+					var out strings.Builder
+					x.bySSH(nil, &out, "sha256sum "+to)
+					require.Contains(b, out.String(), x.file.Digest())
 				},
 			}, func() {
 				sent = append(sent, arrived)
@@ -262,6 +274,8 @@ func BenchmarkUploadSFTP(b *testing.B) {
 	b.ReportMetric(median(alone)/median(sent), "sent-speedup-vs-scp")
 }
 
+// BenchmarkDownload is a whole Get. "ssh cat" is what OpenSSH itself makes of one
+// channel.
 func BenchmarkDownload(b *testing.B) {
 	x := newBench(b, benchSize)
 	get := func() {
@@ -278,6 +292,12 @@ func BenchmarkDownload(b *testing.B) {
 	x.compare(get, map[string]func(){
 		"scp":     x.byScp(":"+x.src, filepath.Join(x.dir, "scp")),
 		"scp-gcm": x.byScp(":"+x.src, filepath.Join(x.dir, "scp"), gcm),
+		"ssh-cat-gcm": func() {
+			f, err := os.Create(filepath.Join(x.dir, "cat"))
+			require.NoError(b, err)
+			defer f.Close()
+			x.bySSH(nil, f, gcm, "cat "+x.src)
+		},
 	}, nil)
 }
 

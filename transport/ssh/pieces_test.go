@@ -231,21 +231,23 @@ func TestPiecesWithoutHelp(t *testing.T) {
 	}
 }
 
-// mortal is a connection that breaks once so many bytes were written to it.
+// mortal is a connection that breaks the victim, which may be itself, once left
+// bytes were written.
 type mortal struct {
 	net.Conn
-	left atomic.Int64
+	victim net.Conn
+	left   *atomic.Int64
 }
 
 func newMortal(c net.Conn, bytes int64) *mortal {
-	m := &mortal{Conn: c}
+	m := &mortal{Conn: c, victim: c, left: new(atomic.Int64)}
 	m.left.Store(bytes)
 	return m
 }
 
 func (m *mortal) Write(b []byte) (int, error) {
 	if m.left.Add(-int64(len(b))) < 0 {
-		_ = m.Conn.Close()
+		_ = m.victim.Close()
 	}
 	return m.Conn.Write(b)
 }
@@ -274,11 +276,14 @@ func (f *failing) Read(b []byte) (int, error) {
 func TestPiecesLost(t *testing.T) {
 	content := noise(60*piece + 1)
 	srv := server(t, sshtest.Config{})
+	var first *mortal
 	d := &counted{wrap: func(n int, c net.Conn) net.Conn {
 		if n == 1 {
-			return newMortal(c, 30*piece)
+			first = newMortal(c, 30*piece)
+			return first
 		}
-		return c
+		// How the two share the work is left open: what both have sent counts.
+		return &mortal{Conn: c, victim: first.Conn, left: first.left}
 	}}
 	conn, err := (&ssh.Transport{DialContext: d.dial}).InPieces().Dial(t.Context(), endpointOf(srv))
 	require.NoError(t, err)
