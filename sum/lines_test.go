@@ -2,10 +2,12 @@ package sum_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/roundsman-go/roundsman/sum"
@@ -226,4 +228,38 @@ func TestAgentHangs(t *testing.T) {
 			l.clean(s)
 		})
 	}
+}
+
+// TestLineLostUnderOthers: the step that finds the line lost closes the channel
+// when the calls of the others through it have ended, and not under them.
+func TestLineLostUnderOthers(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, server)
+	s := l.open()
+	n := l.nodes(s)[0]
+	var steps sync.WaitGroup
+	for range 8 {
+		steps.Go(func() {
+			for range 8 {
+				_, err := sum.Inventory(t.Context(), n)
+				assert.NoError(t, err)
+			}
+		})
+	}
+	stop := make(chan struct{})
+	var cutting sync.WaitGroup
+	cutting.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+				l.at[n.Target().Name].Cut()
+			}
+		}
+	})
+	steps.Wait()
+	close(stop)
+	cutting.Wait()
+	l.clean(s)
 }

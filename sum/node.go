@@ -29,12 +29,30 @@ type Node struct {
 
 	mu      sync.Mutex
 	conn    transport.Conn
-	ag      agent.Agent
-	agConn  transport.Conn // the connection that ag was started through
-	place   *agent.Place   // of an agent that was started and not removed, by this run or a dead one
-	reached bool           // a dial succeeded once
-	closing bool           // no further step begins
-	closed  bool           // nothing more is dialled
+	ag      *channelUse
+	place   *agent.Place // of an agent that was started and not removed, by this run or a dead one
+	reached bool         // a dial succeeded once
+	closing bool         // no further step begins
+	closed  bool         // nothing more is dialled
+}
+
+// channelUse is an agent, the connection that it was started through, and the calls
+// to it that are under way: it is closed when they have ended. Who takes it off
+// the node under n.mu keeps others from joining them.
+type channelUse struct {
+	agent.Agent
+	conn  transport.Conn
+	calls sync.WaitGroup
+}
+
+// idle waits for the end of the calls, or of ctx.
+func (u *channelUse) idle(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { u.calls.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // turn is a mutex whose wait ends with a context.
@@ -142,14 +160,17 @@ func (n *Node) withAgent(ctx context.Context, f func(ctx context.Context, ops ag
 		return fmt.Errorf("%w: targets of kind %s have no agent", errors.ErrUnsupported, n.t.Kind)
 	}
 	return n.persist(ctx, func() (bool, error) {
-		ag, conn, err := n.agent(ctx)
+		use, conn, err := n.agent(ctx)
 		if conn == nil {
 			return n.mayReturn(err), err
 		}
 		if err == nil {
-			err = f(ctx, ag)
+			err = func() error {
+				defer use.calls.Done()
+				return f(ctx, use)
+			}()
 		}
-		return n.lost(ctx, conn, ag, err), err
+		return n.lost(ctx, conn, use, err), err
 	})
 }
 
@@ -201,7 +222,7 @@ func (n *Node) mayReturn(err error) bool {
 
 // lost reports whether err means that the connection or the channel through it
 // is gone, and lets go of both if they are still the node's.
-func (n *Node) lost(ctx context.Context, conn transport.Conn, ag agent.Agent, err error) bool {
+func (n *Node) lost(ctx context.Context, conn transport.Conn, ag *channelUse, err error) bool {
 	if err == nil {
 		return false
 	}
@@ -222,22 +243,23 @@ func (n *Node) lost(ctx context.Context, conn transport.Conn, ag agent.Agent, er
 
 // drop lets go of a connection, and of the channel through it, unless others
 // have taken their place. The agent itself goes on.
-func (n *Node) drop(ctx context.Context, conn transport.Conn, ag agent.Agent) {
+func (n *Node) drop(ctx context.Context, conn transport.Conn, ag *channelUse) {
 	n.mu.Lock()
 	if n.conn != conn || (ag != nil && n.ag != nil && n.ag != ag) {
 		n.mu.Unlock()
 		return
 	}
 	ag = n.ag
-	n.conn, n.ag, n.agConn = nil, nil, nil
+	n.conn, n.ag = nil, nil
 	n.mu.Unlock()
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	if ag != nil {
-		_ = ag.Close(ctx) // the line is gone; there is nobody to tell
-	}
 	if conn != nil {
-		_ = conn.Close(ctx)
+		_ = conn.Close(ctx) // and so the calls that other steps make through it end
+	}
+	if ag != nil {
+		ag.idle(ctx)
+		_ = ag.Close(ctx) // the line is gone; there is nobody to tell
 	}
 }
 
@@ -292,18 +314,21 @@ func (n *Node) connect(ctx context.Context) (transport.Conn, error) {
 }
 
 // agent returns the agent and the connection that it was started through,
-// starting it if there is none. On error the connection is returned if there is
-// one: it may be what failed.
-func (n *Node) agent(ctx context.Context) (agent.Agent, transport.Conn, error) {
+// starting it if there is none. The caller ends its use by calls.Done. On error
+// the connection is returned if there is one: it may be what failed.
+func (n *Node) agent(ctx context.Context) (*channelUse, transport.Conn, error) {
 	if err := n.dials.take(ctx); err != nil {
 		return nil, nil, err
 	}
 	defer n.dials.give()
 	n.mu.Lock()
-	ag, conn, place := n.ag, n.agConn, n.place
+	use, place := n.ag, n.place
+	if use != nil {
+		use.calls.Add(1)
+	}
 	n.mu.Unlock()
-	if ag != nil {
-		return ag, conn, nil
+	if use != nil {
+		return use, use.conn, nil
 	}
 	conn, err := n.connect(ctx)
 	if err != nil {
@@ -324,15 +349,27 @@ func (n *Node) agent(ctx context.Context) (agent.Agent, transport.Conn, error) {
 	} else {
 		opts.ID = newID()
 	}
-	ag, err = n.s.cfg.Installer.Start(ctx, conn, opts)
+	ag, err := n.s.cfg.Installer.Start(ctx, conn, opts)
 	if err != nil {
 		return nil, conn, err
 	}
 	p := ag.Place()
+	use = &channelUse{Agent: ag, conn: conn}
+	use.calls.Add(1)
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.ag, n.agConn, n.place = ag, conn, &p
-	return ag, conn, nil
+	n.place = &p
+	current := n.conn == conn
+	if current {
+		n.ag = use
+	}
+	n.mu.Unlock()
+	if !current { // another step found the connection lost just now
+		ctx, cancel := cleanup(ctx)
+		defer cancel()
+		_ = ag.Close(ctx)
+		return nil, conn, &transport.Error{Op: "start", Target: n.t.Address, Kind: transport.ErrConnLost}
+	}
+	return use, conn, nil
 }
 
 func (n *Node) setPlace(p *agent.Place) {
@@ -394,14 +431,15 @@ func (n *Node) close(ctx context.Context) error {
 // be done now the journal keeps it for the next run.
 func (n *Node) removeAgent(ctx context.Context) error {
 	n.mu.Lock()
-	ag, agConn, place, reached := n.ag, n.agConn, n.place, n.reached
-	n.ag, n.agConn = nil, nil
+	ag, place, reached := n.ag, n.place, n.reached
+	n.ag = nil
 	n.mu.Unlock()
 	if place == nil || !reached {
 		return nil // nothing was started, or a dead run's and we never got there
 	}
 	var err error
 	if ag != nil {
+		ag.idle(ctx)
 		if _, err = ag.Remove(ctx); err != nil {
 			cctx, cancel := cleanup(ctx)
 			_ = ag.Close(cctx)
@@ -411,7 +449,7 @@ func (n *Node) removeAgent(ctx context.Context) error {
 	if ag == nil || (err != nil && !errors.Is(err, agent.ErrJobRunning)) {
 		// The channel is lost, perhaps the connection too: one more try by hand.
 		if ag != nil {
-			n.drop(ctx, agConn, nil)
+			n.drop(ctx, ag.conn, nil)
 		}
 		var conn transport.Conn
 		if conn, err = n.dial(ctx); err == nil {
