@@ -115,7 +115,11 @@ func TestSearchPath(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	const applied, failed = transport.VerdictApplied, transport.VerdictFailed
+	const (
+		applied, failed   = transport.VerdictApplied, transport.VerdictFailed
+		staged, notNeeded = transport.VerdictStaged, transport.VerdictNotNeeded
+		reboot            = transport.ActivationReboot
+	)
 	for _, c := range []struct {
 		profile    Profile
 		code       int
@@ -126,8 +130,17 @@ func TestJudge(t *testing.T) {
 		{ProfileZeroOK, 0, applied, ""}, {ProfileZeroOK, 1, failed, ""},
 		{ProfileDeb, 0, applied, ""}, {ProfileDeb, 2, failed, ""},
 		{ProfileRPM, 0, applied, ""}, {ProfileRPM, 5, failed, ""},
-		{ProfileHPELinux, 0, applied, ""}, {ProfileHPELinux, 1, transport.VerdictStaged, transport.ActivationReboot},
-		{ProfileHPELinux, 2, transport.VerdictNotNeeded, ""}, {ProfileHPELinux, 3, failed, ""}, {ProfileHPELinux, 77, failed, ""},
+		{ProfileHPELinux, 0, applied, ""}, {ProfileHPELinux, 1, staged, reboot},
+		{ProfileHPELinux, 2, notNeeded, ""}, {ProfileHPELinux, 3, failed, ""}, {ProfileHPELinux, 77, failed, ""},
+		{ProfileHPELinuxMulti, 0, applied, ""}, {ProfileHPELinuxMulti, 1, staged, reboot}, {ProfileHPELinuxMulti, 2, notNeeded, ""},
+		{ProfileHPELinuxMulti, 3, notNeeded, ""}, {ProfileHPELinuxMulti, 4, failed, ""}, {ProfileHPELinuxMulti, 5, failed, ""},
+		{ProfileHPELinuxMulti, 6, failed, ""}, {ProfileHPELinuxMulti, 7, failed, ""}, {ProfileHPELinuxMulti, 8, failed, ""},
+		{ProfileHPEWindows, 0, failed, ""}, {ProfileHPEWindows, 1, applied, ""}, {ProfileHPEWindows, 2, staged, reboot},
+		{ProfileHPEWindows, 3, notNeeded, ""}, {ProfileHPEWindows, 4, failed, ""},
+		{ProfileMSI, 0, applied, ""}, {ProfileMSI, 3010, staged, reboot}, {ProfileMSI, 1641, staged, reboot},
+		{ProfileMSI, 1603, failed, ""}, {ProfileMSI, 1, failed, ""},
+		{ProfileDellDUP, 0, applied, ""}, {ProfileDellDUP, 1, failed, ""}, {ProfileDellDUP, 2, staged, reboot},
+		{ProfileDellDUP, 3, failed, ""}, {ProfileDellDUP, 6, staged, reboot}, {ProfileDellDUP, 9, failed, ""},
 	} {
 		require.True(t, c.profile.Known())
 		r := c.profile.Judge(transport.Exit{Code: c.code})
@@ -137,4 +150,6 @@ func TestJudge(t *testing.T) {
 		require.Equal(t, failed, c.profile.Judge(transport.Exit{Code: -1, Signal: "KILL"}).Verdict)
 	}
 	require.False(t, Profile("windows").Known())
+	require.Equal(t, failed, Profile("windows").Judge(transport.Exit{}).Verdict)
+	require.Contains(t, ProfileDellDUP.Judge(transport.Exit{Code: 3}).Text, "soft dependency")
 }

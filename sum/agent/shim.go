@@ -282,20 +282,21 @@ func (s *shim) conclude(ps *os.ProcessState, why string, out jobOutput) {
 	exit.Code, exit.Signal = exitOf(ps)
 	s.rec.State, s.rec.Exit = Done, &exit
 	s.rec.Result = s.job.Profile.Judge(exit)
+	note := s.rec.Result.Text
 	if why != reasonNone && exit.Code != 0 {
 		// A program that ends well in spite of the signal has done its work.
-		note := fmt.Sprintf("timed out after %v", s.job.Timeout)
+		note = fmt.Sprintf("timed out after %v", s.job.Timeout)
 		s.rec.Result.Verdict, s.rec.Result.Activation = transport.VerdictFailed, transport.ActivationNone
 		if why == reasonCancel {
 			note = "cancelled"
 			s.rec.State = Cancelled
 			s.rec.Result.Verdict = transport.VerdictUnknown // it had begun
 		}
-		s.rec.Result.Text = note + "\n" + tail(last, maxText-len(note)-1)
-		s.rec.Result.Text = strings.TrimSpace(s.rec.Result.Text)
-		return
 	}
 	s.rec.Result.Text = tail(last, maxText)
+	if note != "" {
+		s.rec.Result.Text = strings.TrimSpace(note + "\n" + tail(last, maxText-len(note)-1))
+	}
 }
 
 // save updates the record of a running job. A failure is not the program's

@@ -147,7 +147,7 @@ func TestBadManifests(t *testing.T) {
 		"force twice":       {e(`"-s"`, `"{force}"`), "install", ErrInvalid, "twice"},
 		"no force":          {e(`"{force}", `, ``), "install", ErrInvalid, "no place"},
 		"force for nothing": {e(`"rewrite_args": ["-f"], "downgrade_args": ["-g", "-f2"],`, ``), "install", ErrInvalid, "stands for nothing"},
-		"profile":           {e(`"hpe-linux"`, `"msi"`), "profile", ErrInvalid, "msi"},
+		"profile":           {e(`"hpe-linux"`, `"exe"`), "profile", ErrInvalid, "exe"},
 		"negative timeout":  {e(`3600`, `-1`), "timeout_seconds", ErrInvalid, ""},
 		"long timeout":      {e(`3600`, `9223372036854775807`), "timeout_seconds", ErrInvalid, ""},
 		"env":               {e(`"RM_QUIET=a=b"`, `"LD_PRELOAD=secret"`), "env[0]", ErrInvalid, "LD_PRELOAD"},
