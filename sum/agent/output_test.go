@@ -133,7 +133,7 @@ func TestJudge(t *testing.T) {
 		{ProfileHPELinux, 0, applied, ""}, {ProfileHPELinux, 1, staged, reboot},
 		{ProfileHPELinux, 2, notNeeded, ""}, {ProfileHPELinux, 3, failed, ""}, {ProfileHPELinux, 77, failed, ""},
 		{ProfileHPELinuxMulti, 0, applied, ""}, {ProfileHPELinuxMulti, 1, staged, reboot}, {ProfileHPELinuxMulti, 2, notNeeded, ""},
-		{ProfileHPELinuxMulti, 3, notNeeded, ""}, {ProfileHPELinuxMulti, 4, failed, ""}, {ProfileHPELinuxMulti, 5, failed, ""},
+		{ProfileHPELinuxMulti, 3, notNeeded, ""}, {ProfileHPELinuxMulti, 4, failed, ""}, {ProfileHPELinuxMulti, 5, transport.VerdictCancelled, ""},
 		{ProfileHPELinuxMulti, 6, failed, ""}, {ProfileHPELinuxMulti, 7, failed, ""}, {ProfileHPELinuxMulti, 8, failed, ""},
 		{ProfileHPEWindows, 0, failed, ""}, {ProfileHPEWindows, 1, applied, ""}, {ProfileHPEWindows, 2, staged, reboot},
 		{ProfileHPEWindows, 3, notNeeded, ""}, {ProfileHPEWindows, 4, failed, ""},

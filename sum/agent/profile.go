@@ -36,6 +36,7 @@ var (
 	reboot    = meaning{verdict: transport.VerdictStaged, activation: transport.ActivationReboot}
 	notNeeded = meaning{verdict: transport.VerdictNotNeeded}
 	unproven  = meaning{verdict: transport.VerdictUnknown}
+	cancelled = meaning{verdict: transport.VerdictCancelled, text: "somebody cancelled it on the target before anything was installed"}
 )
 
 func failed(text string) meaning { return meaning{verdict: transport.VerdictFailed, text: text} }
@@ -74,7 +75,7 @@ var profiles = map[Profile]struct {
 		2: notNeeded, // the same version is there
 		3: notNeeded, // a newer version, or no hardware for it
 		4: failed("the component did not find the node"),
-		5: failed("the component was cancelled on the target"),
+		5: cancelled,
 		6: failed("something that the component depends on is missing, or its tool failed"),
 		7: failed("the component reports that the installation failed"),
 	}},

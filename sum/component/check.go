@@ -31,6 +31,11 @@ const (
 // servers are the kinds of target on which an agent runs commands.
 var servers = []string{"windows", "linux", "local"}
 
+// onServers reports whether agents run a component for these kinds.
+func onServers(kinds []string) bool {
+	return len(kinds) == 0 || slices.ContainsFunc(kinds, func(k string) bool { return slices.Contains(servers, k) })
+}
+
 var kindName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
 // check says what is wrong with a description, files aside.
@@ -124,8 +129,7 @@ func (c *Component) checkInstall() error {
 		}
 	}
 	if len(c.Install) == 0 {
-		onServer := len(c.Kinds) == 0 || slices.ContainsFunc(c.Kinds, func(k string) bool { return slices.Contains(servers, k) })
-		if onServer {
+		if onServers(c.Kinds) {
 			return bad("install", errors.New("empty"), "give the command, or name in kinds the devices that update themselves")
 		}
 		return nil

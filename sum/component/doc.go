@@ -29,7 +29,9 @@
 //	                 clean slash-separated paths below the directory of
 //	                 component.json; sha256 and size are verified where given.
 //	install          list: program and arguments. Required unless kinds names only
-//	                 devices that update themselves.
+//	                 devices that update themselves, or the only file is a .deb or
+//	                 .rpm: then it is installed as it would be without component.json,
+//	                 and profile, rewrite_args and downgrade_args are left out, too.
 //	rewrite_args     list: what "{force}" stands for to install the same version again
 //	downgrade_args   list: what "{force}" stands for to install an older version
 //	profile          how the exit status is understood: "zero-ok", "deb", "rpm", "msi",
@@ -42,11 +44,11 @@
 //
 // At most one of package, device and probe says what the component changes, and
 // so how its version is read before and after. A package manager only knows that
-// its package is there. An .rpm that merely carries a setup program for firmware
-// therefore needs a component.json with the device: it is updated when the
-// device reports the version, not when the package is installed. Load refuses
-// such an .rpm of HPE on its own. With none of the three nothing can be compared
-// or proven.
+// its package is there. HPE's packages of firmware only lay out a setup program:
+// such an .rpm is installed, and the program run, but the version of the package
+// is not that of a device. It takes a component.json with the device, or a probe,
+// to prove that the device reports the version. With none of the three nothing
+// can be compared or proven, and the outcome is Unverified.
 //
 // A device matches when its class is the given one and it has one of the
 // hardware IDs, whatever their case: "pci:8086:1572:103c:22fd", "pci:8086:1572",

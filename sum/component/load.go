@@ -1,6 +1,7 @@
 package component
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -72,29 +73,14 @@ func load(ctx context.Context, path string) (*Component, error) {
 		return nil, err
 	}
 	defer f.Close()
-	head := make([]byte, 512)
-	n, err := io.ReadFull(f, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return nil, err
-	}
-	head = head[:n]
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	var c *Component
+	c, err := readPackage(f)
 	switch {
-	case bytes.HasPrefix(head, []byte("!<arch>\n")):
-		c, err = readDeb(f, fi.Size())
-	case bytes.HasPrefix(head, []byte{0xed, 0xab, 0xee, 0xdb}):
-		c, err = readRPM(f)
-	case strings.EqualFold(filepath.Ext(path), ".json") || bytes.HasPrefix(bytes.TrimSpace(head), []byte("{")):
-		c, err := loadManifest(ctx, f, filepath.Dir(path))
-		return c, at(path, err)
-	default:
-		return nil, &Error{File: path, Kind: ErrInvalid, Err: errors.New("neither a .deb nor an .rpm nor JSON"),
-			Hint: "describe it in a " + ManifestName + " beside it"}
-	}
-	if err != nil {
+	case errors.Is(err, errNoPackage):
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		return loadOther(ctx, f, path)
+	case err != nil:
 		return nil, at(path, err)
 	}
 	if err := c.check(); err != nil {
@@ -111,6 +97,42 @@ func load(ctx context.Context, path string) (*Component, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// errNoPackage is the error of readPackage for other files.
+var errNoPackage = errors.New("neither a .deb nor an .rpm")
+
+// readPackage reads the headers of a package.
+func readPackage(f *os.File) (*Component, error) {
+	var magic [8]byte
+	if _, err := io.ReadFull(f, magic[:]); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	switch {
+	case string(magic[:]) == "!<arch>\n":
+		return readDeb(f, fi.Size())
+	case [4]byte(magic[:4]) == [4]byte{0xed, 0xab, 0xee, 0xdb}:
+		return readRPM(f)
+	}
+	return nil, errNoPackage
+}
+
+// loadOther loads what is no package.
+func loadOther(ctx context.Context, f *os.File, path string) (*Component, error) {
+	r := bufio.NewReader(f)
+	if head, _ := r.Peek(512); strings.EqualFold(filepath.Ext(path), ".json") || bytes.HasPrefix(bytes.TrimSpace(head), []byte("{")) {
+		c, err := loadManifest(ctx, r, filepath.Dir(path))
+		return c, at(path, err)
+	}
+	return nil, &Error{File: path, Kind: ErrInvalid, Err: errors.New("neither a .deb nor an .rpm nor JSON"),
+		Hint: "describe it in a " + ManifestName + " beside it"}
 }
 
 // at adds the file to an error of this package and makes one of any other.
@@ -141,16 +163,19 @@ func loadManifest(ctx context.Context, r io.Reader, dir string) (*Component, err
 	if err != nil {
 		return nil, err
 	}
-	c, err := m.component()
-	if err != nil {
-		return nil, err
-	}
 	// No name, and no symbolic link, leads out of the directory.
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
+	if err := m.fromPackage(root); err != nil {
+		return nil, err
+	}
+	c, err := m.component()
+	if err != nil {
+		return nil, err
+	}
 	var missing []string
 	for i, mf := range m.Files {
 		fi, err := root.Stat(mf.Name)

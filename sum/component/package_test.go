@@ -177,23 +177,6 @@ func TestRealRPM(t *testing.T) {
 	}
 }
 
-func TestRPMThatOnlyCarriesFirmware(t *testing.T) {
-	path := buildRPM(t, spec("", "/usr/lib/x86_64-linux-gnu/scexe-compat"), "-bb")
-	_, err := Load(t.Context(), path)
-	require.ErrorIs(t, err, ErrInvalid)
-	require.ErrorContains(t, err, "updates no device")
-
-	// Described, it is accepted, and the device decides.
-	dir := filepath.Dir(path)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, ManifestName), fmt.Appendf(nil, `{"name":"fw","version":"2.36","scheme":"hpe",
-		"device":{"class":"bios","hardware_ids":["product:ProLiant DL380 Gen10"],"part":"firmware"},
-		"files":[{"name":%q},{"name":"run"}],"install":["./run"],"profile":"hpe-linux"}`, filepath.Base(path)), 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "run"), []byte("#!/bin/sh\n"), 0o600))
-	c, err := Load(t.Context(), dir)
-	require.NoError(t, err)
-	require.NotNil(t, c.Match.Device)
-}
-
 func TestSourceRPM(t *testing.T) {
 	_, err := Load(t.Context(), buildRPM(t, spec("", "/x"), "-bs"))
 	require.ErrorIs(t, err, ErrInvalid)

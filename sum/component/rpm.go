@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/cavaliergopher/rpm"
 
@@ -55,11 +53,7 @@ func readRPM(r io.Reader) (*Component, error) {
 	if !packageName.MatchString(name) || !version.Valid(version.RPM, ver) || !archName.MatchString(arch) {
 		return nil, fmt.Errorf("package %.80q, version %.80q, architecture %.80q: one of them is not valid", name, ver, arch)
 	}
-	if carriesSetup(p) {
-		return nil, &Error{Kind: ErrInvalid, Err: errors.New("the package only carries a setup program for firmware; installing it updates no device"),
-			Hint: "describe it in a " + ManifestName + " with the device that it updates and the command that runs the setup program"}
-	}
-	return &Component{
+	c := &Component{
 		Name: name, Version: ver, Scheme: version.RPM, Description: summary(p.Summary()), Kinds: packageKinds,
 		Match:   Match{Package: &PackageMatch{Source: RPM, Name: name, Arch: arch}},
 		Payload: transport.Payload{Name: name, Version: ver, Files: []transport.File{{Name: file}}},
@@ -67,15 +61,11 @@ func readRPM(r io.Reader) (*Component, error) {
 		Install:     []string{"rpm", "-U", Force, "./" + file},
 		RewriteArgs: []string{"--replacepkgs"}, DowngradeArgs: []string{"--oldpackage"},
 		Profile: agent.ProfileRPM, Timeout: packageTimeout, NoKill: true,
-	}, nil
-}
-
-// carriesSetup recognises HPE's packages of firmware by where they put their
-// setup program.
-func carriesSetup(p *rpm.Package) bool {
-	return slices.ContainsFunc(p.Header.GetTag(tagDirnames).StringSlice(), func(dir string) bool {
-		return strings.Contains(dir, "/scexe-compat/") || strings.Contains(dir, "/hp-scexe-compat/")
-	})
+	}
+	if program := setupProgram(p); program != "" {
+		c.withSetup(program)
+	}
+	return c, nil
 }
 
 // rpmHeaders returns the lead and both headers of a package, after checking what
