@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/stretchr/testify/require"
 )
 
@@ -100,4 +102,36 @@ func TestKill(t *testing.T) {
 		require.NoError(t, j.Retire(t.Context()))
 		require.Equal(t, Ended, only(t, dir).State)
 	}
+}
+
+// TestKilledWhileForking: a child that has not executed its program yet still has
+// the lock of the process that was killed.
+func TestKilledWhileForking(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	dir := newDir(t)
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), "JOURNAL_TEST_VICTIM="+dir)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	_, err = bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	run := only(t, dir)
+	require.Equal(t, Live, run.State)
+
+	// This process takes the part of the child: with the lock, and not the owner.
+	lock := flock.New(lockPath(run.Path))
+	taken := make(chan error, 1)
+	go func() { taken <- lock.Lock() }()
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	require.NoError(t, <-taken)
+	released := make(chan error, 1)
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		released <- lock.Unlock()
+	}()
+	require.Equal(t, Dead, only(t, dir).State)
+	require.NoError(t, <-released)
 }

@@ -128,11 +128,37 @@ func (r *Run) look() error {
 	if err != nil {
 		return err
 	}
+	if live && r.holderIsGone(f) {
+		// A process that is killed while it starts another leaves its lock to that
+		// one until it executes its program.
+		for end := time.Now().Add(adoptWait); live && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+			if live, err = held(r.Path); err != nil {
+				return err
+			}
+		}
+	}
 	r.State = Dead
 	if live {
 		r.State = Live
 	}
 	return nil
+}
+
+// holderIsGone reports whether the process that took the run last is known to be
+// no more.
+func (r *Run) holderIsGone(f *os.File) bool {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return false
+	}
+	last := r.Owner
+	for rec, err := range scan(f, r.Path) {
+		var by adopted
+		if err == nil && rec.Kind == kindAdopted && json.Unmarshal(rec.Data, &by) == nil {
+			last = by.Owner
+		}
+	}
+	return last.PID > 0 && last.Host == self().Host && isGone(last.PID)
 }
 
 // endsRetired reports whether the last record of a file is the one that Retire
