@@ -156,7 +156,7 @@ func ContextError(ctx context.Context, op, target string, err error) error {
 	return &Error{Op: op, Target: target, Kind: cerr, Err: err}
 }
 
-func unsupported(op, what string) error {
+func unsupported(op, what string) *Error {
 	return &Error{Op: op, Kind: errors.ErrUnsupported, Hint: "this connection does not offer " + what}
 }
 

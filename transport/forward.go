@@ -35,7 +35,11 @@ var _ interface {
 	Updater
 	Undoer
 	Rebooter
+	Explainer
 } = Forward{}
+
+// WhyNot implements Explainer.
+func (f Forward) WhyNot(want Caps) error { return whyNot(f.Conn, want) }
 
 // Stat implements FileStore.
 func (f Forward) Stat(ctx context.Context, name string) (FileInfo, error) {

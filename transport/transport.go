@@ -129,5 +129,20 @@ func need(conn Conn, op string, want Caps) error {
 	if conn.Caps().Has(want) {
 		return nil
 	}
-	return unsupported(op, want.String())
+	e := unsupported(op, want.String())
+	e.Err = whyNot(conn, want)
+	return e
+}
+
+// Explainer is what a Conn may implement beside the capabilities: WhyNot says why
+// it lacks a capability that others of its kind have, such as what the target
+// answered to the attempt, or returns nil. The errors of what needs the capability
+// wrap it.
+type Explainer interface{ WhyNot(want Caps) error }
+
+func whyNot(conn Conn, want Caps) error {
+	if e, ok := conn.(Explainer); ok {
+		return e.WhyNot(want)
+	}
+	return nil
 }

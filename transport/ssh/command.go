@@ -94,9 +94,14 @@ func commandLine(script string) (line, input string) {
 
 func byLine(script string) string { return "exec " + shC(script) }
 
-// byInput reads single bytes, because nothing behind the script may be read.
 func byInput(script string) (line, input string) {
-	return fmt.Sprintf(`exec sh -c 'eval "$(dd bs=1 count=%d 2>/dev/null)"' sh`, len(script)), script
+	return "exec sh -c '" + readScript(len(script)) + "' sh", script
+}
+
+// readScript runs the script that so many bytes of standard input are. It reads
+// single bytes, because nothing behind them may be read.
+func readScript(bytes int) string {
+	return fmt.Sprintf(`eval "$(dd bs=1 count=%d 2>/dev/null)"`, bytes)
 }
 
 // outerToken says on standard error that a POSIX sh was reached, whatever becomes

@@ -20,7 +20,8 @@ type conn struct {
 
 	caps  transport.Caps
 	path  transport.Path
-	shell bool // a POSIX sh can be had
+	shell bool  // a POSIX sh can be had
+	noSh  error // why not
 
 	terminal    bool        // sudo wants a terminal
 	sudoRefused atomic.Bool // sudo has refused the password
@@ -211,8 +212,18 @@ func (c *conn) Caps() transport.Caps { return c.caps }
 // Path implements transport.Conn.
 func (c *conn) Path() transport.Path { return c.path }
 
-// Close implements transport.Conn. Programs that still run are ended.
-func (c *conn) Close(ctx context.Context) error {
+// WhyNot implements transport.Explainer.
+func (c *conn) WhyNot(want transport.Caps) error {
+	if c.caps.Has(want) || want&(transport.CapRun|transport.CapFiles) == 0 {
+		return nil
+	}
+	return c.noSh
+}
+
+// Close implements transport.Conn. Programs that still run are ended. It is
+// ErrTimeout if something of the connection hangs all the same, such as a writer of
+// the caller's.
+func (c *conn) Close(ctx context.Context) (err error) {
 	c.once.Do(func() {
 		c.mu.Lock()
 		c.closing = true
@@ -224,13 +235,15 @@ func (c *conn) Close(ctx context.Context) error {
 		defer cancel()
 		wait(patience, &c.ops)
 		_ = c.line.Close()
-		wait(grace, &c.bg)
+		if !wait(grace, &c.bg) {
+			err = &transport.Error{Op: "close", Target: c.target, Kind: transport.ErrTimeout}
+		}
 	})
-	return nil
+	return err
 }
 
-// wait waits for wg until ctx ends.
-func wait(ctx context.Context, wg *sync.WaitGroup) {
+// wait waits for wg until ctx ends, and reports whether wg was first.
+func wait(ctx context.Context, wg *sync.WaitGroup) bool {
 	done := make(chan struct{})
 	go func() {
 		wg.Wait()
@@ -238,6 +251,8 @@ func wait(ctx context.Context, wg *sync.WaitGroup) {
 	}()
 	select {
 	case <-done:
+		return true
 	case <-ctx.Done():
+		return false
 	}
 }

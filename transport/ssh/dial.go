@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -64,7 +65,7 @@ type dialer struct {
 	in   bool // the user is logged in
 	// twin is the connection to which a second one is made, or nil.
 	twin  *conn
-	shown []byte // the host key
+	shown atomic.Pointer[[]byte] // the host key, once it was accepted
 }
 
 func (d *dialer) dial(ctx context.Context) (*conn, error) {
@@ -102,13 +103,16 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 	}
 	d.in = true
 	c := newConn(d.ep.Address, d.opts, d.line, sc, chans, reqs)
-	c.hostKey, c.bulk = d.shown, d.t.bulk.orDefault()
+	c.hostKey, c.bulk = *d.shown.Load(), d.t.bulk.orDefault()
 	if d.twin != nil {
 		c.takeAfter(d.twin)
-	} else if err := c.probe(ctx); err != nil {
-		stop()
-		_ = c.Close(ctx)
-		return nil, d.endError(ctx, err)
+	} else {
+		d.v.goOn() // a slow login is no sign of a slow shell
+		if err := c.probe(ctx); err != nil {
+			stop()
+			_ = c.Close(ctx)
+			return nil, d.endError(ctx, err)
+		}
 	}
 	if !stop() {
 		_ = c.Close(ctx)

@@ -99,8 +99,10 @@ func (c *conn) fail(ctx context.Context, op, path string, err error) error {
 	}
 	var te *transport.Error
 	if errors.As(err, &te) {
-		if te.Target == "" { // made where call and target were not known
-			te.Op, te.Target, te.Path = op, c.target, path
+		if err == error(te) && te.Target == "" { // made where call and target were not known, and perhaps kept
+			own := *te
+			own.Op, own.Target, own.Path = op, c.target, path
+			return &own
 		}
 		return err
 	}

@@ -208,10 +208,14 @@ func (c *conn) Get(ctx context.Context, name string, w io.Writer, opts transport
 func (k *call) shellGet(abs string, w io.Writer, opts transport.GetOptions, watch *stall) error {
 	var errs head
 	errs.limit = 4096
+	n := &counter{w: w}
 	exit, err := k.exec(task{
 		script: scriptWith(getScript, abs, strconv.FormatInt(opts.Offset+1, 10), strconv.FormatInt(opts.Limit, 10)),
-		stdout: w, stderr: &errs, stallOut: watch,
+		stdout: n, stderr: &errs, stallOut: watch,
 	})
+	if err == nil && exit == (transport.Exit{}) && opts.Limit > 0 && n.sum() < opts.Limit && errs.Len() > 0 {
+		exit.Code = exitOther // the first program of a pipe failed, of which the shell does not tell
+	}
 	if err == nil && exit != (transport.Exit{}) {
 		err = k.exitError(exit, errs.String())
 	}

@@ -42,8 +42,9 @@ type Options struct {
 	// SudoPassword is what sudo is told when it asks. Without it, sudo must not ask.
 	SudoPassword transport.Secret
 
-	// ConnectTimeout bounds connecting, key exchange and login; 0 means 30 s. The
-	// time that Trust.FirstUse takes does not count.
+	// ConnectTimeout bounds connecting, key exchange and login, and after that the
+	// first answer of the login shell; 0 means 30 s. The time that Trust.FirstUse
+	// takes does not count.
 	ConnectTimeout time.Duration
 	// StallTimeout ends a transfer of which no byte moved for so long, with
 	// ErrTimeout; 0 means 2 minutes, below 0 never.

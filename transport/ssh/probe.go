@@ -42,6 +42,7 @@ func (c *conn) probe(ctx context.Context) error {
 	default:
 		// What kept the command from running is no failure of the dial: there are
 		// servers for files and for forwarding alone.
+		c.noSh = err
 		if _, err := c.sftp(k.ctx); err == nil {
 			c.caps |= transport.CapFiles
 		} else if k.ctx.Err() != nil {

@@ -18,7 +18,9 @@ import (
 // task is a script to run on the target.
 type task struct {
 	script         string
+	private        string    // the first bytes of standard input, which the script reads
 	stdin          io.Reader // nil: none
+	mayHang        bool      // a read from stdin may never return: nobody waits for it
 	stdout, stderr io.Writer // nil: dropped
 	buf            int       // bytes of each write to standard input; 0 means 32 KiB
 	stallIn        *stall    // watches writes to standard input; nil: they may take as long as they like
@@ -96,6 +98,7 @@ type process struct {
 	onStart func() bool
 
 	closeInput func()       // may be called often
+	deaf       atomic.Bool  // nothing more is read from stdin
 	outer      atomic.Int32 // how often outerToken came by
 	asked      atomic.Int32 // how often sudo asked for the password
 	pids       atomic.Value // string: the leaders of the process groups
@@ -167,7 +170,12 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 		p.begun()
 		_ = ch.Close()
 	})
-	c.bg.Go(p.pumpStdin)
+	defer p.deaf.Store(true)
+	if t.mayHang && t.stdin != nil {
+		go p.pumpStdin()
+	} else {
+		c.bg.Go(p.pumpStdin)
+	}
 
 	select {
 	case <-p.done:

@@ -34,14 +34,18 @@ hash() {
 	[ -n "$H" ] || return 77
 	digest <"$1" || return 80
 }
+# own PATH: whether this is a plain file of our own. Nothing else is written to, and
+# not everything else is refused by noclobber.
+own() { [ -f "$1" ] && ! [ -L "$1" ] && [ -O "$1" ]; }
 # lack KIB: the exit status for a write to $p that failed with KIB to go.
 lack() {
 	(
 	[ -w "$d" ] || exit 72
+	reads "$d"
 	full "$d" "$1"
 	# df shows room, but a quota may leave none.
 	rm -f "$p.x"
-	(umask 077; set -C; echo x >"$p.x") 2>/dev/null; r=$?
+	(umask 077; set -C; : >"$p.x") 2>/dev/null && own "$p.x" && echo x 2>/dev/null >"$p.x"; r=$?
 	rm -f "$p.x"
 	[ $r = 0 ] || exit 81
 	exit 80
@@ -58,22 +62,24 @@ f=$1 p=$2 n=$3 h=$4 d=$5 m=$6
 [ -d "$f" ] && exit 73
 # Others could change their own file later, so it is replaced, as a link is.
 ready() {
-	[ -f "$f" ] && ! [ -L "$f" ] && [ -O "$f" ] && [ -r "$f" ] && [ "$(size "$f")" = "$n" ] && [ "$(hash "$f")" = "$h" ] && chmod "$m" "$f"
+	own "$f" && [ -r "$f" ] && [ "$(size "$f")" = "$n" ] && [ "$(hash "$f")" = "$h" ] && chmod "$m" "$f"
 }
 if ready 2>/dev/null; then rm -f "$p"; echo done; rec "$f" x; exit 0; fi
 s=0
 if [ -e "$p" ] || [ -L "$p" ]; then
 	# Nothing but a plain file of our own is continued: others could change it later.
-	if [ -f "$p" ] && ! [ -L "$p" ] && [ -O "$p" ] && [ -w "$p" ] && s=$(size "$p") && [ "$s" -le "$n" ]; then :
+	if own "$p" && [ -w "$p" ] && s=$(size "$p") && [ "$s" -le "$n" ]; then :
 	else rm -f "$p" || exit 72; s=0
 	fi
 fi
 if ! [ -e "$p" ]; then
 	(umask 077; set -C; : >"$p") || {
 		[ -w "$d" ] && [ -x "$d" ] || exit 72
+		reads "$d"
 		full "$d" 4
 		exit 80
 	}
+	own "$p" || exit 72
 fi
 `
 
@@ -104,6 +110,8 @@ fi
 const putEnd = `
 chmod "$m" "$p" || exit 72
 [ -d "$f" ] && exit 73
+# Or the name might be there after a loss of power, and the bytes not.
+sync "$p" 2>/dev/null
 mv -f "$p" "$f" || exit 72
 rec "$f" x
 `
@@ -204,7 +212,7 @@ fi
 // laneScript PARTIAL SIZE DIR is a second lane to the same partial file.
 const laneScript = digests + laneFunc + `
 p=$1 n=$2 d=$3
-[ -f "$p" ] && ! [ -L "$p" ] && [ -O "$p" ] && [ -w "$p" ] || exit 72
+own "$p" && [ -w "$p" ] || exit 72
 exec 3>&1
 lane
 `

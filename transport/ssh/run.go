@@ -14,7 +14,12 @@ import (
 // permission or because of its file system, as 126. With a sudo that wants a
 // terminal, a signal that ended the program shows as 128 plus its number. Run returns when the program has ended and whatever
 // it started has closed the output; what it leaves behind should redirect its
-// own. A read from cmd.Stdin that is going on then is not waited for.
+// own. A read from cmd.Stdin that is going on then is not waited for, neither by
+// Run nor by Close.
+//
+// Variables go by standard input, so that neither sudo nor its log shows them. In
+// the target's process list they are for the instant in which env(1) becomes the
+// program.
 //
 // When ctx ends, the process group of the program gets SIGTERM, and SIGKILL
 // about two seconds later if that was not enough.
@@ -31,7 +36,16 @@ func (c *conn) Run(ctx context.Context, cmd transport.Command) (transport.Exit, 
 	if hint := badCommand(cmd); hint != "" {
 		return transport.Exit{}, c.invalid("run", program, hint)
 	}
-	return k.exec(task{script: argvScript(cmd.Argv, cmd.Env), stdin: cmd.Stdin, stdout: cmd.Stdout, stderr: cmd.Stderr})
+	t := task{script: argvScript(cmd.Argv, cmd.Env), stdin: cmd.Stdin, stdout: cmd.Stdout, stderr: cmd.Stderr, mayHang: true}
+	if len(cmd.Env) > 0 {
+		// As arguments they would be in the process list for as long as the program
+		// runs, and in the log of sudo.
+		if len(t.script) > maxStrings {
+			return transport.Exit{}, k.fail(tooLong(maxStrings))
+		}
+		t.private, t.script = t.script, readScript(len(t.script))
+	}
+	return k.exec(t)
 }
 
 const longString = "no argument or variable has more than 128 KiB; hand long values over by standard input or in a file"

@@ -97,6 +97,15 @@ full() {
 	case $a in ''|*[!0-9]*) ;; *) [ "$a" -lt "$2" ] && exit 74;; esac
 	[ "$(left -Pi "$1")" = 0 ] && exit 74
 }
+# reads DIR: exits with 72 if the file system of DIR is mounted for reading alone.
+# What [ -w ] says of that differs, for root at least.
+reads() {
+	[ -r /proc/mounts ] || return 0
+	m=$(df -P "$1" 2>/dev/null | { read -r a; read -r a; echo "${a##*% }"; })
+	a=
+	while read -r b c b o b; do [ "$c" = "$m" ] && a=$o; done </proc/mounts
+	case ,$a, in *,ro,*) exit 72;; esac
+}
 size() {
 	stat -c %s "$1" 2>/dev/null || { v=$(wc -c <"$1") && echo "$((v))"; }
 }
@@ -147,6 +156,7 @@ for x; do
 	[ -d "$x" ] && continue
 	p=${x%/*}; p=${p:-/}
 	[ -w "$p" ] && [ -x "$p" ] || exit 72
+	reads "$p"
 	full "$p" 4
 	exit 80
 done
@@ -171,6 +181,7 @@ else
 fi
 p=${1%/*}; p=${p:-/}
 [ -w "$p" ] && [ -x "$p" ] || exit 72
+reads "$p"
 [ -k "$p" ] && ! [ -O "$p" ] && ! [ -O "$1" ] && exit 72 # as in /tmp
 exit 80
 `

@@ -1,8 +1,12 @@
 package ssh_test
 
 import (
+	"context"
+	"errors"
+	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
@@ -163,4 +167,63 @@ func TestDropbear(t *testing.T) {
 	h.user("nologin", realtest.Need(t, "nologin"), keys)
 	h.Run("sh", "-c", "command -v nologin >>/etc/shells") // else it would not be let in
 	require.Equal(t, tunnelCaps, dial(t, "nologin", ssh.Options{}).Caps())
+}
+
+// TestOneSessionOfSFTP: a server that has room for one session refuses others while
+// that lasts, and not afterwards.
+func TestOneSessionOfSFTP(t *testing.T) {
+	s := startSSHD(t, "ForceCommand internal-sftp", "MaxSessions 1")
+	conn := dial(t, s.endpoint(t))
+	content := noise(1 << 20)
+	file := transport.BytesFile("x", content)
+	open, opened, gate := file.Open, make(chan struct{}), make(chan struct{})
+	file.Open = func(ctx context.Context) (io.ReadSeekCloser, error) {
+		src, err := open(ctx)
+		return &gated{ReadSeekCloser: src, reading: sync.OnceFunc(func() { close(opened) }), gate: gate}, err
+	}
+	dir := t.TempDir()
+	put := make(chan error, 1)
+	go func() {
+		_, err := transport.Put(t.Context(), conn, dir+"/x", file, transport.PutOptions{})
+		put <- err
+	}()
+	<-opened
+	_, err := transport.Stat(t.Context(), conn, dir)
+	require.ErrorIs(t, err, transport.ErrBusy)
+	close(gate)
+	require.NoError(t, <-put)
+	_, err = transport.Stat(t.Context(), conn, dir+"/x")
+	require.NoError(t, err)
+	_, err = transport.Put(t.Context(), conn, dir+"/y", transport.BytesFile("y", content), transport.PutOptions{})
+	require.NoError(t, err)
+}
+
+// gated is a source that is read once its gate is open.
+type gated struct {
+	io.ReadSeekCloser
+	reading func()
+	gate    chan struct{}
+}
+
+func (g *gated) Read(p []byte) (int, error) {
+	g.reading()
+	<-g.gate
+	return g.ReadSeekCloser.Read(p)
+}
+
+// TestWhyNoShell: who needs a shell that is not there hears what the target said
+// when it was asked for one, through decorators, too.
+func TestWhyNoShell(t *testing.T) {
+	h := newHost(t)
+	h.user("nologin", realtest.Need(t, "nologin"), nil)
+	h.server(2222, externalSFTP)
+	ep := h.endpoint("nologin", ssh.Options{})
+	ep.Address += ":2222"
+	conn := dialWith(t, h.transport(), ep)
+	_, err := transport.Run(t.Context(), transport.Forward{Conn: conn}, transport.Command{Argv: []string{"true"}})
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorIs(t, err, transport.ErrRejected, "sh was not run, but something else")
+	_, err = transport.Stat(t.Context(), conn, "/")
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorIs(t, err, transport.ErrRejected)
 }

@@ -102,7 +102,7 @@ func (c *conn) sftp(ctx context.Context) (*sftpClient, error) {
 	}
 	s, err := c.openSFTP(ctx, maxPacket)
 	if err != nil {
-		if ctx.Err() == nil && c.ctx.Err() == nil {
+		if ctx.Err() == nil && c.ctx.Err() == nil && c.forGood(err) {
 			c.sftpErr = err
 		}
 		return nil, err
@@ -110,6 +110,14 @@ func (c *conn) sftp(ctx context.Context) (*sftpClient, error) {
 	c.sftpShared = s
 	c.useSFTP(ctx)
 	return s, nil
+}
+
+// forGood reports whether an error of openSFTP tells of the server and not of the
+// moment. Where the shell can do the same, an answer that makes no sense or takes
+// too long is enough.
+func (c *conn) forGood(err error) bool {
+	var refused *xssh.OpenChannelError
+	return errors.Is(err, errors.ErrUnsupported) || c.shell && !errors.As(err, &refused)
 }
 
 // useSFTP counts a use of the shared session, until ctx ends.

@@ -246,6 +246,11 @@ func (p *put) transfer(t *transfer) error {
 	if err != nil {
 		return t.s.noSpace(p.part, p.f.Size-kept-p.sent.Load(), err)
 	}
+	if _, ok := t.s.HasExtension("fsync@openssh.com"); ok { // as putEnd does
+		if err := f.Sync(); err != nil {
+			return t.s.noSpace(p.part, 1, err)
+		}
+	}
 	if err := f.Close(); err != nil {
 		return t.s.noSpace(p.part, 1, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -294,4 +295,17 @@ func TestManyCommandsAtATime(t *testing.T) {
 	for range cap(answers) {
 		require.NoError(t, <-answers)
 	}
+}
+
+// TestStdinThatBlocks: nobody waits for a read that cannot be interrupted, as that
+// from a terminal, and none begins once Run has returned.
+func TestStdinThatBlocks(t *testing.T) {
+	conn, err := (&ssh.Transport{}).Dial(t.Context(), endpointOf(server(t, sshtest.Config{})))
+	require.NoError(t, err)
+	r, w := io.Pipe()
+	exit, err := transport.Run(t.Context(), conn, transport.Command{Argv: []string{"true"}, Stdin: r})
+	require.NoError(t, err)
+	require.Zero(t, exit)
+	require.NoError(t, conn.Close(t.Context()))
+	require.NoError(t, w.Close())
 }

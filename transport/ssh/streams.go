@@ -168,12 +168,19 @@ func (p *process) beforeStart(pending []byte) {
 	if !p.as.sudo {
 		return
 	}
-	reached, sudo := outerLines(pending, p.token)
-	p.outer.Store(int32(reached))
-	if p.as.prompt == "" {
+	reached, sudo, behind := outerLines(pending, p.token)
+	if n := int32(reached); n > p.outer.Load() { // the first ones may be gone from pending
+		p.outer.Store(n)
+	}
+	// What comes before sudo may print the command, and with it the prompt.
+	last := int32(1)
+	if p.as.terminal {
+		last = 2
+	}
+	if p.as.prompt == "" || p.outer.Load() < last {
 		return
 	}
-	for n := int32(bytes.Count(pending, []byte(p.as.prompt))); p.asked.Load() < n; {
+	for n := int32(bytes.Count(behind, []byte(p.as.prompt))); p.asked.Load() < n; {
 		if p.asked.Add(1) == 1 {
 			_, _ = io.WriteString(p.ch, p.c.opts.SudoPassword.Reveal()+"\n")
 		} else {
@@ -183,16 +190,17 @@ func (p *process) beforeStart(pending []byte) {
 }
 
 // outerLines counts the lines with the outer token, and returns the number of the
-// process in the last one.
-func outerLines(b []byte, token string) (n int, pid string) {
+// process in the last one and what is behind that.
+func outerLines(b []byte, token string) (n int, pid string, behind []byte) {
+	behind = b
 	for {
 		_, after, ok := bytes.Cut(b, []byte(outerToken(token)+" "))
 		if !ok {
-			return n, pid
+			return n, pid, behind
 		}
 		b = after
-		if word, _, ok := bytes.Cut(after, []byte("\n")); ok && isPIDs(string(word)) {
-			n, pid = n+1, string(word)
+		if word, rest, ok := bytes.Cut(after, []byte("\n")); ok && isPIDs(string(word)) {
+			n, pid, behind = n+1, string(word), rest
 		}
 	}
 }
@@ -214,7 +222,7 @@ func (p *process) pumpStdin() {
 	if _, err := io.WriteString(p.ch, p.first); err != nil {
 		return
 	}
-	if p.t.stdin != nil || p.as.prompt != "" {
+	if p.t.stdin != nil || p.as.prompt != "" || p.t.private != "" {
 		// Until then the input is sudo's, and start files of the login shell may
 		// read some of it.
 		<-p.started
@@ -222,7 +230,7 @@ func (p *process) pumpStdin() {
 			return
 		}
 	}
-	if p.t.stdin == nil {
+	if _, err := io.WriteString(p.ch, p.t.private); err != nil || p.t.stdin == nil {
 		return
 	}
 	size := p.t.buf
@@ -230,7 +238,7 @@ func (p *process) pumpStdin() {
 		size = maxPacket
 	}
 	buf := make([]byte, size)
-	for {
+	for !p.deaf.Load() {
 		n, err := p.t.stdin.Read(buf)
 		for b := buf[:n]; len(b) > 0; {
 			part := b[:min(len(b), maxPacket)]

@@ -212,3 +212,51 @@ func (endlessZeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
 }
+
+// TestSudoPasswordIsForSudo: what shells and wrappers print of the command is not
+// sudo asking for the password, and neither sudo nor its log shows variables.
+func TestSudoPasswordIsForSudo(t *testing.T) {
+	realtest.Need(t, "sudo")
+	realtest.Need(t, "script")
+	h := newHost(t)
+	const password = "correct horse"
+	wrapper := `ForceCommand echo "$SSH_ORIGINAL_COMMAND" | tee -a /tmp/log >&2; exec ${SHELL} -c "$SSH_ORIGINAL_COMMAND"`
+	h.server(2222, internalSFTP, wrapper)
+	h.server(2223, internalSFTP, `ForceCommand echo "$SSH_ORIGINAL_COMMAND" >&2; head -n1 >/tmp/stolen; exit 1`)
+	sudoers := "Defaults timestamp_timeout=0\nDefaults:onatty requiretty\n"
+	for user, start := range map[string]string{"plain": "", "trace": "set -x\n", "verbose": "set -xv\n", "onatty": "set -x\n"} {
+		h.user(user, "/bin/bash", map[string]string{".bashrc": start})
+		h.Run("sh", "-c", "echo "+user+":'"+password+"' | chpasswd -c SHA256 -s 1000")
+		sudoers += user + " ALL=(ALL) ALL\n"
+	}
+	h.write("/etc/sudoers.d/test", sudoers, 0o440)
+	opts := ssh.Options{Elevate: ssh.Sudo, SudoPassword: transport.NewSecret(password)}
+	for _, r := range []struct{ user, port string }{{"plain", ""}, {"trace", ""}, {"verbose", ""}, {"onatty", ""}, {"plain", ":2222"}, {"onatty", ":2222"}} {
+		t.Run(r.user+r.port, func(t *testing.T) {
+			t.Parallel()
+			h := h.on(t)
+			ep := h.endpoint(r.user, opts)
+			ep.Address += r.port
+			conn := dialWith(t, h.transport(), ep)
+			for range 3 {
+				require.Equal(t, "begun\ndone\n", output(t, conn, "sh", "-c", "echo begun; sleep 0.1; echo done"))
+			}
+			var out bytes.Buffer
+			large := strings.Repeat("canary-"+r.user, 5000)
+			exit, err := transport.Run(t.Context(), conn, transport.Command{Argv: []string{"sh", "-c", `ps -eo args | grep -c '[c]anary-'; printf %s "$RM_TOKEN"; cat`},
+				Env: []string{"RM_TOKEN=" + large}, Stdin: strings.NewReader("input"), Stdout: &out})
+			require.NoError(t, err)
+			require.Zero(t, exit)
+			require.Equal(t, "0\n"+large+"input", out.String())
+		})
+	}
+	t.Run("another program", func(t *testing.T) {
+		ep := h.endpoint("plain", opts)
+		ep.Address += ":2223"
+		opts.ConnectTimeout = 10 * time.Second
+		ep.Options = opts
+		_, err := h.transport().Dial(t.Context(), ep)
+		require.Error(t, err)
+		require.NotContains(t, h.Run("sh", "-c", "cat /tmp/stolen || true"), password)
+	})
+}
