@@ -28,7 +28,7 @@ func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channe
 	if err != nil {
 		return nil, fault(channel.CodeUnsupported, "there is no program shutdown on this host")
 	}
-	args := shutdownArgs(r.Message, time.Duration(r.DelaySeconds)*time.Second)
+	args := ShutdownArgs(r.Message, time.Duration(r.DelaySeconds)*time.Second)
 	out, exit, err := runLimited(ctx, prog, args, shutdownTimeout, shutdownMaxOutput)
 	switch said := tail(out.head, 512); {
 	case err != nil:
@@ -42,7 +42,10 @@ func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channe
 	return &channel.RebootResponse{}, nil
 }
 
-func shutdownArgs(message string, delay time.Duration) []string {
+// ShutdownArgs is the command with which a Linux host is asked to restart, and to
+// show a message to everybody who is logged in: shutdown(8). Delays are rounded up
+// to its unit, the minute.
+func ShutdownArgs(message string, delay time.Duration) []string {
 	minutes := (delay + time.Minute - 1) / time.Minute
 	args := []string{"shutdown", "-r", "+" + strconv.FormatInt(int64(minutes), 10)}
 	// One line, and nothing that moves the cursor of whoever reads it.

@@ -217,8 +217,9 @@ func (h home) abandon() {
 	}
 }
 
-// check refuses a job that could not run, before it is recorded.
-func (j Job) check() error {
+// Check says what is wrong with a job that could not run. Agents refuse such a job
+// before they record it.
+func (j Job) Check() error {
 	if !channel.ValidJobID(j.ID) {
 		return errors.New("the job's ID must be 32 lower-case hexadecimal digits")
 	}

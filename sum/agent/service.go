@@ -137,7 +137,7 @@ func (r *renewingReader) Read(p []byte) (int, error) {
 func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channel.JobStatus, error) {
 	s.lease.renew()
 	job := jobFromWire(r)
-	if err := job.check(); err != nil {
+	if err := job.Check(); err != nil {
 		return nil, fault(channel.CodeBadRequest, "%v", err)
 	}
 	s.mu.Lock()

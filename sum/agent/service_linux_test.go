@@ -157,10 +157,10 @@ func TestShimRefusesChangedFiles(t *testing.T) {
 }
 
 func TestReboot(t *testing.T) {
-	require.Equal(t, []string{"shutdown", "-r", "+0"}, shutdownArgs("", 0))
-	require.Equal(t, []string{"shutdown", "-r", "+2", "更新のため再起動します"}, shutdownArgs("更新のため再起動します", 61*time.Second))
-	require.Equal(t, " -c x", shutdownArgs("-c\nx", 0)[3])
-	require.LessOrEqual(t, len(shutdownArgs(strings.Repeat("語", 2000), 0)[3]), maxRebootMessage)
+	require.Equal(t, []string{"shutdown", "-r", "+0"}, ShutdownArgs("", 0))
+	require.Equal(t, []string{"shutdown", "-r", "+2", "更新のため再起動します"}, ShutdownArgs("更新のため再起動します", 61*time.Second))
+	require.Equal(t, " -c x", ShutdownArgs("-c\nx", 0)[3])
+	require.LessOrEqual(t, len(ShutdownArgs(strings.Repeat("語", 2000), 0)[3]), maxRebootMessage)
 
 	s := testService(t)
 	dir := t.TempDir()

@@ -19,11 +19,11 @@ const (
 
 var errTooLong = errors.New("longer than any real one")
 
-// parseDpkgStatus reads a status file (dpkg's database: stanzas as in deb822(5))
+// ParseDpkgStatus reads a status file (dpkg's database: stanzas as in deb822(5))
 // and calls found for each package whose state is "installed", or differs from it
 // by triggers that are still to be run, whether it is on hold or not. Packages that are unpacked only, half installed or removed are
 // passed over. The file is read as a stream.
-func parseDpkgStatus(r io.Reader, found func(transport.Software)) error {
+func ParseDpkgStatus(r io.Reader, found func(transport.Software)) error {
 	limited := &io.LimitedReader{R: r, N: maxDpkgStatus + 1}
 	br := bufio.NewReaderSize(limited, maxDpkgLine)
 	var cur transport.Software

@@ -84,7 +84,7 @@ func TestParseOSRelease(t *testing.T) {
 }
 
 func dpkgList(s string) (out []transport.Software, err error) {
-	err = parseDpkgStatus(strings.NewReader(s), func(p transport.Software) { out = append(out, p) })
+	err = ParseDpkgStatus(strings.NewReader(s), func(p transport.Software) { out = append(out, p) })
 	return out, err
 }
 
@@ -119,13 +119,13 @@ func TestParseDpkgStatus(t *testing.T) {
 func TestParseRPM(t *testing.T) {
 	var got []transport.Software
 	add := func(p transport.Software) { got = append(got, p) }
-	require.NoError(t, parseRPM(strings.NewReader("bash\t5.1-2.el9\tx86_64\ngpg-pubkey\t1-2\t(none)\nx\t1:0-1\t(none)\n"), add))
+	require.NoError(t, ParseRPM(strings.NewReader("bash\t5.1-2.el9\tx86_64\ngpg-pubkey\t1-2\t(none)\nx\t1:0-1\t(none)\n"), add))
 	require.Equal(t, []transport.Software{
 		{Name: "bash", Version: "5.1-2.el9", Arch: "x86_64", Source: "rpm"},
 		{Name: "x", Version: "1:0-1", Source: "rpm"},
 	}, got)
-	require.ErrorContains(t, parseRPM(strings.NewReader("warning: broken\n"), add), "unexpected line")
-	require.Error(t, parseRPM(strings.NewReader(strings.Repeat("x", maxRPMLine+1)), add))
+	require.ErrorContains(t, ParseRPM(strings.NewReader("warning: broken\n"), add), "unexpected line")
+	require.Error(t, ParseRPM(strings.NewReader(strings.Repeat("x", maxRPMLine+1)), add))
 }
 
 func FuzzParseOSRelease(f *testing.F) {

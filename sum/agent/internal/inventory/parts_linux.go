@@ -33,24 +33,18 @@ func (h host) dpkg(ctx context.Context, out *finds) {
 	}
 	if err == nil {
 		defer f.Close()
-		err = parseDpkgStatus(f, out.installed)
+		err = ParseDpkgStatus(f, out.installed)
 	}
 	if err != nil {
 		out.problem("%v", err)
 	}
 }
 
-// rpmDatabases are the files that an rpm database consists of, by backend.
-var rpmDatabases = []string{
-	"/var/lib/rpm/rpmdb.sqlite", "/var/lib/rpm/Packages.db", "/var/lib/rpm/Packages",
-	"/usr/lib/sysimage/rpm/rpmdb.sqlite", "/usr/lib/sysimage/rpm/Packages.db", "/usr/lib/sysimage/rpm/Packages",
-}
-
 // rpm lists packages where rpm is used, not where it is merely installed: asked
 // for a database that is missing, the program would make one.
 func (h host) rpm(ctx context.Context, out *finds) {
 	database := ""
-	for _, name := range rpmDatabases {
+	for _, name := range RPMDatabases {
 		if h.exists(name) {
 			database = name
 			break

@@ -22,9 +22,18 @@ const (
 // line feed, and rpm writes no byte of its own between packages.
 const rpmFormat = `%{NAME}\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\t%{ARCH}\n`
 
+// RPMDatabases are the files that an rpm database consists of, by backend.
+var RPMDatabases = []string{
+	"/var/lib/rpm/rpmdb.sqlite", "/var/lib/rpm/Packages.db", "/var/lib/rpm/Packages",
+	"/usr/lib/sysimage/rpm/rpmdb.sqlite", "/usr/lib/sysimage/rpm/Packages.db", "/usr/lib/sysimage/rpm/Packages",
+}
+
+// RPMArgs are the arguments with which rpm lists packages as ParseRPM reads them.
+var RPMArgs = []string{"-qa", "--nosignature", "--nodigest", "--qf", rpmFormat}
+
 // runRPM asks the rpm program for all packages.
 func runRPM(ctx context.Context, program string, found func(transport.Software)) error {
-	cmd := exec.CommandContext(ctx, program, "-qa", "--nosignature", "--nodigest", "--qf", rpmFormat)
+	cmd := exec.CommandContext(ctx, program, RPMArgs...)
 	// The caller's environment could point rpm at other macros and another database.
 	cmd.Env = []string{"LC_ALL=C", "HOME=/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = "/"
@@ -38,7 +47,7 @@ func runRPM(ctx context.Context, program string, found func(transport.Software))
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	perr := parseRPM(out, found)
+	perr := ParseRPM(out, found)
 	if perr != nil {
 		_ = cmd.Process.Kill() // it may be blocked on the pipe that nobody reads
 	}
@@ -54,8 +63,8 @@ func runRPM(ctx context.Context, program string, found func(transport.Software))
 	return nil
 }
 
-// parseRPM reads lines of rpmFormat.
-func parseRPM(r io.Reader, found func(transport.Software)) error {
+// ParseRPM reads what rpm prints with RPMArgs.
+func ParseRPM(r io.Reader, found func(transport.Software)) error {
 	limited := &io.LimitedReader{R: r, N: maxRPMOutput + 1}
 	sc := bufio.NewScanner(limited)
 	sc.Buffer(nil, maxRPMLine)

@@ -1,0 +1,368 @@
+package agentless
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Marker is the name of a file in a directory that was made without an agent.
+const Marker = "agentless"
+
+// Installer is an agent.Installer that puts no program on the target. Its zero
+// value is ready. It is safe for concurrent use.
+type Installer struct {
+	Logger *slog.Logger // nil is none
+}
+
+var _ agent.Installer = (*Installer)(nil)
+
+// What the scripts exit with, beside 0.
+const (
+	exitNoBlob      = 71
+	exitUnsafe      = 72
+	exitNoTools     = 73
+	exitNoJob       = 74
+	exitBusy        = 75
+	exitUnavailable = 127
+)
+
+// Start implements agent.Installer. It fails with errors.ErrUnsupported if the
+// connection keeps no files or runs no programs, or leads to no Linux system or to
+// one without setsid(1), and with agent.ErrNoDir, which says of each directory why
+// it will not do.
+func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.StartOptions) (agent.Agent, error) {
+	fail := func(kind, err error, hint string) (agent.Agent, error) {
+		return nil, &agent.Error{Op: "start", Target: opts.Target, Kind: kind, Err: err, Hint: hint}
+	}
+	if conn == nil || opts.Target == "" || opts.ID == "" || strings.Contains(opts.ID, "/") || opts.ID[0] == '.' {
+		return fail(transport.ErrInvalid, errors.New("no connection, no target name, or no ID that can name a directory"), "")
+	}
+	if !conn.Caps().Has(transport.CapFiles | transport.CapRun) {
+		return fail(errors.ErrUnsupported, nil, "the connection offers "+conn.Caps().String()+"; this needs files and run")
+	}
+	c := &commands{in: in, conn: conn, target: opts.Target, lease: opts.Lease}
+	if c.lease <= 0 {
+		c.lease = agent.DefaultLease
+	}
+	dirs, err := c.dirs(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	var reasons []error
+	for _, dir := range dirs {
+		c.place = agent.Place{ID: opts.ID, Dir: dir}
+		if opts.Opened != nil {
+			if err := opts.Opened(ctx, c.place); err != nil {
+				return fail(nil, err, "")
+			}
+		}
+		lease := int((c.lease + time.Second - 1) / time.Second)
+		_, err := c.script(ctx, "start", nil, prepareScript, dir, fmt.Sprint(lease), compact(janitorScript))
+		if err == nil {
+			bctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			c.cancel = cancel
+			c.beats.Go(func() { c.beat(bctx) })
+			in.log().InfoContext(ctx, "working without an agent", "target", opts.Target, "dir", dir)
+			return c, nil
+		}
+		if errors.Is(err, errors.ErrUnsupported) || ctx.Err() != nil || transport.Temporary(err) || errors.Is(err, transport.ErrClosed) {
+			return nil, err
+		}
+		reasons = append(reasons, fmt.Errorf("%s: %w", dir, err))
+	}
+	return fail(agent.ErrNoDir, errors.Join(reasons...), "name a directory for the owner alone in the base directories")
+}
+
+// Sweep implements agent.Installer.
+func (in *Installer) Sweep(ctx context.Context, conn transport.Conn, p agent.Place) ([]string, error) {
+	if conn == nil || !path.IsAbs(p.Dir) || path.Clean(p.Dir) != p.Dir || path.Base(p.Dir) != p.ID || path.Dir(p.Dir) == "/" {
+		return nil, &agent.Error{Op: "sweep", Kind: transport.ErrInvalid, Err: fmt.Errorf("%q is not the directory of an agent %q", p.Dir, p.ID)}
+	}
+	c := &commands{in: in, conn: conn, place: p}
+	return c.remove(ctx, "sweep")
+}
+
+func (in *Installer) log() *slog.Logger {
+	if in.Logger != nil {
+		return in.Logger
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// commands does by commands what an agent does. It is safe for concurrent use.
+type commands struct {
+	in     *Installer
+	conn   transport.Conn
+	target string
+	place  agent.Place
+	lease  time.Duration
+
+	cancel context.CancelFunc
+	beats  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+}
+
+var _ agent.Agent = (*commands)(nil)
+
+// dirs are the directories to try.
+func (c *commands) dirs(ctx context.Context, opts agent.StartOptions) ([]string, error) {
+	if opts.Place != nil {
+		return []string{opts.Place.Dir}, nil
+	}
+	out, err := c.script(ctx, "start", nil, `uname -s; id -u; printf '%s\n' "$HOME"`)
+	if err != nil {
+		return nil, err
+	}
+	said := strings.SplitN(string(out), "\n", 3)
+	if len(said) < 3 || said[0] != "Linux" {
+		return nil, &agent.Error{Op: "start", Target: c.target, Kind: errors.ErrUnsupported, Err: fmt.Errorf("the system is %.40q", said[0]),
+			Hint: "only Linux is updated without an agent"}
+	}
+	home := strings.TrimSpace(said[2])
+	bases := opts.BaseDirs
+	if bases == nil {
+		bases = agent.DefaultBaseDirs(said[1] == "0", home)
+	}
+	var dirs []string
+	for _, b := range bases {
+		if rest, ok := strings.CutPrefix(b, "~/"); ok {
+			b = path.Join(home, rest)
+		}
+		if dir := path.Join(b, opts.ID); path.IsAbs(dir) && path.Dir(dir) != "/" {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs, nil
+}
+
+const maxAnswer = 1 << 20 // bytes of what a script says
+
+// answer keeps what a script says.
+type answer struct{ bytes.Buffer }
+
+func (a *answer) Write(p []byte) (int, error) {
+	if a.Len()+len(p) > maxAnswer {
+		return 0, &transport.Error{Op: "read", Kind: transport.ErrProtocol, Err: errors.New("a script says too much")}
+	}
+	return a.Buffer.Write(p)
+}
+
+// script runs a script and returns what it prints.
+func (c *commands) script(ctx context.Context, op string, env []string, script string, args ...string) ([]byte, error) {
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return nil, &agent.Error{Op: op, Target: c.target, Kind: transport.ErrClosed}
+	}
+	var out answer
+	var errs lastBytes
+	exit, err := transport.Run(ctx, c.conn, transport.Command{
+		Argv: append([]string{"sh", "-c", compact(script), "sh"}, args...), Env: env, Stdout: &out, Stderr: &errs,
+	})
+	if err != nil {
+		return nil, &agent.Error{Op: op, Target: c.target, Err: err}
+	}
+	if exit == (transport.Exit{}) {
+		return out.Bytes(), nil
+	}
+	e := &agent.Error{Op: op, Target: c.target, Code: transport.Code{Space: "exit", Value: fmt.Sprint(exit.Code)}}
+	if s := strings.TrimSpace(string(errs)); s != "" {
+		e.Err = fmt.Errorf("%.500q", s)
+	}
+	switch exit.Code {
+	case exitNoBlob:
+		e.Kind, e.Hint = fs.ErrNotExist, "a file of the job was not staged"
+	case exitUnsafe:
+		e.Kind, e.Hint = fs.ErrPermission, "the directory is not its user's alone, or others can put another in its place"
+	case exitNoTools, exitUnavailable:
+		e.Kind, e.Hint = errors.ErrUnsupported, "a tool is missing on the target: setsid (util-linux), mkfifo, or a POSIX one"
+	case exitNoJob:
+		e.Kind = agent.ErrNoJob
+	case exitBusy:
+		e.Kind = agent.ErrJobRunning
+	}
+	return nil, e
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes []byte
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	*l = append(*l, p...)
+	*l = (*l)[max(0, len(*l)-4096):]
+	return len(p), nil
+}
+
+// beat renews the lease three times in its length.
+func (c *commands) beat(ctx context.Context) {
+	for {
+		select {
+		case <-time.After(max(c.lease/3, 100*time.Millisecond)):
+		case <-ctx.Done():
+			return
+		}
+		bctx, cancel := context.WithTimeout(ctx, min(max(c.lease/3, time.Second), time.Minute))
+		_, err := c.script(bctx, "heartbeat", nil, beatScript, c.place.Dir)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			c.in.log().Debug("lease not renewed", "target", c.target, "err", err)
+		}
+	}
+}
+
+// Place implements agent.Agent.
+func (c *commands) Place() agent.Place { return c.place }
+
+// Close implements agent.Agent.
+func (c *commands) Close(context.Context) error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.beats.Wait()
+	return nil
+}
+
+// Stage implements agent.Ops.
+func (c *commands) Stage(ctx context.Context, f transport.File, progress func(done int64)) (transport.PutResult, error) {
+	if err := f.Check(); err != nil {
+		return transport.PutResult{}, &agent.Error{Op: "stage", Target: c.target, Err: err}
+	}
+	res, err := transport.Put(ctx, c.conn, path.Join(c.place.Dir, "blobs", f.Digest()), f, transport.PutOptions{Mode: 0o600, Progress: progress})
+	if err != nil {
+		return res, &agent.Error{Op: "stage", Target: c.target, Err: err}
+	}
+	return res, nil
+}
+
+// Logs implements agent.Ops.
+func (c *commands) Logs(ctx context.Context) ([]transport.FileInfo, error) {
+	list, err := transport.List(ctx, c.conn, path.Join(c.place.Dir, "jobs"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, &agent.Error{Op: "logs", Target: c.target, Err: err}
+	}
+	var logs []transport.FileInfo
+	for _, fi := range list {
+		if fi.Mode.IsRegular() && isLog(fi.Name) {
+			logs = append(logs, fi)
+		}
+	}
+	return logs, nil
+}
+
+// Log implements agent.Ops.
+func (c *commands) Log(ctx context.Context, name string, w io.Writer) error {
+	err := error(fs.ErrNotExist)
+	if isLog(name) {
+		_, err = transport.Get(ctx, c.conn, path.Join(c.place.Dir, "jobs", name), w, transport.GetOptions{})
+	}
+	if err != nil {
+		return &agent.Error{Op: "log", Target: c.target, Err: err}
+	}
+	return nil
+}
+
+// Reboot implements agent.Ops.
+func (c *commands) Reboot(ctx context.Context, opts transport.RebootOptions) error {
+	jobs, err := c.Jobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if !j.State.Final() {
+			return &agent.Error{Op: "reboot", Target: c.target, Kind: agent.ErrJobRunning, Err: fmt.Errorf("job %s", j.ID)}
+		}
+	}
+	argv := agent.ShutdownArgs(opts.Message, opts.Delay)
+	var errs lastBytes
+	exit, err := transport.Run(ctx, c.conn, transport.Command{Argv: argv, Stdout: &errs, Stderr: &errs})
+	switch {
+	case err != nil:
+		return &agent.Error{Op: "reboot", Target: c.target, Err: err}
+	case exit.Code == exitUnavailable:
+		return &agent.Error{Op: "reboot", Target: c.target, Kind: errors.ErrUnsupported, Hint: "there is no program shutdown on this host"}
+	case exit != (transport.Exit{}):
+		return &agent.Error{Op: "reboot", Target: c.target, Kind: fs.ErrPermission, Err: fmt.Errorf("%.500q", string(errs))}
+	}
+	return nil
+}
+
+// Stop implements agent.Ops.
+func (c *commands) Stop(ctx context.Context, remove bool) ([]string, error) {
+	if !remove {
+		return nil, nil
+	}
+	return c.remove(ctx, "stop")
+}
+
+// Remove implements agent.Agent.
+func (c *commands) Remove(ctx context.Context) ([]string, error) {
+	left, err := c.remove(ctx, "remove")
+	if err != nil {
+		return left, err
+	}
+	return left, c.Close(ctx)
+}
+
+// remove writes the records of jobs and deletes everything but logs.
+func (c *commands) remove(ctx context.Context, op string) ([]string, error) {
+	jobs, err := c.Jobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range jobs {
+		if !j.State.Final() {
+			return nil, &agent.Error{Op: op, Target: c.target, Kind: agent.ErrJobRunning, Err: fmt.Errorf("job %s", j.ID)}
+		}
+		if err := c.record(ctx, j); err != nil {
+			return nil, &agent.Error{Op: op, Target: c.target, Err: err}
+		}
+	}
+	if _, err := c.script(ctx, op, nil, removeScript, c.place.Dir); err != nil {
+		return nil, err
+	}
+	logs, err := c.Logs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var left []string
+	for _, l := range logs {
+		left = append(left, path.Join(c.place.Dir, "jobs", l.Name))
+	}
+	return left, nil
+}
+
+// record writes what a job's end is, for people.
+func (c *commands) record(ctx context.Context, st agent.Status) error {
+	data, err := json.MarshalIndent(struct {
+		ID      string           `json:"id"`
+		State   agent.State      `json:"state"`
+		Exit    *transport.Exit  `json:"exit,omitempty"`
+		Result  transport.Result `json:"result"`
+		Started time.Time        `json:"started,omitzero"`
+		Ended   time.Time        `json:"ended,omitzero"`
+		BootID  string           `json:"boot_id,omitempty"`
+	}{st.ID, st.State, st.Exit, st.Result, st.Started, st.Ended, st.BootID}, "", "  ")
+	if err != nil {
+		return err
+	}
+	name := st.ID + ".json"
+	_, err = transport.Put(ctx, c.conn, path.Join(c.place.Dir, "jobs", name), transport.BytesFile(name, append(data, '\n')), transport.PutOptions{Mode: 0o600})
+	return err
+}

@@ -1,0 +1,340 @@
+package agentless
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/internal/realtest"
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/internal/inventory"
+	"github.com/roundsman-go/roundsman/sum/channel"
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/local"
+)
+
+// lab is a directory of this host, and a connection to it.
+type lab struct {
+	t    *testing.T
+	conn transport.Conn
+	base string
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	realtest.Need(t, "setsid")
+	conn, err := (&local.Transport{}).Dial(t.Context(), transport.Endpoint{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	return &lab{t, conn, filepath.Join(dir, "base")}
+}
+
+func (l *lab) start(lease time.Duration) agent.Agent {
+	l.t.Helper()
+	a, err := (&Installer{}).Start(l.t.Context(), l.conn, agent.StartOptions{
+		Target: "here", ID: "lab", BaseDirs: []string{l.base}, Lease: lease,
+		Opened: func(context.Context, agent.Place) error { return nil }})
+	require.NoError(l.t, err)
+	l.t.Cleanup(func() { require.NoError(l.t, a.Close(context.Background())) })
+	return a
+}
+
+// job stages a script and returns the job that runs it.
+func (l *lab) job(a agent.Agent, script string) agent.Job {
+	l.t.Helper()
+	f := transport.BytesFile("run.sh", []byte("#!/bin/sh\n"+script))
+	_, err := a.Stage(l.t.Context(), f, nil)
+	require.NoError(l.t, err)
+	return agent.Job{ID: channel.NewJobID(), Component: "thing", Version: "1", Profile: agent.ProfileZeroOK, Argv: []string{"./run.sh", "it's", "{dir}"},
+		Files: []agent.JobFile{{Name: "run.sh", SHA256: f.Digest(), Size: f.Size, Executable: true}}}
+}
+
+// end waits for the end of a job and returns its whole log.
+func (l *lab) end(a agent.Agent, id string) (agent.Status, string) {
+	l.t.Helper()
+	var st agent.Status
+	var log strings.Builder
+	require.Eventually(l.t, func() bool {
+		var err error
+		st, err = a.Status(l.t.Context(), id, int64(log.Len()))
+		require.NoError(l.t, err)
+		log.Write(st.Log)
+		return st.State.Final() && len(st.Log) == 0
+	}, time.Minute, 50*time.Millisecond)
+	return st, log.String()
+}
+
+// processes are those that work in the lab.
+func (l *lab) processes() []string {
+	var out []string
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		args, _ := os.ReadFile(dir + "/cmdline")
+		cwd, _ := os.Readlink(dir + "/cwd")
+		if bytes.Contains(args, []byte(l.base)) || strings.HasPrefix(cwd, l.base) {
+			out = append(out, dir+" "+string(bytes.ReplaceAll(args, []byte{0}, []byte(" "))))
+		}
+	}
+	return out
+}
+
+// onlyLogs checks that nothing is left but logs, and nothing runs.
+func (l *lab) onlyLogs() {
+	l.t.Helper()
+	require.Eventually(l.t, func() bool { return len(l.processes()) == 0 }, time.Minute, 20*time.Millisecond)
+	require.NoError(l.t, filepath.WalkDir(l.base, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			require.True(l.t, filepath.Base(filepath.Dir(path)) == "jobs" && isLog(filepath.Base(path)), "left behind: %s", path)
+		}
+		return nil
+	}))
+}
+
+func TestWholeLife(t *testing.T) {
+	l := newLab(t)
+	a := l.start(0)
+	secret := "canary " + strings.Repeat("'\"$(x)\n", 50)
+	job := l.job(a, `printf '%s\n' "$1" "$2" "$PWD" "$RM_SECRET" "$DEBIAN_FRONTEND" "${LEAK-none}"; umask
+for p in /proc/[0-9]*; do { tr '\0' ' ' <$p/cmdline; } 2>/dev/null; echo; done | grep -c 'canar[y] '; echo error >&2; exit 7`)
+	job.Env = []string{"RM_SECRET=" + secret, "LANG=de_DE.UTF-8"}
+	t.Setenv("LEAK", "leaked")
+	first, err := a.Install(t.Context(), job)
+	require.NoError(t, err)
+	require.Equal(t, job.ID, first.ID)
+	st, log := l.end(a, job.ID)
+	work := filepath.Join(l.base, "lab/jobs", job.ID, "work")
+	require.Equal(t, "it's\n"+work+"\n"+work+"\n"+secret+"\nnoninteractive\nnone\n0022\n0\nerror\n", log)
+	require.Equal(t, agent.Done, st.State)
+	require.Equal(t, &transport.Exit{Code: 7}, st.Exit)
+	require.Equal(t, transport.VerdictFailed, st.Result.Verdict)
+	require.Contains(t, st.Result.Text, "error")
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	require.NoError(t, err)
+	require.Equal(t, strings.TrimSpace(string(boot)), st.BootID)
+
+	// The same job is not run again, another with its ID is refused.
+	again, err := a.Install(t.Context(), job)
+	require.NoError(t, err)
+	require.Equal(t, agent.Done, again.State)
+	job.Version = "2"
+	_, err = a.Install(t.Context(), job)
+	require.ErrorIs(t, err, agent.ErrJobConflict)
+	_, err = a.Status(t.Context(), channel.NewJobID(), 0)
+	require.ErrorIs(t, err, agent.ErrNoJob)
+	missing := l.job(a, "")
+	missing.ID, missing.Files[0].SHA256 = channel.NewJobID(), strings.Repeat("0", 64)
+	_, err = a.Install(t.Context(), missing)
+	require.ErrorIs(t, err, os.ErrNotExist)
+
+	jobs, err := a.Jobs(t.Context())
+	require.NoError(t, err)
+	require.Len(t, jobs, 1)
+	logs, err := a.Logs(t.Context())
+	require.NoError(t, err)
+	require.Len(t, logs, 1)
+	var copied bytes.Buffer
+	require.NoError(t, a.Log(t.Context(), logs[0].Name, &copied))
+	require.Equal(t, log, copied.String())
+	require.ErrorIs(t, a.Log(t.Context(), "../agentless", &copied), os.ErrNotExist)
+
+	left, err := a.Remove(t.Context())
+	require.NoError(t, err)
+	require.Len(t, left, 2)
+	l.onlyLogs()
+	_, err = a.Status(t.Context(), job.ID, 0)
+	require.ErrorIs(t, err, transport.ErrClosed)
+}
+
+// TestEnds: how a program ends that is not left to itself.
+func TestEnds(t *testing.T) {
+	l := newLab(t)
+	a := l.start(0)
+	begin := func(script string, change func(*agent.Job)) string {
+		job := l.job(a, "echo begun; "+script)
+		if change != nil {
+			change(&job)
+		}
+		_, err := a.Install(t.Context(), job)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			st, err := a.Status(t.Context(), job.ID, 0)
+			require.NoError(t, err)
+			return len(st.Log) > 0
+		}, time.Minute, 20*time.Millisecond)
+		return job.ID
+	}
+	t.Run("cancelled", func(t *testing.T) {
+		id := begin("sleep 600 & wait", nil)
+		_, err := a.Remove(t.Context())
+		require.ErrorIs(t, err, agent.ErrJobRunning)
+		require.ErrorIs(t, a.Reboot(t.Context(), transport.RebootOptions{}), agent.ErrJobRunning)
+		_, err = a.Cancel(t.Context(), id)
+		require.NoError(t, err)
+		st, _ := l.end(a, id)
+		require.Equal(t, agent.Cancelled, st.State)
+		require.Equal(t, &transport.Exit{Code: 128 + 15}, st.Exit)
+		require.Equal(t, transport.VerdictUnknown, st.Result.Verdict)
+	})
+	t.Run("deaf", func(t *testing.T) { // and so are its children
+		id := begin("trap '' TERM; (sleep 600; echo late) & sleep 600", nil)
+		require.Eventually(t, func() bool {
+			st, err := a.Cancel(t.Context(), id)
+			require.NoError(t, err)
+			return st.State == agent.Cancelled
+		}, time.Minute, time.Second)
+		_, log := l.end(a, id)
+		require.NotContains(t, log, "late")
+	})
+	t.Run("timeout", func(t *testing.T) {
+		id := begin("sleep 600", func(j *agent.Job) { j.Timeout = time.Second })
+		st, _ := l.end(a, id)
+		require.Equal(t, agent.Done, st.State)
+		require.Equal(t, transport.VerdictFailed, st.Result.Verdict)
+		require.Contains(t, st.Result.Text, "timed out after 1s")
+	})
+	t.Run("not to be killed", func(t *testing.T) {
+		gate := filepath.Join(t.TempDir(), "gate")
+		id := begin("while ! [ -e "+gate+" ]; do sleep 0.1; done; echo whole", func(j *agent.Job) { j.Timeout, j.NoKill = time.Second, true })
+		require.Eventually(t, func() bool {
+			st, err := a.Cancel(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, agent.Running, st.State)
+			return st.Overdue
+		}, time.Minute, 100*time.Millisecond)
+		require.NoError(t, os.WriteFile(gate, nil, 0o600))
+		st, log := l.end(a, id)
+		require.Equal(t, agent.Done, st.State)
+		require.Equal(t, transport.VerdictApplied, st.Result.Verdict)
+		require.Contains(t, log, "whole")
+	})
+	t.Run("leaves a daemon", func(t *testing.T) {
+		id := begin("setsid sleep 20 &", nil)
+		st, _ := l.end(a, id)
+		require.Equal(t, transport.VerdictApplied, st.Result.Verdict)
+	})
+	t.Run("much output", func(t *testing.T) {
+		id := begin("head -c 20000000 /dev/zero; exit 0", nil)
+		st, log := l.end(a, id)
+		require.Equal(t, maxLog, len(log))
+		require.True(t, st.LogTruncated)
+		require.Equal(t, transport.VerdictApplied, st.Result.Verdict)
+	})
+	t.Run("parent killed", func(t *testing.T) {
+		id := begin("exec sleep 600", nil)
+		run, err := os.ReadFile(filepath.Join(l.base, "lab/jobs", id, "run"))
+		require.NoError(t, err)
+		pid, err := strconv.Atoi(strings.Fields(string(run))[0])
+		require.NoError(t, err)
+		require.NoError(t, exec.Command("kill", "-9", "--", fmt.Sprintf("-%d", pid)).Run())
+		st, _ := l.end(a, id)
+		require.Equal(t, agent.Interrupted, st.State)
+	})
+	t.Run("no program", func(t *testing.T) {
+		job := l.job(a, "")
+		job.Argv = []string{"no-such-program"}
+		_, err := a.Install(t.Context(), job)
+		require.NoError(t, err)
+		st, _ := l.end(a, job.ID)
+		require.Equal(t, &transport.Exit{Code: 127}, st.Exit)
+		require.Equal(t, transport.VerdictFailed, st.Result.Verdict)
+	})
+	t.Run("cancelled before it came", func(t *testing.T) {
+		job := l.job(a, "echo begun")
+		_, err := a.Cancel(t.Context(), job.ID)
+		require.ErrorIs(t, err, agent.ErrNoJob)
+		_, err = a.Install(t.Context(), job)
+		require.ErrorIs(t, err, agent.ErrNoJob, "it may not begin any more")
+	})
+	_, err := a.Remove(t.Context())
+	require.NoError(t, err)
+}
+
+// TestLeaseEnds: what nobody asks for any more goes, but not while a job runs.
+func TestLeaseEnds(t *testing.T) {
+	l := newLab(t)
+	a := l.start(2 * time.Second)
+	gate := filepath.Join(t.TempDir(), "gate")
+	job := l.job(a, "while ! [ -e "+gate+" ]; do sleep 0.1; done")
+	_, err := a.Install(t.Context(), job)
+	require.NoError(t, err)
+	require.NoError(t, a.Close(t.Context()))
+	again := l.start(2 * time.Second) // another manager finds it by its place
+	st, err := again.Status(t.Context(), job.ID, 0)
+	require.NoError(t, err)
+	require.Equal(t, agent.Running, st.State)
+	require.NoError(t, again.Close(t.Context()))
+	require.Never(t, func() bool { _, err := os.Stat(l.base + "/lab/agentless"); return err != nil }, 5*time.Second, 100*time.Millisecond)
+	require.NoError(t, os.WriteFile(gate, nil, 0o600))
+	require.Eventually(t, func() bool { _, err := os.Stat(l.base + "/lab/agentless"); return err != nil }, time.Minute, 100*time.Millisecond)
+	l.onlyLogs()
+}
+
+// TestUnsafeDirectories: no program is run from where others can put theirs.
+func TestUnsafeDirectories(t *testing.T) {
+	l := newLab(t)
+	start := func() error {
+		_, err := (&Installer{}).Start(t.Context(), l.conn, agent.StartOptions{Target: "here", ID: "lab", BaseDirs: []string{l.base}})
+		return err
+	}
+	require.NoError(t, os.MkdirAll(l.base+"/lab", 0o755))
+	require.ErrorIs(t, start(), agent.ErrNoDir)
+	require.NoError(t, os.Remove(l.base+"/lab"))
+	require.NoError(t, os.Symlink(t.TempDir(), l.base+"/lab"))
+	require.ErrorIs(t, start(), agent.ErrNoDir)
+	require.NoError(t, os.Remove(l.base+"/lab"))
+	require.NoError(t, os.Chmod(l.base, 0o777))
+	require.ErrorIs(t, start(), agent.ErrNoDir)
+	_, err := (&Installer{}).Sweep(t.Context(), l.conn, agent.Place{ID: "x", Dir: "/etc"})
+	require.ErrorIs(t, err, transport.ErrInvalid)
+}
+
+// TestInventory compares with what an agent would read here.
+func TestInventory(t *testing.T) {
+	l := newLab(t)
+	a := l.start(0)
+	got, err := a.Inventory(t.Context(), agent.InventoryRequest{Probes: []agent.Probe{
+		{Name: "version", Argv: []string{"sh", "-c", "echo; echo ' 1.2 '"}},
+		{Name: "missing", Argv: []string{"no-such-program"}},
+		{Name: "fails", Argv: []string{"sh", "-c", "echo 1; exit 1"}},
+		{Name: "hangs", Argv: []string{"sleep", "600"}, Timeout: 200 * time.Millisecond},
+	}})
+	require.NoError(t, err)
+	want := inventory.Collect(t.Context())
+	require.Equal(t, want.Identity, got.Identity)
+	var software []transport.Software
+	probed := map[string]string{}
+	for _, s := range got.Software {
+		if s.Source == agent.ProbeSource {
+			probed[s.Name] = s.Version
+		} else {
+			software = append(software, s)
+		}
+	}
+	require.Equal(t, map[string]string{"version": "1.2"}, probed)
+	require.Equal(t, want.Software, software)
+	require.Len(t, got.Problems, 1+len(want.Problems), "%v", got.Problems)
+	for i := range want.Devices { // what the kernel alone tells
+		want.Devices[i].Firmware, want.Devices[i].DriverVersion = "", ""
+	}
+	for i := range got.Devices {
+		got.Devices[i].Firmware, got.Devices[i].DriverVersion = "", ""
+	}
+	require.Equal(t, want.Devices, got.Devices)
+	_, err = a.Remove(t.Context())
+	require.NoError(t, err)
+	l.onlyLogs()
+	entries, err := filepath.Glob(filepath.Join(os.TempDir(), "roundsman-inventory-*"))
+	require.NoError(t, err)
+	require.Empty(t, entries)
+}
