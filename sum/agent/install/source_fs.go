@@ -16,10 +16,12 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// Names of the manifest and its signature in the directory of an [FS] source.
+// Names of the manifest and its signature in the directory of an [FS] source, and of
+// the public key for [ReadPublicKey].
 const (
 	ManifestName  = "manifest.json"
 	SignatureName = "manifest.sig"
+	PublicKeyName = "manifest.pub"
 )
 
 const maxManifest = 1 << 20 // bytes
@@ -60,6 +62,20 @@ func (m Manifest) Sign(key ed25519.PrivateKey) (manifest, signature []byte, err 
 // not signed by key, or whose file is not the one in the manifest, is refused
 // with transport.ErrTrust.
 func FS(fsys fs.FS, key ed25519.PublicKey) Source { return &fsSource{fsys, bytes.Clone(key)} }
+
+// ReadPublicKey reads the public key, in base64, that lies beside a manifest. It
+// proves something only where fsys itself cannot be changed, as an embed.FS.
+func ReadPublicKey(fsys fs.FS) (ed25519.PublicKey, error) {
+	text, err := readSmall(fsys, PublicKeyName)
+	if err != nil {
+		return nil, badSource(err, "")
+	}
+	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
+	if err != nil || len(key) != ed25519.PublicKeySize {
+		return nil, badSource(errors.New(PublicKeyName+" is not an Ed25519 public key in base64"), "")
+	}
+	return key, nil
+}
 
 type fsSource struct {
 	fsys fs.FS
