@@ -284,7 +284,8 @@ func (p *inProcess) Stop(ctx context.Context, r *channel.StopRequest) (*channel.
 	return resp, err
 }
 
-// PutBlob copies what the store lacks of a file.
+// PutBlob copies what the store lacks of a file. What open returns is closed once:
+// before PutBlob returns, unless ctx ended and a Read of it hangs.
 func (p *inProcess) PutBlob(ctx context.Context, sha256 string, size int64, open func(ctx context.Context, offset int64) (io.ReadCloser, error), progress func(int64)) error {
 	offset, err := call(ctx, p, func(ctx context.Context) (int64, error) { return p.svc.Offset(ctx, sha256, size) })
 	if err != nil {
@@ -300,9 +301,10 @@ func (p *inProcess) PutBlob(ctx context.Context, sha256 string, size int64, open
 	if err != nil {
 		return fmt.Errorf("open the content: %w", err)
 	}
-	defer src.Close() // where ctx ends, that is while a Read may be pending
+	in := &blobReader{ctx: ctx, src: src, at: offset, progress: progress, idle: make(chan struct{})}
+	defer in.close()
 	end, err := call(ctx, p, func(ctx context.Context) (int64, error) {
-		return p.svc.Append(ctx, sha256, size, offset, &countingReader{ctx, src, offset, progress})
+		return p.svc.Append(ctx, sha256, size, offset, in)
 	})
 	if err == nil && end != size {
 		err = &channel.Fault{Code: channel.CodeDigest, Message: fmt.Sprintf("the content has %d bytes instead of %d", end, size)}
@@ -310,20 +312,66 @@ func (p *inProcess) PutBlob(ctx context.Context, sha256 string, size int64, open
 	return err
 }
 
-// countingReader reports what was read until its context ends.
-type countingReader struct {
+// blobReader is the source of a PutBlob. It reports what was read until PutBlob
+// returns, which may be before the operation that reads it ends; no source need
+// bear to be closed while it is read.
+type blobReader struct {
 	ctx      context.Context
-	r        io.Reader
-	at       int64
+	src      io.ReadCloser
 	progress func(int64)
+
+	mu      sync.Mutex
+	at      int64
+	reading bool
+	closed  bool
+	idle    chan struct{} // closed when the source is
 }
 
-func (c *countingReader) Read(b []byte) (int, error) {
-	n, err := c.r.Read(b)
-	if c.at += int64(n); n > 0 && c.progress != nil && c.ctx.Err() == nil {
-		c.progress(c.at)
+func (r *blobReader) Read(b []byte) (int, error) {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return 0, io.ErrClosedPipe
+	}
+	r.reading = true
+	r.mu.Unlock()
+	n, err := r.src.Read(b)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reading = false
+	if r.closed {
+		r.end()
+		return 0, io.ErrClosedPipe
+	}
+	if r.at += int64(n); n > 0 && r.progress != nil && r.ctx.Err() == nil {
+		r.progress(r.at)
 	}
 	return n, err
+}
+
+// readGrace is how long a read that is going on when ctx ends is waited for.
+const readGrace = time.Second
+
+// close closes the source, or leaves that to the read that is going on if it does
+// not end soon; Close waits for that. No other begins.
+func (r *blobReader) close() {
+	r.mu.Lock()
+	r.closed = true
+	if !r.reading {
+		r.end()
+	}
+	r.mu.Unlock()
+	wait := time.NewTimer(readGrace)
+	defer wait.Stop()
+	select {
+	case <-r.idle:
+	case <-wait.C:
+	}
+}
+
+func (r *blobReader) end() {
+	_ = r.src.Close()
+	close(r.idle)
 }
 
 // CopyLog copies a log from an offset to its present end.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -8,6 +9,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,13 +73,27 @@ func TestOutputIsHeldInSpiteOfLooks(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, unix.Flock(int(looker.Fd()), unix.LOCK_SH|unix.LOCK_NB))
 	require.False(t, s.home.outputHeld(id), "another who looks is no program")
-	held := make(chan error, 1)
-	go func() { held <- holdOutput(file) }()
-	select {
-	case err := <-held:
-		t.Fatalf("it did not wait: %v", err)
-	case <-time.After(20 * time.Millisecond):
+	held, tries := make(chan error, 1), make(chan error)
+	free := make(chan struct{})
+	go func() {
+		held <- holdOutputBy(file, func(fd, how int) error {
+			err := unix.Flock(fd, how)
+			select {
+			case tries <- err:
+			case <-free:
+			}
+			return err
+		})
+	}()
+	for range 3 {
+		select {
+		case err := <-tries:
+			require.Equal(t, unix.EWOULDBLOCK, err)
+		case err := <-held:
+			t.Fatalf("it did not try again: %v", err)
+		}
 	}
+	close(free)
 	require.NoError(t, looker.Close())
 	require.NoError(t, <-held)
 	require.True(t, s.home.outputHeld(id))
@@ -162,6 +179,79 @@ func TestCloseInProcess(t *testing.T) {
 	require.NoError(t, err)
 	require.NotNil(t, lock)
 	require.NoError(t, lock.Close())
+}
+
+// slowSource is a content whose first read is slow.
+type slowSource struct {
+	io.ReadSeeker
+	begun, on chan struct{}
+	reading   atomic.Bool
+	reads     atomic.Int32
+	closed    chan bool // whether it was being read
+}
+
+func (s *slowSource) Read(b []byte) (int, error) {
+	s.reading.Store(true)
+	defer s.reading.Store(false)
+	if s.reads.Add(1) == 1 {
+		close(s.begun)
+		<-s.on
+	}
+	return s.ReadSeeker.Read(b)
+}
+
+func (s *slowSource) Close() error {
+	s.closed <- s.reading.Load()
+	return nil
+}
+
+// A source is closed when nobody reads it, also where the call that reads it is
+// over already.
+func TestSourceIsNotClosedWhileRead(t *testing.T) {
+	data := make([]byte, 1<<20)
+	f := transport.BytesFile("f", data)
+	for _, closeClient := range []bool{false, true} {
+		c := newInProcess(t)
+		src := &slowSource{ReadSeeker: bytes.NewReader(data), begun: make(chan struct{}), on: make(chan struct{}), closed: make(chan bool, 2)}
+		f.Open = func(context.Context) (io.ReadSeekCloser, error) { return src, nil }
+		goOn := sync.OnceFunc(func() { close(src.on) })
+		t.Cleanup(goOn)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		answer := make(chan error, 1)
+		go func() {
+			_, err := c.Stage(ctx, f, func(done int64) {
+				if done > 0 {
+					t.Errorf("told of %d bytes after the end", done)
+				}
+			})
+			answer <- err
+		}()
+		<-src.begun
+		gone := make(chan error, 1)
+		if closeClient {
+			go func() { gone <- c.Close(context.Background()) }()
+			require.ErrorIs(t, <-answer, transport.ErrClosed)
+		} else {
+			cancel()
+			require.ErrorIs(t, <-answer, context.Canceled)
+		}
+		select {
+		case <-src.closed:
+			t.Fatal("closed while it is read")
+		case err := <-gone:
+			t.Fatalf("Close did not wait for the read: %v", err)
+		default:
+		}
+		goOn()
+		require.False(t, <-src.closed, "closed while it is read")
+		if closeClient {
+			require.NoError(t, <-gone)
+		}
+		require.NoError(t, c.Close(t.Context()))
+		require.EqualValues(t, 1, src.reads.Load(), "another read began")
+		require.Empty(t, src.closed, "closed twice")
+	}
 }
 
 // A call returns with its context, whatever the service does.

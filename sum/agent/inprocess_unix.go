@@ -13,9 +13,11 @@ import (
 // holdOutput locks a job's log (flock). The lock belongs to the open file, which
 // the program inherits as its output: it lasts as long as the program, or what that
 // leaves behind, has it.
-func holdOutput(file *os.File) error {
+func holdOutput(file *os.File) error { return holdOutputBy(file, unix.Flock) }
+
+func holdOutputBy(file *os.File, flock func(fd, how int) error) error {
 	for end := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		// Somebody may be looking at this moment.
 		if err == nil || err != unix.EINTR && err != unix.EWOULDBLOCK || time.Now().After(end) {
 			return wrapFlock(file, err)

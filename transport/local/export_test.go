@@ -1,6 +1,9 @@
 package local
 
-import "time"
+import (
+	"os"
+	"time"
+)
 
 // Hurry returns a Transport that closes the output of programs that have ended
 // after so short a silence.
@@ -8,3 +11,7 @@ func Hurry(quiet time.Duration) *Transport { return &Transport{quiet: quiet} }
 
 // Ended is closed when the connection is being closed.
 func (c *conn) Ended() <-chan struct{} { return c.ctx.Done() }
+
+// Quiet returns what tells, of a stream that nobody has read yet, whether nothing
+// came since the last time but one.
+func Quiet(r *os.File) func() bool { return (&output{r: r}).quiet }

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,8 @@ import (
 )
 
 // Put implements transport.FileStore. If name holds the content already, only its
-// permissions are set. The partial file is named after name and content, so that
-// several may write it at once: they write the same.
+// permissions are set. The partial file is named after name and content. Of several
+// that would write it at once one does, and the others wait for it.
 func (c *conn) Put(ctx context.Context, name string, f transport.File, opts transport.PutOptions) (transport.PutResult, error) {
 	k, file, err := c.file(ctx, "put", name)
 	if err != nil {
@@ -74,21 +75,21 @@ func (p *put) run() (transport.FileInfo, error) {
 	if fi, err := os.Stat(p.file); err == nil && fi.IsDir() {
 		return transport.FileInfo{}, occupied()
 	}
-	for range maxTries {
+	for tries := 0; tries < maxTries; {
 		if p.ready() {
-			_ = os.Remove(p.part)
+			p.discard()
 			p.kept.Store(p.f.Size)
 			return p.done()
 		}
-		if err = p.fill(src); err == nil {
-			err = p.rename()
-		}
-		switch {
+		switch err = p.write(src); {
 		case err == nil:
 			return p.done()
+		case errors.Is(err, errGone):
 		case errors.Is(err, errRemoved):
+			tries++
 		case errors.Is(err, transport.ErrIntegrity) && p.kept.Load() > 0:
 			// What was there before was not what it should have been.
+			tries++
 		default:
 			return transport.FileInfo{}, err
 		}
@@ -100,7 +101,70 @@ func (p *put) run() (transport.FileInfo, error) {
 // file.
 const maxTries = 5
 
-var errRemoved = &transport.Error{Kind: transport.ErrBusy, Hint: "somebody removes the partial file again and again"}
+var (
+	errRemoved = &transport.Error{Kind: transport.ErrBusy, Hint: "somebody removes the partial file again and again"}
+	errGone    = errors.New("the Put that had the partial file has ended")
+)
+
+// write completes the partial file and gives it its name, or removes it if it is
+// of no use. All that time the file is locked: another Put that had it open could
+// otherwise go on to write it under its new name, and with another source than it
+// should have, change what has been verified.
+func (p *put) write(src io.ReadSeeker) (err error) {
+	part, err := p.partial()
+	if err != nil {
+		return err
+	}
+	defer part.Close()
+	// Also while the source hangs: whoever waits for the file shall have it then.
+	stop := context.AfterFunc(p.ctx, func() { _ = part.Close() })
+	defer stop()
+	err = p.fill(part, src)
+	switch {
+	case errors.Is(err, transport.ErrIntegrity):
+		if !p.isPart(part) || os.Remove(p.part) == nil {
+			return err
+		}
+		_ = part.Close() // on Windows what is open keeps its name
+		_ = os.Remove(p.part)
+		return err
+	case err != nil:
+		return err
+	case !stop():
+		return p.ctx.Err()
+	case !p.isPart(part):
+		return errRemoved
+	}
+	if runtime.GOOS == "windows" {
+		// Whoever opens it now finds it complete, and writes nothing.
+		if err := part.Close(); err != nil {
+			return err
+		}
+	}
+	return p.rename()
+}
+
+// discard removes the partial file, unless another Put has it.
+func (p *put) discard() {
+	if f, _, err := openOwn(p.part, os.O_RDWR); err == nil {
+		mine, err := tryLock(f)
+		_ = f.Close()
+		if !mine && err == nil {
+			return
+		}
+	}
+	_ = os.Remove(p.part)
+}
+
+// isPart reports whether a file that is open is the partial file.
+func (p *put) isPart(f *os.File) bool {
+	fi, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Lstat(p.part)
+	return err == nil && os.SameFile(fi, named)
+}
 
 // rename gives the partial file its name.
 func (p *put) rename() error {
@@ -165,20 +229,8 @@ func (p *put) hash(r io.Reader, sum hash.Hash) error {
 	return p.copy(r, func(b []byte) error { _, err := sum.Write(b); return err })
 }
 
-// fill completes the partial file, and removes it if it is of no use.
-func (p *put) fill(src io.ReadSeeker) (err error) {
-	part, err := p.partial()
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := part.Close(); err == nil {
-			err = cerr
-		}
-		if errors.Is(err, transport.ErrIntegrity) {
-			_ = os.Remove(p.part)
-		}
-	}()
+// fill completes the partial file.
+func (p *put) fill(part *os.File, src io.ReadSeeker) error {
 	sum := sha256.New()
 	at := p.kept.Load()
 	if err := p.hash(io.NewSectionReader(part, 0, at), sum); err != nil {
@@ -190,8 +242,7 @@ func (p *put) fill(src io.ReadSeeker) (err error) {
 	p.sent.Store(0)
 	p.progress(at)
 	in := &source{r: src, left: p.f.Size - at}
-	err = p.copy(in, func(b []byte) error {
-		// At an offset, and not at the end: see Put.
+	err := p.copy(in, func(b []byte) error {
 		n, err := part.WriteAt(b, at)
 		at += int64(n)
 		p.sent.Add(int64(n))
@@ -231,27 +282,57 @@ func (s *source) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// partial opens the partial file and says how much of it is kept. Nothing but a
-// plain file of our own is continued: others could change it later.
+// partial opens the partial file, for this Put alone, and says how much of it is
+// kept. Nothing but a plain file of our own is continued: others could change it
+// later. If somebody else has it, partial waits, and returns errGone when there is
+// no such file any more.
 func (p *put) partial() (*os.File, error) {
 	p.kept.Store(0)
-	for range maxTries {
-		f, fi, err := openOwn(p.part, os.O_RDWR)
+	pause, waited := time.Millisecond, false
+	for tries := 0; tries < maxTries; {
+		f, _, err := openOwn(p.part, os.O_RDWR)
 		switch {
-		case err == nil && fi.Size() <= p.f.Size && hasOneName(fi):
-			p.kept.Store(fi.Size())
-			return f, nil
-		case err == nil:
-			_ = f.Close()
 		case errors.Is(err, errMoved):
+			tries++
 			continue
+		case classOf(err) == fs.ErrNotExist && waited:
+			return nil, errGone
 		case classOf(err) == fs.ErrNotExist:
-			f, err := os.OpenFile(p.part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+			f, err = os.OpenFile(p.part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 			if errors.Is(err, fs.ErrExist) {
+				tries++
 				continue // another Put was faster
 			}
-			return f, err
+			if err != nil {
+				return nil, err
+			}
 		}
+		if err == nil {
+			mine, lerr := tryLock(f)
+			named := p.isPart(f)
+			if mine && lerr == nil && named {
+				// Its size, only now.
+				if fi, err := f.Stat(); err == nil && fi.Size() <= p.f.Size && hasOneName(fi) {
+					p.kept.Store(fi.Size())
+					return f, nil
+				}
+			}
+			_ = f.Close() // also while waiting: on Windows it could get no name otherwise
+			if lerr != nil {
+				return nil, lerr
+			}
+			if !mine || !named {
+				waited = true
+				select {
+				case <-time.After(pause):
+				case <-p.ctx.Done():
+					return nil, p.ctx.Err()
+				}
+				pause = min(2*pause, 50*time.Millisecond)
+				continue
+			}
+		}
+		tries++
 		if err := os.Remove(p.part); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}

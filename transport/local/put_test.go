@@ -2,10 +2,14 @@ package local_test
 
 import (
 	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -126,6 +130,94 @@ func TestPutTwiceAtOnce(t *testing.T) {
 		requireFile(t, dir+"/f", data)
 		require.Equal(t, []string{"f"}, names(t, dir))
 	}
+}
+
+// hanging is a file that stops after half of its content, which is not what its
+// digest says, until it may go on.
+func hanging(data []byte, half chan<- struct{}, on <-chan struct{}) transport.File {
+	bad := bytes.Clone(data)
+	bad[len(bad)-1]++
+	f := pausing("f", bad, len(bad)/2, func() {
+		close(half)
+		<-on
+	})
+	f.SHA256 = sha256.Sum256(data)
+	return f
+}
+
+// TestPutKeepsOthersOut: a Put whose source is not what it should be does not
+// change what another one has verified, though both write the same partial file.
+func TestPutKeepsOthersOut(t *testing.T) {
+	conn := dial(t)
+	dir := tempDir(t)
+	data := content(large)
+	half, on := make(chan struct{}), make(chan struct{})
+	put := func(conn transport.Conn, f transport.File) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := transport.Put(t.Context(), conn, dir+"/f", f, transport.PutOptions{})
+			done <- err
+		}()
+		return done
+	}
+	bad := put(conn, hanging(data, half, on))
+	<-half
+	good := put(dial(t), transport.BytesFile("f", data))
+	var err error
+	select {
+	case err = <-good:
+		close(on)
+	case <-time.After(500 * time.Millisecond): // as it should be: it waits
+		close(on)
+		err = <-good
+	}
+	require.NoError(t, err)
+	require.ErrorIs(t, <-bad, transport.ErrIntegrity)
+	requireFile(t, dir+"/f", data)
+	require.Equal(t, []string{"f"}, names(t, dir))
+}
+
+// TestPutDoesNotWaitForTheDead: a Put whose context has ended keeps nobody waiting,
+// though its source still hangs.
+func TestPutDoesNotWaitForTheDead(t *testing.T) {
+	conn := dial(t)
+	dir := tempDir(t)
+	data := content(large)
+	half, on := make(chan struct{}), make(chan struct{})
+	defer close(on)
+	ctx, cancel := context.WithCancel(t.Context())
+	hung := make(chan error, 1)
+	go func() {
+		_, err := transport.Put(ctx, conn, dir+"/f", hanging(data, half, on), transport.PutOptions{})
+		hung <- err
+	}()
+	<-half
+	cancel()
+	soon, end := context.WithTimeout(t.Context(), time.Minute)
+	defer end()
+	res, err := transport.Put(soon, conn, dir+"/f", transport.BytesFile("f", data), transport.PutOptions{})
+	require.NoError(t, err)
+	require.EqualValues(t, large/2, res.Kept)
+	require.ErrorIs(t, <-hung, context.Canceled)
+	requireFile(t, dir+"/f", data)
+}
+
+// TestPutAfterManyBadOnes: those that fail do not use up the tries of the one that
+// does not.
+func TestPutAfterManyBadOnes(t *testing.T) {
+	conn := dial(t)
+	dir := tempDir(t)
+	data := content(1 << 20)
+	bad := transport.BytesFile("f", append([]byte("bad"), data[3:]...))
+	bad.SHA256 = sha256.Sum256(data)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { _, _ = transport.Put(t.Context(), conn, dir+"/f", bad, transport.PutOptions{}) })
+	}
+	_, err := transport.Put(t.Context(), conn, dir+"/f", transport.BytesFile("f", data), transport.PutOptions{})
+	require.NoError(t, err)
+	wg.Wait()
+	requireFile(t, dir+"/f", data)
 }
 
 func TestLongName(t *testing.T) {

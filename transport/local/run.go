@@ -20,6 +20,9 @@ const (
 	// quietTime is how long the output of a program that has ended may be silent
 	// before it is closed: something that the program left behind holds it.
 	quietTime = 5 * time.Second
+	// readTime is how long a read from the caller's standard input is waited for, so
+	// that one that does not block is over when Run returns.
+	readTime = 100 * time.Millisecond
 	// busyTime is how long something may be in use by others. A program may be open
 	// for writing although nobody has opened it: a process that is being started
 	// holds what its parent had open, for a moment (go.dev/issue/22315).
@@ -32,7 +35,8 @@ const (
 //
 // Run returns when the program has ended and whatever it started has closed the
 // output, or has written nothing for 5 seconds; what it leaves behind should
-// redirect its own. A read from cmd.Stdin that is going on then is not waited for.
+// redirect its own. A read from cmd.Stdin that blocks cannot be interrupted: neither
+// Run nor Close waits for its end, but no other begins after it.
 //
 // When ctx ends, the program and all that it started in its process group are
 // asked to end (SIGTERM), and killed 2 seconds later if that was not enough.
@@ -78,7 +82,7 @@ type process struct {
 	group *group
 	files []*os.File // the program's ends of the pipes
 	out   []*output
-	in    *os.File // our end of its standard input, or nil
+	in    *input // its standard input, or nil
 
 	done chan struct{} // closed when the program and its output have ended
 }
@@ -97,6 +101,7 @@ func (k *call) run(cmd transport.Command) (transport.Exit, error) {
 		select {
 		case <-p.done:
 		case <-wait.C: // the rest happens behind the caller's back, before Close returns
+			p.in.leave()
 		}
 		return transport.Exit{}, k.ctx.Err()
 	}
@@ -113,7 +118,7 @@ func (k *call) start(cmd transport.Command) (*process, error) {
 		p := &process{k: k, done: make(chan struct{})}
 		err := p.start(cmd)
 		if err == nil {
-			p.join(cmd.Stdin)
+			p.join()
 			return p, nil
 		}
 		if classOf(err) != transport.ErrBusy || time.Now().After(deadline) {
@@ -140,9 +145,12 @@ func (p *process) start(cmd transport.Command) (err error) {
 		}
 	}()
 	if cmd.Stdin != nil {
-		if p.cmd.Stdin, p.in, err = p.pipe(false); err != nil {
+		theirs, ours, err := p.pipe(false)
+		if err != nil {
 			return err
 		}
+		p.cmd.Stdin = theirs
+		p.in = &input{p: p, r: cmd.Stdin, w: ours, ended: make(chan struct{})}
 	}
 	for _, s := range []struct {
 		w   io.Writer
@@ -182,24 +190,28 @@ func (p *process) pipe(out bool) (theirs, ours *os.File, err error) {
 // close closes our ends of the pipes.
 func (p *process) close() {
 	if p.in != nil {
-		_ = p.in.Close()
+		_ = p.in.w.Close()
 	}
+	p.deafen()
+}
+
+// deafen ends the output.
+func (p *process) deafen() {
 	for _, o := range p.out {
 		_ = o.r.Close()
 	}
 }
 
 // join starts what goes on while the program runs.
-func (p *process) join(stdin io.Reader) {
-	work := &p.k.c.work
+func (p *process) join() {
 	if p.in != nil {
-		work.Go(func() { p.feed(stdin) })
+		go p.in.copy() // joined below, unless a read blocks
 	}
 	var outputs sync.WaitGroup
 	for _, o := range p.out {
 		outputs.Go(o.copy)
 	}
-	work.Go(func() {
+	p.k.c.work.Go(func() {
 		_ = p.cmd.Wait() // the state says it all
 		copied := make(chan struct{})
 		go func() {
@@ -208,6 +220,7 @@ func (p *process) join(stdin io.Reader) {
 		}()
 		p.hush(copied)
 		p.close()
+		p.in.leave()
 		p.group.close()
 		close(p.done)
 	})
@@ -232,22 +245,48 @@ func (p *process) hush(copied <-chan struct{}) {
 	}
 }
 
-// feed passes the caller's input on. A program that does not want it is no error.
-func (p *process) feed(stdin io.Reader) {
-	defer p.in.Close()
+// input is what the program reads.
+type input struct {
+	p *process
+	r io.Reader // the caller's
+	w *os.File
+
+	over  atomic.Bool // no read may begin
+	ended chan struct{}
+}
+
+// copy passes the caller's input on. A program that does not want it is no error.
+func (in *input) copy() {
+	defer close(in.ended)
 	buf := make([]byte, 32<<10)
-	for {
-		n, err := stdin.Read(buf)
-		if _, werr := p.in.Write(buf[:n]); werr != nil {
+	for !in.over.Load() {
+		n, err := in.r.Read(buf)
+		if _, werr := in.w.Write(buf[:n]); werr != nil {
 			return
 		}
 		if errors.Is(err, io.EOF) {
+			_ = in.w.Close()
 			return
 		}
 		if err != nil {
-			p.k.cancel(&streamError{err})
+			// Not closed: to the program that would look like all of it.
+			in.p.k.cancel(&streamError{err})
 			return
 		}
+	}
+}
+
+// leave makes an end of reading, and waits for it unless a read blocks.
+func (in *input) leave() {
+	if in == nil {
+		return
+	}
+	in.over.Store(true)
+	wait := time.NewTimer(readTime)
+	defer wait.Stop()
+	select {
+	case <-in.ended:
+	case <-wait.C:
 	}
 }
 
@@ -265,10 +304,11 @@ type output struct {
 }
 
 // quiet reports whether nothing came since the last time but one. While the
-// caller's writer takes its time, it is not the program that is silent.
+// caller's writer takes its time, or what came has not been read, it is not the
+// program that is silent.
 func (o *output) quiet() bool {
 	n := o.reads.Load()
-	still := n == o.seen && !o.writing.Load()
+	still := n == o.seen && !o.writing.Load() && !readable(o.r)
 	quiet := still && o.still
 	o.seen, o.still = n, still
 	return quiet
@@ -297,12 +337,14 @@ func (o *output) copy() {
 	}
 }
 
-// terminate ends the program and what it started, gently at first.
+// terminate ends the program and what it started, gently at first. What left its
+// group may go on, but nobody listens to it.
 func (p *process) terminate() {
 	p.group.end(false)
 	for deadline := time.Now().Add(killGrace); p.group.alive() && time.Now().Before(deadline); {
 		time.Sleep(20 * time.Millisecond)
 	}
 	p.group.end(true)
+	p.deafen()
 	<-p.done
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/local"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 func sh(script string) []string { return []string{"sh", "-c", script} }
@@ -201,6 +203,105 @@ func TestSlowReaderLosesNothing(t *testing.T) {
 	close(free)
 	require.NoError(t, <-done)
 	require.Equal(t, 60000, w.n)
+}
+
+// TestUnreadOutputIsNotSilent: what the program wrote may lie there for longer than
+// it may be silent, if this process is kept from reading it.
+func TestUnreadOutputIsNotSilent(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	defer w.Close()
+	quiet := local.Quiet(r)
+	_, err = w.WriteString("x")
+	require.NoError(t, err)
+	for range 5 {
+		require.False(t, quiet(), "it has not been read")
+	}
+	_, err = r.Read(make([]byte, 1))
+	require.NoError(t, err)
+	require.False(t, quiet(), "for the first time")
+	require.True(t, quiet())
+}
+
+// TestBlockedStdin: a read of the caller's input cannot be interrupted. Nobody
+// waits for it, and after it none begins.
+func TestBlockedStdin(t *testing.T) {
+	others := goleak.IgnoreCurrent()
+	for name, script := range map[string]string{"ends": "exit 3", "cancelled": `trap "" TERM; echo; while :; do sleep 0.1; done`} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := (&local.Transport{}).Dial(t.Context(), transport.Endpoint{})
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			reading, on := make(chan struct{}), make(chan struct{})
+			var reads atomic.Int32
+			_, err = transport.Run(ctx, conn, transport.Command{Argv: sh(script),
+				Stdout: writerFunc(func(p []byte) (int, error) {
+					<-reading
+					cancel()
+					return len(p), nil
+				}),
+				Stdin: readerFunc(func(p []byte) (int, error) {
+					if reads.Add(1) == 1 {
+						close(reading)
+						<-on
+					}
+					return 1, nil
+				})})
+			if name == "ends" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, context.Canceled)
+			}
+			if name == "cancelled" {
+				close(on) // while the program still runs, and takes its input
+			}
+			require.NoError(t, conn.Close(t.Context()), "it does not wait for the reader")
+			if name == "ends" {
+				close(on)
+			}
+			goleak.VerifyNone(t, others)
+			require.EqualValues(t, 1, reads.Load(), "another read began")
+		})
+	}
+}
+
+// TestCancelledBesideADaemon: what has left the group, and goes on writing to the
+// output, is not waited for once the call is cancelled.
+func TestCancelledBesideADaemon(t *testing.T) {
+	setsid, err := exec.LookPath("setsid")
+	if err != nil {
+		t.Skip("there is no setsid")
+	}
+	others := goleak.IgnoreCurrent()
+	conn, err := (&local.Transport{}).Dial(t.Context(), transport.Endpoint{})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	said := make(chan string, 1)
+	done := make(chan error, 1)
+	go func() {
+		_, err := transport.Run(ctx, conn, transport.Command{
+			Argv: sh(setsid + ` sh -c 'trap "" PIPE; echo $$; while :; do sleep 0.05; echo tick 2>/dev/null; done' & exec sleep 600`),
+			Stdout: writerFunc(func(p []byte) (int, error) {
+				select {
+				case said <- string(p):
+				default:
+				}
+				return len(p), nil
+			})})
+		done <- err
+	}()
+	pid := strings.TrimSpace(<-said)
+	n, err := strconv.Atoi(pid)
+	require.NoError(t, err)
+	defer func() { _ = syscall.Kill(-n, syscall.SIGKILL) }()
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	require.NoError(t, conn.Close(t.Context()))
+	require.True(t, alive(pid), "it has a session of its own")
+	goleak.VerifyNone(t, others)
 }
 
 func TestRunStreamsFail(t *testing.T) {

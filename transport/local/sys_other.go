@@ -17,4 +17,6 @@ func hasOneName(fs.FileInfo) bool                   { return true }
 func setMode(f *os.File, perm fs.FileMode) error    { return f.Chmod(perm) }
 func setDirMode(dir string, perm fs.FileMode) error { return os.Chmod(dir, perm) }
 func syncDir(string) error                          { return nil }
+func readable(*os.File) bool                        { return false }
+func tryLock(*os.File) (bool, error)                { return true, nil }
 func unixSockets() bool                             { return false }

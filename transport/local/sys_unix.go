@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/roundsman-go/roundsman/transport"
+	"golang.org/x/sys/unix"
 )
 
 // classOfErrno is the class of an error number that package fs does not know.
@@ -90,6 +91,21 @@ func syncDir(dir string) error {
 		return err
 	}
 	return nil
+}
+
+// readable reports whether a pipe has something that was not read.
+func readable(r *os.File) bool {
+	yes := false
+	raw, err := r.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		_, err := unix.Poll(fds, 0)
+		yes = err != nil || fds[0].Revents&unix.POLLIN != 0 // an interruption says nothing
+	})
+	return yes
 }
 
 // unixSockets reports whether the system has them.

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/roundsman-go/roundsman/transport"
+	"golang.org/x/sys/windows"
 )
 
 // System error codes that package syscall has no name for (WinError.h).
@@ -71,6 +72,27 @@ func setDirMode(string, fs.FileMode) error { return nil }
 
 // syncDir does nothing: Windows has no such thing.
 func syncDir(string) error { return nil }
+
+// readable says nothing: to ask would wait for the read that is going on, as all
+// that is done with one handle takes turns.
+func readable(*os.File) bool { return false }
+
+// tryLock locks a file that is open, as long as it is. What is locked is a byte
+// that no file reaches: of those that are, others could not be read.
+func tryLock(f *os.File) (bool, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var lerr error
+	if err := raw.Control(func(fd uintptr) {
+		lerr = windows.LockFileEx(windows.Handle(fd), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0,
+			&windows.Overlapped{OffsetHigh: 1 << 30})
+	}); err != nil {
+		return false, err
+	}
+	return !inUse(lerr), nil
+}
 
 // unixSockets asks for one: they came with Windows 10 build 17063 and Windows
 // Server 2019.

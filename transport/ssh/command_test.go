@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/stretchr/testify/require"
 )
@@ -23,18 +24,29 @@ import (
 func loginShells(t testing.TB) [][]string {
 	out := shells(t)
 	for _, name := range []string{"tcsh", "bsd-csh", "fish"} {
-		if _, err := exec.LookPath(name); err == nil {
+		if installed(t, name) {
 			out = append(out, []string{name})
 		}
 	}
 	return out
 }
 
+// installed reports whether this machine has a program. One that is required and
+// missing ends the test.
+func installed(t testing.TB, name string) bool {
+	t.Helper()
+	_, err := exec.LookPath(name)
+	if err != nil && realtest.Required() {
+		realtest.Missing(t, "the program "+name)
+	}
+	return err == nil
+}
+
 // shells are the shells of this machine that can stand for sh.
 func shells(t testing.TB) [][]string {
 	var out [][]string
 	for _, argv := range [][]string{{"sh"}, {"dash"}, {"bash"}, {"bash", "--posix"}, {"mksh"}, {"zsh"}, {"busybox", "sh"}} {
-		if _, err := exec.LookPath(argv[0]); err == nil {
+		if installed(t, argv[0]) {
 			out = append(out, argv)
 		}
 	}
@@ -173,7 +185,7 @@ func TestElevatedQuoting(t *testing.T) {
 	}
 	args := []string{"", "it's", "\n", "a\n", "!", `\0101`, "\xff", "$s", "-n"}
 	ways := []rights{{sudo: true}, {sudo: true, prompt: "prompt"}}
-	if _, err := exec.LookPath("script"); err == nil {
+	if installed(t, "script") {
 		ways = append(ways, rights{sudo: true, terminal: true})
 	}
 	for _, shell := range loginShells(t) {

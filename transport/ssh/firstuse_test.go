@@ -3,7 +3,6 @@ package ssh_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,36 +90,4 @@ func TestAcceptNewTogether(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.Error(t, accept(ctx, seen(t, "new:22")))
-}
-
-// TestFirstUseIsAskedOnce: key exchanges go on for as long as the connection does,
-// and the dial's context has long ended.
-func TestFirstUseIsAskedOnce(t *testing.T) {
-	s := startSSHD(t, "RekeyLimit 256K 1s")
-	for name, trust := range map[string]func(file string) transport.Trust{
-		"own":        func(string) transport.Trust { return transport.Trust{} },
-		"accept-new": func(file string) transport.Trust { return transport.Trust{FirstUse: ssh.AcceptNew(file)} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			ep := s.endpoint(t)
-			ep.Trust = trust(filepath.Join(t.TempDir(), "known_hosts"))
-			accept := ep.Trust.FirstUse
-			var asked atomic.Int32
-			ep.Trust.FirstUse = func(ctx context.Context, seen transport.SeenIdentity) error {
-				asked.Add(1)
-				if accept != nil {
-					return accept(ctx, seen)
-				}
-				return nil
-			}
-			conn := dial(t, ep)
-			file := transport.BytesFile("x", noise(3<<20))
-			name := filepath.Join(t.TempDir(), "x")
-			_, err := transport.Put(t.Context(), conn, name, file, transport.PutOptions{})
-			require.NoError(t, err)
-			_, err = transport.Get(t.Context(), conn, name, io.Discard, transport.GetOptions{})
-			require.NoError(t, err)
-			require.EqualValues(t, 1, asked.Load())
-		})
-	}
 }

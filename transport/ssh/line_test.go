@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/ssh"
 	"github.com/roundsman-go/roundsman/transport/ssh/sshtest"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -90,49 +92,63 @@ func TestConnectTimeout(t *testing.T) {
 
 // TestStall: a transfer of which no byte moves ends, and can be continued; one
 // that is slow for reasons of the caller's does not. It runs on real time, because
-// package sftp waits for room on the line with a mutex in hand.
+// package sftp waits for room on the line with a mutex in hand: with a limit that
+// no busy machine reaches, and all who wait for it at once.
 func TestStall(t *testing.T) {
+	const limit = 8 * time.Second
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<19) // 8 MiB
+	file := transport.BytesFile("file", content)
+	var rows sync.WaitGroup
 	for name, cfg := range map[string]sshtest.Config{"shell": {}, "sftp": {SFTPOnly: true}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			const limit = 3 * time.Second
+		connect := func() (*sshtest.Server, transport.Conn, string) {
 			srv := server(t, cfg)
 			ep := endpointOf(srv)
 			ep.Options = ssh.Options{StallTimeout: limit, KeepAlive: -1}
-			conn := dial(t, ep)
-			content := bytes.Repeat([]byte("0123456789abcdef"), 1<<19) // 8 MiB
-			name := srv.Home() + "/file"
-			file := transport.BytesFile("file", content)
-
+			return srv, dial(t, ep), srv.Home() + "/file"
+		}
+		srv, conn, path := connect()
+		rows.Go(func() {
 			start := time.Now()
-			_, err := transport.Put(t.Context(), conn, name, file, transport.PutOptions{Progress: func(done int64) {
+			_, err := transport.Put(t.Context(), conn, path, file, transport.PutOptions{Progress: func(done int64) {
 				if done > 5<<20 {
 					srv.Stall(true)
 				}
 			}})
-			require.ErrorIs(t, err, transport.ErrTimeout)
-			require.Greater(t, time.Since(start), limit)
-			require.True(t, transport.Temporary(err))
+			assert.ErrorIs(t, err, transport.ErrTimeout, name)
+			assert.Greater(t, time.Since(start), limit, name)
+			assert.True(t, transport.Temporary(err), name)
 			srv.Stall(false)
-			res, err := transport.Put(t.Context(), conn, name, file, transport.PutOptions{})
-			require.NoError(t, err)
-			require.Positive(t, res.Kept)
+			res, err := transport.Put(t.Context(), conn, path, file, transport.PutOptions{})
+			assert.NoError(t, err, name)
+			assert.Positive(t, res.Kept, name)
+		})
 
-			n, err := transport.Get(t.Context(), conn, name, writer(func(p []byte) (int, error) {
+		_, slow, path2 := connect()
+		_, err := transport.Put(t.Context(), slow, path2, file, transport.PutOptions{})
+		require.NoError(t, err)
+		rows.Go(func() {
+			n, err := transport.Get(t.Context(), slow, path2, writer(func(p []byte) (int, error) {
 				time.Sleep(limit + limit/2)
 				return len(p), nil
 			}), transport.GetOptions{Limit: 10_000})
-			require.NoError(t, err)
-			require.EqualValues(t, 10_000, n)
-			n, err = transport.Get(t.Context(), conn, name, writer(func(p []byte) (int, error) {
-				srv.Stall(true)
+			assert.NoError(t, err, name)
+			assert.EqualValues(t, 10_000, n, name)
+		})
+
+		srv3, stalled, path3 := connect()
+		_, err = transport.Put(t.Context(), stalled, path3, file, transport.PutOptions{})
+		require.NoError(t, err)
+		rows.Go(func() {
+			n, err := transport.Get(t.Context(), stalled, path3, writer(func(p []byte) (int, error) {
+				srv3.Stall(true)
 				return len(p), nil
 			}), transport.GetOptions{})
-			require.ErrorIs(t, err, transport.ErrTimeout)
-			require.Less(t, n, int64(len(content)))
-			srv.Stall(false)
+			assert.ErrorIs(t, err, transport.ErrTimeout, name)
+			assert.Less(t, n, int64(len(content)), name)
+			srv3.Stall(false)
 		})
 	}
+	rows.Wait()
 }
 
 type writer func(p []byte) (int, error)

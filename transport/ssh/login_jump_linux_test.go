@@ -82,10 +82,15 @@ func (c *chain) endpoint(i int, opts ssh.Options) transport.Endpoint {
 // dial connects to every host, each through the one before it.
 func (c *chain) dial(opts ssh.Options) []transport.Conn {
 	c.t.Helper()
+	return c.dialEach(func(int) ssh.Options { return opts })
+}
+
+func (c *chain) dialEach(opts func(i int) ssh.Options) []transport.Conn {
+	c.t.Helper()
 	var conns []transport.Conn
 	tr := c.hosts[0].transport()
 	for i := range c.hosts {
-		conn, err := tr.Dial(c.t.Context(), c.endpoint(i, opts))
+		conn, err := tr.Dial(c.t.Context(), c.endpoint(i, opts(i)))
 		require.NoError(c.t, err)
 		conns = append(conns, conn)
 		tr = &ssh.Transport{DialContext: ssh.Through(conn)}
@@ -155,7 +160,12 @@ func TestJumpChain(t *testing.T) {
 		}
 	})
 	t.Run("cable of the middle one pulled", func(t *testing.T) {
-		conns := c.dial(ssh.Options{KeepAlive: time.Second})
+		conns := c.dialEach(func(i int) ssh.Options {
+			if i == 0 {
+				return ssh.Options{} // its line is sound
+			}
+			return ssh.Options{KeepAlive: 3 * time.Second}
+		})
 		work := busy(t, conns[2], "/root")
 		c.hosts[0].Run("ip", "link", "set", "mid", "down")
 		work()

@@ -3,16 +3,19 @@ package ssh_test
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/ssh"
+	"github.com/roundsman-go/roundsman/transport/ssh/internal/bufpipe"
 	"github.com/stretchr/testify/require"
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -206,47 +209,64 @@ func TestStrangers(t *testing.T) {
 		{"endless", strings.Repeat("x", 1<<20), "", true, transport.ErrProtocol, "does not speak SSH"},
 		{"garbled", "SSH-2.0-x\r\nthis is not a packet of any kind at all", "", false, transport.ErrProtocol, ""},
 	} {
-		t.Run(r.name, func(t *testing.T) {
-			t.Parallel()
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			done := make(chan struct{})
-			defer func() {
-				_ = l.Close()
-				<-done
-			}()
-			over, end := context.WithCancel(t.Context())
-			defer end()
-			go func() {
-				defer close(done)
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				defer c.Close()
-				defer context.AfterFunc(over, func() { _ = c.Close() })()
-				_, _ = c.Write([]byte(r.says))
-				buf := make([]byte, 4096) // hanging up on what was not read would be a reset
-				if _, err := c.Read(buf); err != nil {
-					return
-				}
-				_, _ = c.Write([]byte(r.answers))
-				if r.stays {
-					<-over.Done()
-				}
-			}()
-			timeout := 20 * time.Second
-			if r.want == transport.ErrTimeout {
-				timeout = time.Second
+		answer := func(ctx context.Context, c net.Conn) {
+			defer c.Close()
+			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+			_, _ = c.Write([]byte(r.says))
+			buf := make([]byte, 4096) // hanging up on what was not read would be a reset
+			if _, err := c.Read(buf); err != nil {
+				return
 			}
-			_, err = (&ssh.Transport{}).Dial(t.Context(), transport.Endpoint{Address: l.Addr().String(), Credentials: transport.Credentials{User: "u"},
+			_, _ = c.Write([]byte(r.answers))
+			if r.stays {
+				<-ctx.Done()
+			}
+		}
+		dial := func(t *testing.T, tr *ssh.Transport, addr string) {
+			_, err := tr.Dial(t.Context(), transport.Endpoint{Address: addr, Credentials: transport.Credentials{User: "u"},
 				Trust:   transport.Trust{HostKeys: []string{authorized(signer.PublicKey())}},
-				Options: ssh.Options{ConnectTimeout: timeout, Signers: []xssh.Signer{signer}}})
+				Options: ssh.Options{ConnectTimeout: 20 * time.Second, Signers: []xssh.Signer{signer}}})
 			require.ErrorIs(t, err, r.want)
 			require.ErrorContains(t, err, r.hint)
 			require.Equal(t, r.want != transport.ErrProtocol, transport.Temporary(err))
 			require.Less(t, len(err.Error()), 1000)
 			t.Log(err)
+		}
+		t.Run(r.name, func(t *testing.T) {
+			if r.want == transport.ErrTimeout {
+				// On a clock that waits until all the rest is done.
+				synctest.Test(t, func(t *testing.T) {
+					over, end := context.WithCancel(t.Context())
+					defer end()
+					var peers sync.WaitGroup
+					dial(t, &ssh.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+						addr := net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:22"))
+						near, far := bufpipe.New(addr, addr)
+						peers.Go(func() { answer(over, far) })
+						return near, nil
+					}}, "192.0.2.1")
+					end()
+					peers.Wait()
+				})
+				return
+			}
+			t.Parallel()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			done := make(chan struct{})
+			over, end := context.WithCancel(t.Context())
+			defer func() {
+				end()
+				_ = l.Close()
+				<-done
+			}()
+			go func() {
+				defer close(done)
+				if c, err := l.Accept(); err == nil {
+					answer(over, c)
+				}
+			}()
+			dial(t, &ssh.Transport{}, l.Addr().String())
 		})
 	}
 }

@@ -1,9 +1,12 @@
 package ssh_test
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/roundsman-go/roundsman/transport"
@@ -169,4 +172,36 @@ func loginFirstUse(t *testing.T, h *loginHost) {
 	writeFile(t, file, string(content)+plain, 0o600)
 	other.try(t, ep, transport.ErrTrust, "another key is recorded for it")
 	require.NotContains(t, other.log(t, 1), "userauth-request")
+}
+
+// TestFirstUseIsAskedOnce: key exchanges go on for as long as the connection does,
+// and the dial's context has long ended.
+func TestFirstUseIsAskedOnce(t *testing.T) {
+	s := startSSHD(t, "RekeyLimit 256K 1s")
+	for name, trust := range map[string]func(file string) transport.Trust{
+		"own":        func(string) transport.Trust { return transport.Trust{} },
+		"accept-new": func(file string) transport.Trust { return transport.Trust{FirstUse: ssh.AcceptNew(file)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ep := s.endpoint(t)
+			ep.Trust = trust(filepath.Join(t.TempDir(), "known_hosts"))
+			accept := ep.Trust.FirstUse
+			var asked atomic.Int32
+			ep.Trust.FirstUse = func(ctx context.Context, seen transport.SeenIdentity) error {
+				asked.Add(1)
+				if accept != nil {
+					return accept(ctx, seen)
+				}
+				return nil
+			}
+			conn := dial(t, ep)
+			file := transport.BytesFile("x", noise(3<<20))
+			name := filepath.Join(t.TempDir(), "x")
+			_, err := transport.Put(t.Context(), conn, name, file, transport.PutOptions{})
+			require.NoError(t, err)
+			_, err = transport.Get(t.Context(), conn, name, io.Discard, transport.GetOptions{})
+			require.NoError(t, err)
+			require.EqualValues(t, 1, asked.Load())
+		})
+	}
 }

@@ -149,19 +149,23 @@ func (h *held) Read(p []byte) (int, error) {
 // ended by itself.
 func TestSessionTimeouts(t *testing.T) {
 	h := newHost(t)
-	h.server(2222, externalSFTP, "ChannelTimeout session:*=1s")
+	h.server(2222, externalSFTP, "ChannelTimeout session:*=8s") // what is short must not take so long
 	h.user("keeper", "/bin/bash", nil)
 	ep := h.endpoint("keeper", ssh.Options{})
 	ep.Address += ":2222"
 	conn := dialWith(t, h.transport(), ep)
 	_, err := transport.Stat(t.Context(), conn, "/etc")
 	require.NoError(t, err)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := transport.Run(t.Context(), conn, transport.Command{Argv: []string{"sleep", "600"}})
+		ended <- err
+	}()
 	require.Eventually(t, func() bool {
 		return !strings.Contains(strings.Join(h.Processes(), "\n"), "sftp-server")
-	}, 30*time.Second, 100*time.Millisecond)
+	}, time.Minute, 100*time.Millisecond)
 	_, err = transport.Stat(t.Context(), conn, "/etc")
 	require.NoError(t, err)
-	_, err = transport.Run(t.Context(), conn, transport.Command{Argv: []string{"sleep", "600"}})
-	require.ErrorIs(t, err, transport.ErrProtocol)
+	require.ErrorIs(t, <-ended, transport.ErrProtocol)
 	require.Equal(t, "here\n", output(t, conn, "echo", "here"))
 }

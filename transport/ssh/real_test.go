@@ -5,6 +5,7 @@ package ssh_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -46,16 +47,11 @@ func startSSHD(t testing.TB, config ...string) *sshd {
 	require.NoError(t, os.Chmod(dir, 0o755))
 	host, hostPEM := newKey(t, "")
 	key, pem := newKey(t, "")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	addr := l.Addr().String()
-	require.NoError(t, l.Close())
-	_, port, _ := net.SplitHostPort(addr)
 	writeFile(t, dir+"/host", string(hostPEM), 0o600)
 	writeFile(t, dir+"/keys", authorized(key.PublicKey())+"\n", 0o644)
 	mark := "ROUNDSMAN_SSHD=" + filepath.Base(filepath.Dir(dir))
 	lines := append([]string{
-		"ListenAddress 127.0.0.1", "Port " + port, "HostKey " + dir + "/host", "AuthorizedKeysFile " + dir + "/keys",
+		"HostKey " + dir + "/host", "AuthorizedKeysFile " + dir + "/keys",
 		"PidFile none", "StrictModes no", "UsePAM no", "PasswordAuthentication no", "PermitRootLogin yes",
 		"MaxStartups 100", "LogLevel ERROR", "SetEnv " + mark + " SHLVL=2", "Subsystem sftp internal-sftp",
 	}, config...)
@@ -63,26 +59,18 @@ func startSSHD(t testing.TB, config ...string) *sshd {
 	// another SHLVL bash would run this machine's start-up file before each command,
 	// which may be slow; the shell matrix has files of its own.
 	name := writeFile(t, dir+"/config", strings.Join(lines, "\n")+"\n", 0o600)
-	cmd := exec.Command(program, "-D", "-e", "-f", name)
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait()
-		killMarked(mark)
-		if t.Failed() {
-			t.Logf("sshd says: %s", log.String())
-		}
-	})
-	require.Eventually(t, func() bool {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	}, 20*time.Second, 20*time.Millisecond, "sshd does not listen")
+	t.Cleanup(func() { killMarked(mark) })
+	var addr string
+	var cmd *exec.Cmd
+	for tries := 5; cmd == nil; tries-- {
+		require.Positive(t, tries, "sshd does not listen")
+		// Somebody else may take the port before sshd does.
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		addr = l.Addr().String()
+		require.NoError(t, l.Close())
+		cmd = listening(t, addr, host.PublicKey(), program, "-D", "-e", "-f", name, "-o", "ListenAddress="+addr)
+	}
 	if me, err := user.Current(); err == nil && me.Uid != "0" {
 		// Without root only the account of the test itself can log in.
 		c, err := xssh.Dial("tcp", addr, &xssh.ClientConfig{
@@ -94,6 +82,53 @@ func startSSHD(t testing.TB, config ...string) *sshd {
 		_ = c.Close()
 	}
 	return &sshd{addr: addr, host: host.PublicKey(), key: key, pem: pem, pid: cmd.Process.Pid}
+}
+
+// listening starts an sshd and waits until it listens. If it ends instead, the
+// result is nil.
+func listening(t testing.TB, addr string, key xssh.PublicKey, argv ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		select {
+		case <-ended:
+		default:
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			<-ended
+		}
+		if t.Failed() {
+			t.Logf("sshd says: %s", log.String())
+		}
+	})
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		ours := false
+		c, err := xssh.Dial("tcp", addr, &xssh.ClientConfig{HostKeyCallback: func(_ string, _ net.Addr, k xssh.PublicKey) error {
+			ours = bytes.Equal(k.Marshal(), key.Marshal())
+			return errors.New("that was all")
+		}, Timeout: time.Minute})
+		if err == nil {
+			_ = c.Close()
+		}
+		if ours {
+			return cmd
+		}
+		select {
+		case <-ended:
+			t.Logf("sshd ended: %s", log.String())
+			return nil
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // killMarked ends the programs that have mark in their environment.

@@ -151,15 +151,20 @@ func TestHangingStartFile(t *testing.T) {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
 			h := h.on(t)
-			opts := ssh.Options{ConnectTimeout: 4 * time.Second}
+			opts := ssh.Options{ConnectTimeout: 10 * time.Second}
+			ep := h.endpoint("hang-"+shell, opts)
+			ep.Address += ":2222"
+			alone := make(chan error, 1)
+			go func() {
+				_, err := h.transport().Dial(t.Context(), ep)
+				alone <- err
+			}()
 			conn := h.dial("hang-"+shell, opts)
 			require.Equal(t, filesCaps, conn.Caps())
 			_, err := transport.Put(t.Context(), conn, "/home/hang-"+shell+"/x", transport.BytesFile("x", []byte("x")), transport.PutOptions{})
 			require.NoError(t, err)
 
-			ep := h.endpoint("hang-"+shell, opts)
-			ep.Address += ":2222"
-			_, err = h.transport().Dial(t.Context(), ep)
+			err = <-alone
 			require.ErrorIs(t, err, transport.ErrTimeout)
 			require.True(t, transport.Temporary(err))
 			require.Contains(t, err.Error(), "login shell has not answered")
@@ -178,12 +183,16 @@ func TestGreedyStartFile(t *testing.T) {
 		t.Run(user, func(t *testing.T) {
 			t.Parallel()
 			h := h.on(t)
-			conn := h.dial(user, ssh.Options{StallTimeout: 2 * time.Second})
+			conn := h.dial(user, ssh.Options{StallTimeout: 10 * time.Second})
 			require.Equal(t, "fine\n", output(t, conn, "echo", "fine"))
-			_, err := transport.Run(t.Context(), conn, transport.Command{Argv: []string{"cat"}, Stdin: strings.NewReader("data\n")})
+			ran := make(chan error, 1)
+			go func() {
+				_, err := transport.Run(t.Context(), conn, transport.Command{Argv: []string{"cat"}, Stdin: strings.NewReader("data\n")})
+				ran <- err
+			}()
+			_, err := transport.Put(t.Context(), conn, "/home/"+user+"/x", transport.BytesFile("x", []byte("data\n")), transport.PutOptions{})
 			require.ErrorIs(t, err, transport.ErrTimeout)
-			_, err = transport.Put(t.Context(), conn, "/home/"+user+"/x", transport.BytesFile("x", []byte("data\n")), transport.PutOptions{})
-			require.ErrorIs(t, err, transport.ErrTimeout)
+			require.ErrorIs(t, <-ran, transport.ErrTimeout)
 			require.Empty(t, strings.TrimSpace(h.Run("cat", "/home/"+user+"/stolen")))
 		})
 	}

@@ -50,7 +50,7 @@ func (c *commands) Install(ctx context.Context, job agent.Job) (agent.Status, er
 		name, _, _ := strings.Cut(e, "=")
 		extra = append(extra, fmt.Sprintf(`%s="$%s"`, name, name)) // Job.Check knows the name
 	}
-	args := []string{c.place.Dir, job.ID, compact(parentScript), spec, fmt.Sprint(enforced), fmt.Sprint(maxLog/512), strings.Join(extra, " ")}
+	args := []string{c.place.Dir, job.ID, compact(parentScript), spec, fmt.Sprint(enforced), fmt.Sprint(maxLog / 512), strings.Join(extra, " ")}
 	for _, f := range job.Files {
 		x := "-"
 		if f.Executable {
