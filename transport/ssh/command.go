@@ -58,8 +58,8 @@ func wrapped(script, token string, as rights) string {
 		// HUP, must not reach what the program leaves behind. The variables go to
 		// script by the environment, and are gone again where sudo lets them through.
 		inside := `SHELL=$o;trap '' HUP;exec <&3 >&4 2>&5 3<&- 4>&- 5>&-;` + reached + sudo + `"$PPID $$"`
-		how = "o=${SHELL-};SHELL=$(command -v sh);export s o SHELL;exec 3<&0 4>&1 5>&2;" +
-			"exec script -qec " + quote(inside) + " /dev/null </dev/null >/dev/null"
+		how = "o=${SHELL-};SHELL=$(command -v sh);export s o SHELL;" + // not exec 3<&0: what ksh opens that way it passes to nobody
+			"exec script -qec " + quote(inside) + " /dev/null 3<&0 4>&1 5>&2 </dev/null >/dev/null"
 	}
 	return leads + reached + "s=" + quote(asRoot(script, token)) + ";" +
 		`[ "$(id -u)" = 0 ] && exec sh -c "$s" sh "$SSH_CONNECTION" "$$ $g";` + how

@@ -79,11 +79,15 @@ var printArgs = []string{"/bin/sh", "-c", `cat; for a; do printf '%s\0' "$a"; do
 // Linux, and by standard input.
 func checkArgs(t testing.TB, shell []string, path string, as rights, args, env []string) {
 	t.Helper()
-	text := wrapped(argvScript(append(printArgs[:len(printArgs):len(printArgs)], args...), env), "TOKEN", as)
+	script, private := argvScript(append(printArgs[:len(printArgs):len(printArgs)], args...), env), ""
+	if len(env) > 0 { // as Run does it
+		script, private = readScript(len(script)), script
+	}
+	text := wrapped(script, "TOKEN", as)
 	line, input := byInput(text)
-	checkLine(t, shell, path, line, input+"rest", args, env)
+	checkLine(t, shell, path, line, input+private+"rest", args, env)
 	if line := byLine(text); len(line) <= maxString {
-		checkLine(t, shell, path, line, "rest", args, env)
+		checkLine(t, shell, path, line, private+"rest", args, env)
 	}
 }
 
@@ -173,21 +177,26 @@ func TestQuotingAtRandom(t *testing.T) {
 	}
 }
 
-// TestElevatedQuoting has a sudo of our own pass everything on, and script too, if
-// there is one.
-func TestElevatedQuoting(t *testing.T) {
-	bin := t.TempDir()
+// sudoOfOurOwn is a directory for a PATH with a sudo that passes everything on, and
+// the ways to call it: also through script, if there is one.
+func sudoOfOurOwn(t testing.TB) (bin string, ways []rights) {
+	bin = t.TempDir()
 	for name, content := range map[string]string{
 		"id":   "echo 1000",
 		"sudo": `while [ "$1" != -- ]; do shift; done; shift; exec "$@"`,
 	} {
 		require.NoError(t, os.WriteFile(bin+"/"+name, []byte("#!/bin/sh\n"+content+"\n"), 0o755))
 	}
-	args := []string{"", "it's", "\n", "a\n", "!", `\0101`, "\xff", "$s", "-n"}
-	ways := []rights{{sudo: true}, {sudo: true, prompt: "prompt"}}
+	ways = []rights{{sudo: true}, {sudo: true, prompt: "prompt"}}
 	if installed(t, "script") {
 		ways = append(ways, rights{sudo: true, terminal: true})
 	}
+	return bin, ways
+}
+
+func TestElevatedQuoting(t *testing.T) {
+	bin, ways := sudoOfOurOwn(t)
+	args := []string{"", "it's", "\n", "a\n", "!", `\0101`, "\xff", "$s", "-n"}
 	for _, shell := range loginShells(t) {
 		for _, as := range ways {
 			checkArgs(t, shell, bin, as, args, []string{"A=\n'\xff"})
@@ -240,6 +249,8 @@ func FuzzQuoting(f *testing.F) {
 	f.Add("a\n\n", "\xc3", "A=a\n")
 	all := loginShells(f)
 	dirs := shDirs(f)
+	bin, ways := sudoOfOurOwn(f)
+	ways = append(ways, rights{}, rights{}, rights{})
 	f.Fuzz(func(t *testing.T, a, b, env string) {
 		if strings.Contains(a+b+env, "\x00") {
 			t.Skip("no program can be given a NUL byte")
@@ -255,7 +266,8 @@ func FuzzQuoting(f *testing.F) {
 		}
 		// One of them each time, so that there are many times.
 		i := int(crc32.ChecksumIEEE([]byte(a + b + env)))
-		checkArgs(t, all[i%len(all)], dirs[i/len(all)%len(dirs)], rights{}, []string{a, b}, vars)
+		as := ways[i/len(all)/len(dirs)%len(ways)]
+		checkArgs(t, all[i%len(all)], bin+":"+dirs[i/len(all)%len(dirs)], as, []string{a, b}, vars)
 	})
 }
 
