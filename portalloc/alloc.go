@@ -58,6 +58,10 @@ type Allocator struct {
 	// listen is the function of that name but in tests of its failures.
 	listen func(ctx context.Context, network, address string) (net.Listener, error)
 
+	// holderTime bounds the search for the programs that hold ports; tests that
+	// want to have it whole have more.
+	holderTime time.Duration
+
 	mu     sync.Mutex
 	held   bitmap
 	roles  map[uint16]Role // of each bit of held
@@ -102,6 +106,8 @@ func New(c Config) (*Allocator, error) {
 		listen:   listen,
 		roles:    make(map[uint16]Role),
 		open:     make(map[io.Closer]struct{}),
+
+		holderTime: holderTime,
 	}
 	reserved := reservedPorts()
 	for r := LocalIPC; r <= lastRole; r++ {

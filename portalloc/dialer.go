@@ -31,8 +31,9 @@ type DialOptions struct {
 // began, TCP keeps the port for another minute or so (TIME-WAIT, RFC 9293), and
 // the next free one serves.
 type Dialer struct {
-	a *Allocator
-	o DialOptions
+	a        *Allocator
+	o        DialOptions
+	maxShare time.Duration
 }
 
 // Dialer returns a dialer. It fails with ErrDisabled when the role is off, as it
@@ -63,7 +64,7 @@ func (a *Allocator) Dialer(o DialOptions) (*Dialer, error) {
 		return nil, err
 	}
 	a.leave()
-	return &Dialer{a: a, o: o}, nil
+	return &Dialer{a: a, o: o, maxShare: maxShare}, nil
 }
 
 // Conn is a connection from a held source port. Close gives the port back.
@@ -92,7 +93,8 @@ func (c *Conn) Close() error {
 
 // DialContext connects to address, a host and a port; network is "tcp", "tcp4" or
 // "tcp6". The connection is a *[Conn]. Where a name has several addresses they
-// are tried one after the other, each with its share of the time that ctx allows.
+// are tried one after the other, each but the last with its share of the time that
+// ctx allows and for ten seconds at most.
 //
 // It fails with ErrExhausted when no source port is free, with
 // context.Canceled or context.DeadlineExceeded when ctx ends, and otherwise with
@@ -115,6 +117,12 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		}
 		return nil, err
 	}
+	return d.dialAny(ctx, pl, address, targets)
+}
+
+// dialAny connects to the first of the targets that answers; they are those of
+// address.
+func (d *Dialer) dialAny(ctx context.Context, pl plan, address string, targets []netip.AddrPort) (net.Conn, error) {
 	var first error
 	for i, target := range targets {
 		conn, err := d.dialOne(ctx, pl, target, len(targets)-i)
@@ -179,12 +187,20 @@ func (d *Dialer) resolve(ctx context.Context, network, address string) ([]netip.
 	return targets, nil
 }
 
-// minShare is the least time that one of several addresses gets, as in net.Dialer.
-const minShare = 2 * time.Second
+// What one of several addresses gets: at the least as in net.Dialer, and at the
+// most so that one whose packets are lost, as those of IPv6 often are, does not
+// keep the others waiting until TCP gives up, which takes minutes.
+const (
+	minShare = 2 * time.Second
+	maxShare = 10 * time.Second
+)
 
 func (d *Dialer) dialOne(ctx context.Context, pl plan, target netip.AddrPort, left int) (*Conn, error) {
-	if deadline, ok := ctx.Deadline(); ok && left > 1 {
-		share := max(time.Until(deadline)/time.Duration(left), minShare)
+	if left > 1 {
+		share := d.maxShare
+		if deadline, ok := ctx.Deadline(); ok {
+			share = min(share, max(time.Until(deadline)/time.Duration(left), minShare))
+		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, share)
 		defer cancel()

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -16,6 +17,7 @@ func newManager(t *testing.T, c Config) *Allocator {
 	t.Helper()
 	a, err := New(c)
 	require.NoError(t, err)
+	a.holderTime = time.Minute
 	t.Cleanup(func() { require.NoError(t, a.Close(t.Context())) })
 	return a
 }

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// holderTime bounds the search for the programs that hold ports: a host with
-// many processes must not turn a clear error into a wait.
+// holderTime is for Allocator.holderTime: a host with many processes must not turn
+// a clear error into a wait.
 const holderTime = 2 * time.Second
 
 // shortage is what there is to say about a plan of which no port could be had,
@@ -74,7 +74,7 @@ func (a *Allocator) explain(ctx context.Context, s *shortage) *Error {
 	if s.pl.preferOnly {
 		e.Policy = Policy{Prefer: s.pl.policy.Prefer}
 	}
-	ctx, cancel := context.WithTimeout(ctx, holderTime)
+	ctx, cancel := context.WithTimeout(ctx, a.holderTime)
 	defer cancel()
 	defer context.AfterFunc(a.ended, cancel)()
 	holders := make(map[uint16][]Holder)
@@ -161,7 +161,7 @@ func judge(e *Error, pl plan) {
 		e.advise("this program has the port already: use that lease, or close it")
 	case otherRole.Reason != 0:
 		e.advise(fmt.Sprintf("use the listener of role %s, or give that role another port in Config.Policies", otherRole.Role))
-	case pl.preferOnly && !pl.policy.fixed():
+	case pl.asked || pl.preferOnly && !pl.policy.fixed():
 		e.advise("stop what has the port: the target asks for this port and no other")
 	default:
 		e.advise("stop what has the port, or give the role another one in Config.Policies")

@@ -42,6 +42,12 @@ type Options struct {
 	// server, which pull from port 80 whatever the manager listens on. A busy
 	// port is then ErrBusy.
 	NoFallback bool
+
+	// Port, if not 0, is the port to listen on, and none else will do, whatever the
+	// role's policy: for a target that knows no other, and to be found again where an
+	// earlier process was. It must be neither excluded nor that of a role without a
+	// range; a port that cannot be had is ErrBusy.
+	Port uint16
 }
 
 // endpoint is one socket of a lease.

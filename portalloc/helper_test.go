@@ -108,12 +108,12 @@ func helperHold(args []string) error {
 
 // blockSize is how many ports a test may ask for, and one more: the first port of
 // a block is a guard, held while the test runs. So tests, and test processes that
-// run side by side, keep out of each other's ports; the grid ends below the
-// ephemeral range of Linux.
+// run side by side, keep out of each other's ports. The grid leaves the ports from
+// 20480 on, up to the ephemeral range of Linux, to the tests of other packages.
 const (
 	blockSize  = 1024
-	firstBlock = 10 * blockSize
-	endBlocks  = 31 * blockSize
+	firstBlock = 2 * blockSize
+	endBlocks  = 20 * blockSize
 )
 
 // freePorts returns the first of n consecutive ports that were free a moment ago,
@@ -179,6 +179,7 @@ func newWith(t testing.TB, c Config) *Allocator {
 	c.Policies = all
 	a, err := New(c)
 	require.NoError(t, err)
+	a.holderTime = time.Minute
 	t.Cleanup(func() { require.NoError(t, a.Close(context.Background())) })
 	return a
 }

@@ -10,8 +10,8 @@ import (
 // take it in between.
 //
 // It fails with ErrDisabled for a role that is off; with ErrExhausted when no
-// port of the range is free; with ErrBusy when a role without range, or
-// NoFallback, has its port taken; with fs.ErrPermission when the system refuses
+// port of the range is free; with ErrBusy when a role without range, NoFallback or
+// Options.Port has its port taken; with fs.ErrPermission when the system refuses
 // every port that is not another role's or excluded; with ErrInvalid when
 // Config.Exclude has the only port; and with the error of the system when another
 // port would not help. For ManagerToTarget, which never listens, it fails with
@@ -46,6 +46,9 @@ func (a *Allocator) prepare(op string, r Role, o Options) ([]endpoint, plan, err
 	pl, err := a.enter(op, r)
 	if err != nil {
 		return nil, plan{}, err
+	}
+	if o.Port != 0 {
+		pl.policy, pl.asked = Fixed(o.Port), true
 	}
 	pl.preferOnly = o.NoFallback
 	if o.NoFallback && len(pl.policy.Prefer) == 0 {

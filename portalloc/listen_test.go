@@ -311,3 +311,36 @@ func TestUnsupportedRoleAndArguments(t *testing.T) {
 	_, err = a.Listen(t.Context(), Agent, Options{Family: 9})
 	require.ErrorIs(t, err, ErrInvalid)
 }
+
+// TestListenAsked: a port that is asked for by its number is had or nothing is,
+// whatever the policy and the leases of the role.
+func TestListenAsked(t *testing.T) {
+	first := freePorts(t, 6)
+	a := newAllocator(t, map[Role]Policy{
+		Port:    {Prefer: []uint16{first, first + 1}, First: first + 2, Last: first + 3},
+		SSLPort: Fixed(first + 5),
+	})
+	foreign(t, "tcp", at("", first))
+	listen := func(o Options) uint16 {
+		l, err := a.Listen(t.Context(), Port, o)
+		require.NoError(t, err)
+		return l.Port()
+	}
+	require.Equal(t, first+1, listen(Options{}), "the policy goes on")
+	_, err := a.Listen(t.Context(), Port, Options{Port: first})
+	require.ErrorIs(t, err, ErrBusy)
+	e := asError(t, err)
+	require.Equal(t, Fixed(first), e.Policy)
+	require.Len(t, e.Skips, 1)
+	require.Equal(t, Busy, e.Skips[0].Reason)
+	require.Contains(t, e.Advice, "asks for this port and no other")
+
+	require.Equal(t, first+4, listen(Options{Port: first + 4}), "not of the policy")
+	require.Equal(t, first+3, listen(Options{Port: first + 3, NoFallback: true}))
+	_, err = a.Listen(t.Context(), Port, Options{Port: first + 4})
+	require.ErrorIs(t, err, ErrBusy)
+	require.Equal(t, Held, asError(t, err).Skips[0].Reason)
+	_, err = a.Listen(t.Context(), Port, Options{Port: first + 5})
+	require.ErrorIs(t, err, ErrBusy)
+	require.Equal(t, OtherRole, asError(t, err).Skips[0].Reason)
+}

@@ -86,6 +86,7 @@ type plan struct {
 	policy Policy
 	bounds
 	preferOnly bool
+	asked      bool // the policy is Options.Port
 }
 
 // candidates yields ports in the order of the plan. Each is claimed in the

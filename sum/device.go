@@ -57,7 +57,7 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 				return nil
 			},
 			Publish: func(ctx context.Context, r transport.PublishRequest) (transport.Published, error) {
-				pub, where, err := n.s.publish.offer(ctx, path, r, record.Offers[r.Key])
+				pub, where, err := n.s.publish.offer(ctx, n.t, path, r, record.Offers[r.Key])
 				if err != nil {
 					return pub, err
 				}

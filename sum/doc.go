@@ -23,6 +23,7 @@
 //	Logs       fetches the logs that agents left
 //	Recover    finishes what a killed run left
 //	Children   names the parts behind a target
+//	Receive    takes in what a target posts
 //
 // # Servers and devices
 //

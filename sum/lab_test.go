@@ -33,6 +33,8 @@ type lab struct {
 	journal  string
 	logs     *syncBuffer
 	patience time.Duration // Config.FetchPatience
+	ports    map[portalloc.Role]portalloc.Policy
+	way      func(sum.Target, transport.Path) transport.Path
 }
 
 // syncBuffer is a log that tests read while it is written.
@@ -63,7 +65,8 @@ var personalities = []string{server, "a server with services only", push, pull, 
 
 func newLab(t *testing.T, personality string) *lab {
 	t.Helper()
-	l := &lab{t: t, agents: &agenttest.Installer{}, at: map[string]*transporttest.Target{}, journal: t.TempDir(), logs: &syncBuffer{}}
+	l := &lab{t: t, agents: &agenttest.Installer{}, at: map[string]*transporttest.Target{}, journal: t.TempDir(), logs: &syncBuffer{},
+		ports: map[portalloc.Role]portalloc.Policy{portalloc.Port: sum.TestPorts}}
 	add := func(kind sum.Kind, at *transporttest.Target, parent string) {
 		name := fmt.Sprintf("%s-%d", kind, len(l.targets))
 		l.targets = append(l.targets, sum.Target{Name: name, Kind: kind, Address: at.Address(), Object: at.Object(), Parent: parent})
@@ -126,8 +129,7 @@ func (l *lab) open() *sum.Session {
 	l.t.Helper()
 	s, err := sum.Open(l.t.Context(), sum.Config{
 		Resolve: l.resolve, Journal: l.journal, Installer: l.agents, FetchPatience: l.patience,
-		// A range, so that tests do not compete for 63001.
-		Ports:  map[portalloc.Role]portalloc.Policy{portalloc.Port: {First: 20100, Last: 29999, Random: true}},
+		Ports: l.ports, Way: l.way,
 		Logger: slog.New(slog.NewTextHandler(l.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	require.NoError(l.t, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"github.com/roundsman-go/roundsman/portalloc"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
+	"github.com/roundsman-go/roundsman/sum/depot"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -46,8 +48,29 @@ type Config struct {
 	// Ports are the policies of the manager's ports; nil means the defaults of
 	// the current generation.
 	Ports map[portalloc.Role]portalloc.Policy
-	// TLS configures the server from which targets fetch over https; nil means a
-	// certificate of the session's own, which drivers tell their targets.
+	// HTTPRole is the role by which targets get a port over plain http: portalloc.Port,
+	// SUM's setting "port", which is what 0 means; or portalloc.HTTP, SUM's web server:
+	// 80 if it is free, else a random free one of 63000 to 63005 that is neither the
+	// setting "port" nor "ssl_port". A target that knows one port only gets that.
+	HTTPRole portalloc.Role
+	// Listen are the addresses on which targets reach the manager; nil means all.
+	Listen []netip.Addr
+	// Way, if set, corrects what a connection says about the way back from a target:
+	// SeenAs, the manager's address in URLs, and CallbackFrom, who may fetch and post.
+	// Both are filled in where they are known. It is for NAT and proxies in one
+	// direction, which no connection in the other can know of. It is called
+	// concurrently.
+	Way func(t Target, p transport.Path) transport.Path
+	// Depot has the limits of the server from which targets fetch; its Logger is
+	// Logger where it has none.
+	Depot depot.Options
+	// TLS configures the server from which targets fetch over https; nil means
+	// certificates of the session's own, which drivers tell their targets. A target
+	// is shown the one that it was told as long as the session lasts. The journal has
+	// no secrets, and so not their keys: an update that the next session resumes is
+	// offered again under a new certificate, which the driver tells the target. Where
+	// targets go on fetching without being told, give them a certificate here that
+	// outlives the session.
 	TLS *tls.Config
 	// FetchPatience is how long a target that is to fetch a payload may take to ask
 	// for it before a warning and an [Event] say that the way back may be blocked;
@@ -115,13 +138,17 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	publish, err := newPublisher(cfg)
+	if err != nil {
+		return nil, &Error{Step: "open", Err: err}
+	}
 	b, err := openBooks(ctx, cfg.Journal, cfg.Logger)
 	if err != nil {
 		return nil, &Error{Step: "open", Err: err}
 	}
 	return &Session{
 		cfg: cfg, log: cfg.Logger, books: b,
-		publish: newPublisher(cfg.Ports, cfg.TLS, cfg.Logger),
+		publish: publish,
 		nodes:   map[string]*Node{}, ended: make(chan struct{}),
 	}, nil
 }

@@ -45,13 +45,16 @@ func (o *Offer) advice() string {
 	if ports == "" {
 		return "the depot does not listen on any port"
 	}
-	allowed := listed(o.allow)
+	o.mu.Lock()
+	allow, grants, before := o.allow, o.grants, o.before
+	o.mu.Unlock()
+	allowed := listed(allow)
 	if allowed == "" {
 		return "no address is allowed to fetch it"
 	}
 	var came int64
-	for i, g := range o.grants {
-		came += g.conns.Load() - o.before[i]
+	for i, g := range grants {
+		came += g.conns.Load() - before[i]
 	}
 	refused := o.Refused()
 	var b strings.Builder

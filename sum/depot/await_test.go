@@ -84,6 +84,25 @@ func TestAwaitNothing(t *testing.T) {
 	})
 }
 
+// TestAwaitAttached: a listener counts from Attach on, before anybody serves it.
+func TestAwaitAttached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := depot.New(depot.Options{})
+		ln := newPipes()
+		run := d.Attach(onPort{ln, "63001"}, nil)
+		o, err := d.Offer(depot.File{File: transport.BytesFile("a", []byte("content")), Allow: loopback})
+		require.NoError(t, err)
+		err = o.Await(t.Context(), 0)
+		require.ErrorIs(t, err, depot.ErrNotRequested)
+		require.ErrorContains(t, err, "nothing came from 127.0.0.0/8, which may fetch it, to the manager's TCP port 63001 (HTTP)")
+		served := goServe(t, run)
+		answer(t, ln.dial("127.0.0.1:1"), "GET", o.Path)
+		require.NoError(t, o.Await(t.Context(), 0))
+		require.NoError(t, d.Close(t.Context()))
+		<-served
+	})
+}
+
 // TestAwaitRefused: the target comes through NAT or a proxy.
 func TestAwaitRefused(t *testing.T) {
 	testWaiting(t, func(w waiting) {

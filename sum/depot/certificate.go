@@ -1,9 +1,8 @@
 package depot
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -15,10 +14,14 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// NewCertificate makes a certificate for ServeTLS, signed with its own new ECDSA
-// P-256 key, for the names and addresses under which targets know the manager;
+// NewCertificate makes a certificate for ServeTLS, signed with its own new RSA key
+// of 2048 bits, for the names and addresses under which targets know the manager;
 // zones do not count. The certificate cannot sign others, so that a target that
 // is told to trust it trusts nothing else.
+//
+// It is RSA because every client can use that, and there is no second one beside
+// it for those that can do better: a target that is told to trust a certificate
+// must be shown that one. An old Onboard Administrator or iLO knows no ECDSA.
 //
 // It is valid from 1970 to the end of 2049, the last time that every parser of
 // X.509 understands (RFC 5280, section 4.1.2.5): the clocks of management
@@ -30,7 +33,7 @@ func NewCertificate(hosts ...string) (tls.Certificate, error) {
 	template := &x509.Certificate{
 		NotBefore:             time.Unix(0, 0),
 		NotAfter:              time.Date(2049, 12, 31, 23, 59, 59, 0, time.UTC),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}
@@ -50,7 +53,7 @@ func NewCertificate(hosts ...string) (tls.Certificate, error) {
 	if len(hosts[0]) <= 64 { // ub-common-name
 		template.Subject = pkix.Name{CommonName: hosts[0]}
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return fail(err)
 	}

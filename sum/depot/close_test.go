@@ -3,6 +3,7 @@ package depot_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -93,10 +94,35 @@ func TestCloseEndsTransfers(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed, "and has closed the listener")
 }
 
+// readCounter is a listener that counts what is read from its connections.
+type readCounter struct {
+	net.Listener
+	n atomic.Int64
+}
+
+func (r *readCounter) Accept() (net.Conn, error) {
+	c, err := r.Listener.Accept()
+	return readCounted{c, r}, err
+}
+
+type readCounted struct {
+	net.Conn
+	r *readCounter
+}
+
+func (c readCounted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.r.n.Add(int64(n))
+	return n, err
+}
+
 // TestCloseEndsOpen: the context given to Open ends with the depot, also where a
 // client has sent its next request already and so nobody watches its connection.
 func TestCloseEndsOpen(t *testing.T) {
-	l := newLab(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	read := &readCounter{Listener: ln}
+	l := newLabOn(t, read)
 	f := transport.BytesFile("a", []byte("a"))
 	var returned atomic.Bool
 	f.Open = func(ctx context.Context) (io.ReadSeekCloser, error) {
@@ -108,12 +134,12 @@ func TestCloseEndsOpen(t *testing.T) {
 	c, err := net.Dial("tcp", l.addr)
 	require.NoError(t, err)
 	defer c.Close()
-	_, err = io.WriteString(c, "GET "+o.Path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	request, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", o.Path)
 	require.NoError(t, err)
 	<-o.Requested()
 	_, err = io.WriteString(c, "GET ")
 	require.NoError(t, err)
-	time.Sleep(50 * time.Millisecond) // for the server to see it; there is nothing to poll
+	require.Eventually(t, func() bool { return read.n.Load() > int64(request) }, patience, tick, "the server does not see it")
 	require.NoError(t, l.depot.Close(t.Context()))
 	require.True(t, returned.Load())
 }

@@ -4,13 +4,12 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
+	"time"
 )
 
 // Limits for addresses that no offer and no inbox allows. They get nothing but
@@ -64,6 +63,7 @@ type conn struct {
 	// Its places in the lists of the class and of the peer while it is idle: it
 	// has sent no whole request head since it came or since the last answer.
 	inClass, inPeer *list.Element
+	since           time.Time // it is idle
 }
 
 // ReadFrom implements io.ReaderFrom for sendfile: net/http asks for it.
@@ -154,10 +154,33 @@ func (cs *conns) evict(idle *list.List) (c *conn, full bool) {
 	return c, false
 }
 
+// idleEnough is how long a connection must have been idle to be closed for want of
+// file descriptors: the request of one that is new may be on its way.
+const idleEnough = time.Second
+
+// makeRoom closes the connection that is idle for longest, of a stranger if there
+// is one, and so gives back its file descriptor.
+func (cs *conns) makeRoom() {
+	cs.mu.Lock()
+	var evicted *conn
+	for _, k := range []*class{&cs.strangers, &cs.known} {
+		if front := k.idle.Front(); front != nil && time.Since(front.Value.(*conn).since) >= idleEnough {
+			evicted, _ = cs.evict(&k.idle)
+			break
+		}
+	}
+	cs.mu.Unlock()
+	if evicted != nil {
+		_ = evicted.Close() // of the socket: it does not wait
+		cs.log.Debug("depot: closed an idle connection for want of file descriptors", "from", evicted.from)
+	}
+}
+
 // rest puts the connection last in the lists of idle ones.
 func (c *conn) rest(p *peer) {
 	c.inClass = c.class.idle.PushBack(c)
 	c.inPeer = p.idle.PushBack(c)
+	c.since = time.Now()
 }
 
 // wake takes it from those lists.
@@ -218,13 +241,13 @@ type listener struct {
 // Accept implements net.Listener.
 func (l listener) Accept() (net.Conn, error) {
 	for {
+		l.d.starved.wait(l.d.ctx)
 		raw, err := l.Listener.Accept()
-		for _, short := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
-			if errors.Is(err, short) {
-				// net/http tries again, at most a second later.
-				l.d.opts.Logger.Warn("depot: no connection can be accepted for now", "err", err)
-				return nil, shortage{err}
-			}
+		if scarce(err) {
+			// net/http tries again, at most a second later.
+			l.d.opts.Logger.Warn("depot: no connection can be accepted for now", "err", err)
+			l.d.conns.makeRoom()
+			return nil, shortage{err}
 		}
 		if err != nil {
 			return nil, err
@@ -238,11 +261,3 @@ func (l listener) Accept() (net.Conn, error) {
 		}
 	}
 }
-
-// shortage is a lack of something that others will give back: to net/http, which
-// knows that of EMFILE and ENFILE only, a reason to wait, and not to end.
-type shortage struct{ error }
-
-func (s shortage) Unwrap() error { return s.error }
-func (shortage) Timeout() bool   { return false }
-func (shortage) Temporary() bool { return true }

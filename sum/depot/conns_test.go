@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -194,6 +193,30 @@ func TestConnsOfTarget(t *testing.T) {
 	})
 }
 
+// TestTransferStays: a transfer is not over, and makes no room, while its end is in
+// the buffers of the server: a client that is slow would lose that.
+func TestTransferStays(t *testing.T) {
+	testCrowd(t, depot.Options{ConnsPerOffer: 1}, func(c *crowd) {
+		const size = 1<<20 + 1000 // no multiple of any buffer
+		o := c.offerTo("10.1.2.3/32", size)
+		a := c.connect("10.1.2.3")
+		_, err := io.WriteString(a, "GET "+o.Path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		require.NoError(c, err)
+		r := bufio.NewReaderSize(a, 16)
+		res, err := http.ReadResponse(r, nil)
+		require.NoError(c, err)
+		_, err = io.CopyN(io.Discard, res.Body, size-500)
+		require.NoError(c, err)
+		synctest.Wait()
+		require.False(c, c.open(c.connect("10.1.2.3")), "the other is busy")
+		n, err := io.Copy(io.Discard, res.Body)
+		require.NoError(c, err)
+		require.EqualValues(c, 500, n)
+		synctest.Wait()
+		require.True(c, c.open(c.connect("10.1.2.3")), "the other has been served")
+	})
+}
+
 // TestConnsInAll: the limit for all makes the longest idle connection go, whose
 // ever it is, but none of them for strangers.
 func TestConnsInAll(t *testing.T) {
@@ -324,7 +347,7 @@ func (e *exhausted) Accept() (net.Conn, error) {
 func TestAcceptGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ln := depot.New(depot.Options{}), newPipes()
-		served := serve(t, d, &exhausted{ln, []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EMFILE}})
+		served := serve(t, d, &exhausted{ln, append(depot.Shortages(), depot.Shortages()[0])})
 		o, err := d.Offer(depot.File{File: transport.BytesFile("a", []byte("content")), Allow: loopback})
 		require.NoError(t, err)
 		start := time.Now()

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ type Options struct {
 	Stall time.Duration
 	// MaxConns limits the connections of addresses that an offer or an inbox
 	// allows; 0 means 4096. A connection over which a file goes out takes two file
-	// descriptors. Beside them the depot keeps at most 256 connections of others, 8
+	// descriptors; where the process has no more, see the package documentation. Beside them the depot keeps at most 256 connections of others, 8
 	// of each address.
 	MaxConns int
 	// ConnsPerOffer limits the connections of one address: it may have that many
@@ -57,6 +58,7 @@ type Depot struct {
 	conns   *conns
 	grants  *grants
 	buffers sync.Pool // of *[]byte, copyBuffer long
+	starved starved
 
 	mu      sync.Mutex
 	offers  map[string]*Offer  // by path, unescaped
@@ -126,23 +128,32 @@ func (d *Depot) connState(c net.Conn, s http.ConnState) {
 
 // Serve accepts connections on ln until the depot is closed; it closes ln and
 // then returns nil. It may be called for several listeners.
-func (d *Depot) Serve(ln net.Listener) error {
-	return d.serve(listener{ln, d}, &served{ln.Addr(), false})
-}
+func (d *Depot) Serve(ln net.Listener) error { return d.Attach(ln, nil)() }
 
-func (d *Depot) serve(ln net.Listener, s *served) error {
+// Attach is Serve, or with a config ServeTLS, in two steps: it returns the function
+// that serves, which the caller calls once. From Attach on the depot listens on ln
+// as far as Offer.Await knows, however late a goroutine gets to call the function.
+// The config must have a certificate.
+func (d *Depot) Attach(ln net.Listener, config *tls.Config) (serve func() error) {
+	s := &served{ln.Addr(), config != nil}
+	ln = listener{ln, d}
+	if config != nil {
+		ln = tls.NewListener(ln, serverConfig(config))
+	}
 	d.mu.Lock()
 	d.serving = append(d.serving, s)
 	d.mu.Unlock()
-	err := d.server.Serve(ln)
-	d.mu.Lock()
-	i := slices.Index(d.serving, s)
-	d.serving = slices.Delete(d.serving, i, i+1)
-	d.mu.Unlock()
-	if !errors.Is(err, http.ErrServerClosed) {
-		return &Error{Op: "serve", Err: err}
+	return func() error {
+		err := d.server.Serve(ln)
+		d.mu.Lock()
+		i := slices.Index(d.serving, s)
+		d.serving = slices.Delete(d.serving, i, i+1)
+		d.mu.Unlock()
+		if !errors.Is(err, http.ErrServerClosed) {
+			return &Error{Op: "serve", Err: err}
+		}
+		return nil
 	}
-	return nil
 }
 
 // tokenBytes is how much of a path is secret.

@@ -29,8 +29,11 @@
 // half a minute for each 64 KiB of a post. Connections are limited for each
 // address and in all, those of addresses that are allowed nothing much more
 // narrowly and apart from the others. When a limit is reached the connection makes
-// room that has been idle for longest. When the process has no more file
-// descriptors, the depot waits until it has.
+// room that has been idle for longest.
+//
+// When the process has no more file descriptors, the depot closes idle connections,
+// accepts no more, and waits until there are some. A request whose file cannot be
+// opened within ten seconds for want of them gets the status 503 with Retry-After.
 //
 // # What HTTP protects
 //

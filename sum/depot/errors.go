@@ -9,7 +9,8 @@ var (
 	ErrClosed = errors.New("depot closed")
 	// ErrKeyInUse: something of that name is on offer under that key already.
 	ErrKeyInUse = errors.New("key is in use")
-	// ErrChanged: the payload has another length than its description says.
+	// ErrChanged: the payload has another length than its description says, or is
+	// offered again as another one.
 	ErrChanged = errors.New("payload has changed")
 	// ErrNotRequested: no target has asked for the offer in time.
 	ErrNotRequested = errors.New("not requested")

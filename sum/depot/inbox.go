@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -88,6 +89,7 @@ func (d *Depot) Receive(box Inbox) (*Intake, error) {
 	if box.MaxBytes <= 0 {
 		box.MaxBytes = 1 << 20
 	}
+	box.MaxBytes = min(box.MaxBytes, math.MaxInt64-1) // one more than may come is read
 	if box.MaxTotal <= 0 {
 		box.MaxTotal = 64 << 20
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -188,6 +189,18 @@ func TestPostTooLarge(t *testing.T) {
 	require.True(t, bytes.Equal(content(100_000), got.content))
 	require.EqualValues(t, 300_000, in.Bytes())
 	require.EqualValues(t, 2, in.Posts())
+}
+
+// TestPostWithoutLimit: the largest limits there are.
+func TestPostWithoutLimit(t *testing.T) {
+	l := newLab(t)
+	in, k := l.receive(depot.Inbox{MaxBytes: math.MaxInt64, MaxTotal: math.MaxInt64})
+	for _, r := range []io.Reader{strings.NewReader("state=1"), chunked([]byte("state=1"))} {
+		res, _, err := l.send("POST", in.Path, r)
+		require.NoError(t, err)
+		require.Equal(t, 204, res.StatusCode)
+		require.Equal(t, "state=1", string(k.last(t).content))
+	}
 }
 
 // TestPostTooLargeForGood: a handler that does not care about errors does not
@@ -382,7 +395,9 @@ func TestPostCurl(t *testing.T) {
 		require.True(t, bytes.Equal(want, k.last(t).content))
 		require.Equal(t, "ilo.log", k.last(t).Path)
 	}
-	args := []string{"-T", file, "--noproxy", "*", "-sS", "-w", "%{http_code}", "-o", filepath.Join(t.TempDir(), "out")}
+	// By itself curl sends when it was not answered for a second, and may then find
+	// the connection closed before it reads the answer.
+	args := []string{"-T", file, "--expect100-timeout", "60", "--noproxy", "*", "-sS", "-w", "%{http_code}", "-o", filepath.Join(t.TempDir(), "out")}
 	small, _ := l.receive(depot.Inbox{MaxBytes: 1000})
 	said, err := exec.CommandContext(t.Context(), curl, append(args, "http://"+l.addr+small.Path)...).Output()
 	require.NoError(t, err)

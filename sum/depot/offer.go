@@ -3,6 +3,7 @@ package depot
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/url"
 	"path"
@@ -55,24 +56,36 @@ type Offer struct {
 	name      string           // for messages
 	files     map[string]*item // by what follows path: "" or "/dir/name"
 	order     []*item          // as they were given
-	allow     allowList
-	grants    []*grant
-	before    []int64       // connections that each grant had seen
-	requested chan struct{} // closed at the first request
-	withdrawn chan struct{} // closed when the offer has gone
+	requested chan struct{}    // closed at the first request
+	withdrawn chan struct{}    // closed when the offer has gone
 	once      sync.Once
 
 	mu      sync.Mutex
+	allow   allowList // replaced, and not changed
+	grants  []*grant
+	before  []int64 // connections that each grant had seen
 	refused []netip.Addr
 }
 
 // item is a file on offer.
 type item struct {
-	file transport.File
+	file transport.File // but Open
 	sent atomic.Int64
 
-	mu  sync.Mutex
-	err error // of the payload, at the last request that ended
+	mu   sync.Mutex
+	open openFunc
+	err  error // of the payload, at the last request that ended
+}
+
+type openFunc func(context.Context) (io.ReadSeekCloser, error)
+
+func newItem(f transport.File) *item { return &item{file: f, open: f.Open} }
+
+// source returns what opens the file.
+func (it *item) source() openFunc {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	return it.open
 }
 
 // Offer puts a file on offer until it is released. While something of that name
@@ -82,7 +95,7 @@ func (d *Depot) Offer(f File) (*Offer, error) {
 		return nil, &Error{Op: "offer", File: f.Name, Err: err}
 	}
 	name := path.Base(f.Name)
-	o := &Offer{name: f.Name, order: []*item{{file: f.File}}}
+	o := &Offer{name: f.Name, order: []*item{newItem(f.File)}}
 	o.files = map[string]*item{"": o.order[0]}
 	return d.put(o, name, "", f.Key, f.Token, f.Allow)
 }
@@ -104,7 +117,7 @@ func (d *Depot) OfferTree(t Tree) (*Offer, error) {
 		if _, ok := o.files["/"+f.Name]; ok {
 			return fail(fmt.Errorf("%w: %s is in the tree twice", transport.ErrInvalid, f.Name))
 		}
-		it := &item{file: f}
+		it := newItem(f)
 		o.files["/"+f.Name] = it
 		o.order = append(o.order, it)
 	}
@@ -114,8 +127,8 @@ func (d *Depot) OfferTree(t Tree) (*Offer, error) {
 // put puts o on offer. The suffix stands between its path and those of its files.
 func (d *Depot) put(o *Offer, name, suffix, key, token string, allow []netip.Prefix) (*Offer, error) {
 	fail := func(err error) (*Offer, error) { return nil, &Error{Op: "offer", File: o.name, Err: err} }
-	var err error
-	if o.allow, err = newAllowList(allow); err != nil {
+	list, err := newAllowList(allow)
+	if err != nil {
 		return fail(err)
 	}
 	if token, err = d.token(key, token, "offer"); err != nil {
@@ -133,11 +146,62 @@ func (d *Depot) put(o *Offer, name, suffix, key, token string, allow []netip.Pre
 		return fail(ErrKeyInUse)
 	}
 	d.offers[o.path] = o
-	o.grants = d.grants.add(o.allow)
-	for _, g := range o.grants {
+	o.grant(list)
+	return o, nil
+}
+
+// grant adds to those who may fetch it. The caller holds d.mu.
+func (o *Offer) grant(list allowList) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	more := slices.DeleteFunc(list, func(p netip.Prefix) bool { return slices.Contains(o.allow, p) })
+	o.allow = slices.Concat(o.allow, more)
+	for _, g := range o.d.grants.add(more) {
+		o.grants = append(o.grants, g)
 		o.before = append(o.before, g.conns.Load())
 	}
-	return o, nil
+}
+
+func (o *Offer) allowed() allowList {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.allow
+}
+
+// Renew is for an update that is resumed and offers again what is on offer: the
+// prefixes are added to those who may fetch it, and it is read through the files
+// given from now on. They must be those of the offer, or Renew fails with
+// ErrChanged, and with ErrWithdrawn if the offer has gone; then nothing changes.
+func (o *Offer) Renew(allow []netip.Prefix, files ...transport.File) error {
+	fail := func(err error) error { return &Error{Op: "offer", File: o.name, Err: err} }
+	list, err := newAllowList(allow)
+	if err != nil {
+		return fail(err)
+	}
+	items := map[string]transport.File{}
+	for _, f := range files {
+		items[f.Name] = f
+	}
+	for _, it := range o.order {
+		if f := items[it.file.Name]; f.Open == nil || f.Size != it.file.Size || f.SHA256 != it.file.SHA256 {
+			return fail(fmt.Errorf("%w: %s", ErrChanged, it.file.Name))
+		}
+	}
+	if len(items) != len(o.order) {
+		return fail(ErrChanged)
+	}
+	o.d.mu.Lock()
+	defer o.d.mu.Unlock()
+	if o.d.offers[o.path] != o {
+		return fail(ErrWithdrawn)
+	}
+	o.grant(list)
+	for _, it := range o.order {
+		it.mu.Lock()
+		it.open = items[it.file.Name].Open
+		it.mu.Unlock()
+	}
+	return nil
 }
 
 // withdraw takes the offer away. The caller holds d.mu.

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -128,6 +129,9 @@ func fetch(addr, path string, config *tls.Config, w io.Writer, buf []byte) (int6
 	return fetchOver(c, path, w, buf)
 }
 
+// errLater: the server says that the client is to come again.
+var errLater = errors.New("try again later")
+
 // fetchOver asks for a path and copies the content through buf.
 func fetchOver(c net.Conn, path string, w io.Writer, buf []byte) (int64, error) {
 	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
@@ -137,6 +141,9 @@ func fetchOver(c net.Conn, path string, w io.Writer, buf []byte) (int64, error) 
 	res, err := http.ReadResponse(r, nil)
 	if err != nil {
 		return 0, err
+	}
+	if res.StatusCode == http.StatusServiceUnavailable && res.Header.Get("Retry-After") != "" {
+		return 0, errLater
 	}
 	if res.StatusCode != http.StatusOK {
 		return 0, fmt.Errorf("status %s", res.Status)

@@ -40,12 +40,13 @@ func (d *Depot) handle(w http.ResponseWriter, r *http.Request) {
 			refused = []any{"inbox", in.box.Name, "allowed", in.allow}
 		}
 	} else if o, rest := d.findOffer(r.URL.Path); o != nil {
-		if o.allow.allows(from) {
+		allow := o.allowed()
+		if allow.allows(from) {
 			o.fetch(w, r, control, rest)
 			return
 		}
 		o.refuse(from)
-		refused = []any{"file", o.name, "allowed", o.allow}
+		refused = []any{"file", o.name, "allowed", allow}
 	}
 	// The same answer for all: a scanner learns nothing.
 	http.NotFound(w, r)
@@ -106,6 +107,12 @@ func (o *Offer) fetch(w http.ResponseWriter, r *http.Request, control *http.Resp
 	start := time.Now()
 	s := &sender{ResponseWriter: w, control: control, d: o.d, plain: r.TLS == nil, sent: &it.sent}
 	err := it.serve(ctx, s, r)
+	if err == nil && s.err == nil {
+		// Else the server would do it when the connection counts as idle already and
+		// may be closed to make room: a slow client would lose the end of the file.
+		s.extend()
+		s.err = control.Flush()
+	}
 	it.ended(err)
 	log = log.With("range", r.Header.Get("Range"), "took", time.Since(start))
 	switch {
@@ -125,10 +132,16 @@ func (it *item) serve(ctx context.Context, s *sender, r *http.Request) error {
 		http.Error(s, "payload not readable", http.StatusInternalServerError)
 		return err
 	}
-	body, err := it.file.Open(ctx)
-	if err != nil {
+	body, err := s.d.open(ctx, it.source())
+	if scarce(err) {
+		s.Header().Set("Retry-After", "10")
+		s.Header().Set("Connection", "close") // its descriptor is wanted
+		http.Error(s, "too many open files", http.StatusServiceUnavailable)
+		return err
+	} else if err != nil {
 		return refuse(err)
 	}
+	defer s.d.starved.open.Add(-1)
 	var guard *source
 	// ServeContent reads several ranges on a goroutine that it does not wait for.
 	several := strings.Contains(r.Header.Get("Range"), ",")

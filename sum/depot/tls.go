@@ -21,11 +21,25 @@ func (d *Depot) ServeTLS(ln net.Listener, config *tls.Config) error {
 		_ = ln.Close()
 		return &Error{Op: "serve", Err: fmt.Errorf("%w: no certificate for HTTPS", transport.ErrInvalid)}
 	}
+	return d.Attach(ln, config)()
+}
+
+// serverConfig returns the config as the depot uses it.
+func serverConfig(config *tls.Config) *tls.Config {
 	config = config.Clone()
 	// Some clients for HTTP/1.0, such as curl, insist on that name (RFC 7301).
 	config.NextProtos = []string{"http/1.1", "http/1.0"}
 	if config.MinVersion == 0 {
 		config.MinVersion = tls.VersionTLS12
 	}
-	return d.serve(tls.NewListener(listener{ln, d}, config), &served{ln.Addr(), true})
+	if choose := config.GetConfigForClient; choose != nil {
+		config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := choose(hello)
+			if c != nil {
+				c = serverConfig(c)
+			}
+			return c, err
+		}
+	}
+	return config
 }

@@ -133,6 +133,36 @@ func TestHTTPSCurl(t *testing.T) {
 	require.EqualValues(t, 3*len(want), o.Sent())
 }
 
+// TestOldClient: one that has heard neither of ECDSA nor of TLS 1.3 is served, and
+// is shown the certificate that it was told to trust.
+func TestOldClient(t *testing.T) {
+	l := newTLSLab(t)
+	o := l.offer(transport.BytesFile("a", []byte("content")))
+	config := l.client.Transport.(*http.Transport).TLSClientConfig
+	config.MaxVersion = tls.VersionTLS12
+	config.CipherSuites = []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA}
+	config.CurvePreferences = []tls.CurveID{tls.CurveP256}
+	res, body := l.do("GET", o.Path)
+	require.Equal(t, 200, res.StatusCode)
+	require.Equal(t, "content", string(body))
+}
+
+// TestNoHTTP2: a configuration that is chosen for the client offers none either.
+func TestNoHTTP2(t *testing.T) {
+	cert, err := depot.NewCertificate("127.0.0.1")
+	require.NoError(t, err)
+	own := &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	l := newLabWith(t, ln, depot.Options{}, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return own, nil }}, cert.Leaf)
+	o := l.offer(transport.BytesFile("a", []byte("content")))
+	res, body := l.do("GET", o.Path)
+	require.Equal(t, "content", string(body))
+	require.Equal(t, 1, res.ProtoMajor)
+	require.Equal(t, "http/1.1", res.TLS.NegotiatedProtocol)
+	require.Equal(t, []string{"h2"}, own.NextProtos, "it is the caller's")
+}
+
 // TestHTTPSPlain: who speaks plain HTTP to the port for HTTPS is told so.
 func TestHTTPSPlain(t *testing.T) {
 	l := newTLSLab(t)

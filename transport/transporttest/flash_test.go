@@ -2,6 +2,9 @@ package transporttest_test
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -255,8 +258,20 @@ func TestPublisher(t *testing.T) {
 	require.Equal(t, one.URL, again.URL)
 	require.NotEqual(t, one.URL, other.URL)
 	require.Equal(t, 2, pub.Open())
-	for _, r := range []transport.PublishRequest{{File: f, TLS: true}, {File: f, FixedPort: 1}} {
+	for _, r := range []transport.PublishRequest{{File: f, TLS: true}, {File: f, FixedPort: 1}, {Tree: []transport.File{f}}} {
 		_, err = pub.Publish(t.Context(), r)
-		require.Error(t, err)
+		require.ErrorIs(t, err, errors.ErrUnsupported)
 	}
+	_, err = pub.Publish(t.Context(), transport.PublishRequest{Key: "m"})
+	require.ErrorIs(t, err, transport.ErrInvalid)
+	require.Equal(t, 2, pub.Open())
+
+	odd, err := pub.Publish(t.Context(), transport.PublishRequest{File: transport.BytesFile("a b/fw#1 100%?.bin", []byte("odd")), Key: "o"})
+	require.NoError(t, err)
+	res, err := http.Get(odd.URL)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, "odd", string(body))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,8 +70,8 @@ func NewPublisher(addr string) (*Publisher, error) {
 }
 
 // Publish offers r.File and returns its URL. It speaks plain HTTP on a port of
-// its own: asked for TLS or for another port it fails with
-// errors.ErrUnsupported.
+// its own and has no directories: asked for TLS, for another port or for a tree it
+// fails with errors.ErrUnsupported.
 func (p *Publisher) Publish(ctx context.Context, r transport.PublishRequest) (transport.Published, error) {
 	if err := ctx.Err(); err != nil {
 		return transport.Published{}, err
@@ -78,6 +79,12 @@ func (p *Publisher) Publish(ctx context.Context, r transport.PublishRequest) (tr
 	port := p.l.Addr().(*net.TCPAddr).Port
 	if r.TLS || (r.FixedPort != 0 && int(r.FixedPort) != port) {
 		return transport.Published{}, fmt.Errorf("publisher on port %d without TLS: %w", port, errors.ErrUnsupported)
+	}
+	if len(r.Tree) > 0 {
+		return transport.Published{}, fmt.Errorf("publisher of single files, asked for a tree: %w", errors.ErrUnsupported)
+	}
+	if err := r.File.Check(); err != nil {
+		return transport.Published{}, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,6 +94,7 @@ func (p *Publisher) Publish(ctx context.Context, r transport.PublishRequest) (tr
 		path = "/" + rand.Text() + "/" + r.File.Name
 		p.keys[r.Key] = path
 	}
+	link := url.URL{Scheme: "http", Host: p.l.Addr().String(), Path: path} // its String escapes
 	o := p.offers[path]
 	if o == nil || o.file.SHA256 != r.File.SHA256 {
 		o = &offer{asked: make(chan struct{})}
@@ -94,7 +102,7 @@ func (p *Publisher) Publish(ctx context.Context, r transport.PublishRequest) (tr
 	}
 	o.file, o.open = r.File, true
 	return transport.Published{
-		URL:   "http://" + p.l.Addr().String() + path,
+		URL:   link.String(),
 		Await: o.await,
 		Release: func(context.Context) (int64, error) {
 			p.mu.Lock()

@@ -1,0 +1,57 @@
+package sum
+
+import (
+	"context"
+
+	"github.com/roundsman-go/roundsman/sum/depot"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// ReceiveOptions configures Receive.
+type ReceiveOptions struct {
+	// TLS asks for an https URL.
+	TLS bool
+	// FixedPort, if not 0, is the only port that the target will use.
+	FixedPort uint16
+}
+
+// Intake is an inbox that is open for one target, until its Release or the end of
+// the session.
+type Intake struct {
+	*depot.Intake
+	// URL is where the target posts; what it appends after a slash is Post.Path.
+	URL string
+	// Certificate is what the server shows; see [transport.Published].
+	Certificate []byte
+}
+
+// Receive opens an inbox for what a target posts, status and logs, on the ports
+// from which payloads are fetched. It connects to the target, if need be, to know
+// under which address that sees the manager and who may post. What Allow lists may
+// post too. An inbox is not in the journal: for one that a later run is to open at
+// the same place the caller gives it a Token and keeps that.
+func Receive(ctx context.Context, n *Node, box depot.Inbox, opts ReceiveOptions) (*Intake, error) {
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return nil, n.fail("receive", box.Name, err)
+	}
+	defer end()
+	var path transport.Path
+	err = n.withConn(ctx, func(_ context.Context, conn transport.Conn) error {
+		path = conn.Path()
+		return nil
+	})
+	if err != nil {
+		return nil, n.fail("receive", box.Name, err)
+	}
+	s, err := n.s.publish.serve(ctx, n.t, path, opts.TLS, opts.FixedPort, 0)
+	if err != nil {
+		return nil, n.fail("receive", box.Name, err)
+	}
+	box.Allow = append(s.allow[:len(s.allow):len(s.allow)], box.Allow...)
+	in, err := n.s.publish.depot.Receive(box)
+	if err != nil {
+		return nil, n.fail("receive", box.Name, err)
+	}
+	return &Intake{Intake: in, URL: s.base + in.Path, Certificate: s.certificate}, nil
+}
