@@ -68,7 +68,9 @@ func TestRenew(t *testing.T) {
 // TestRenewWhileFetched has requests and renewals at the same time.
 func TestRenewWhileFetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, ln := depot.New(depot.Options{}), newPipes()
+		// Over pipes client and server can hand the processor to each other for so
+		// long that no connection is noted as idle.
+		d, ln := depot.New(depot.Options{ConnsPerOffer: 200}), newPipes()
 		served := serve(t, d, ln)
 		f := transport.BytesFile("a", []byte("content"))
 		o, err := d.Offer(depot.File{File: f, Allow: loopback})
