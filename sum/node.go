@@ -447,14 +447,17 @@ func (n *Node) removeAgent(ctx context.Context) error {
 		}
 	}
 	if ag == nil || (err != nil && !errors.Is(err, agent.ErrJobRunning)) {
-		// The channel is lost, perhaps the connection too: one more try by hand.
+		// The channel is lost, perhaps the connection too: once more by hand. A line
+		// that comes back soon is waited for.
 		if ag != nil {
 			n.drop(ctx, ag.conn, nil)
 		}
-		var conn transport.Conn
-		if conn, err = n.dial(ctx); err == nil {
-			_, err = n.s.cfg.Installer.Sweep(ctx, conn, *place)
-		}
+		rctx, cancel := context.WithTimeout(ctx, transport.CloseGrace)
+		err = n.withConn(rctx, func(ctx context.Context, conn transport.Conn) error {
+			_, err := n.s.cfg.Installer.Sweep(ctx, conn, *place)
+			return err
+		})
+		cancel()
 	}
 	if err != nil {
 		return fmt.Errorf("agent left in %s until its lease ends or recover removes it: %w", place.Dir, err)

@@ -36,6 +36,7 @@ func NewNet(t testing.TB) *Net {
 	ip := Need(t, "ip")
 	n := &Net{t: t, NS: fmt.Sprintf("rm%dm%d", os.Getpid(), nets.Add(1))}
 	sweepNets(ip)
+	sweepGroups()
 	run(t, ip, "netns", "add", n.NS)
 	t.Cleanup(func() { run(t, ip, "netns", "del", n.NS) })
 	run(t, ip, "-n", n.NS, "link", "set", "lo", "up")
@@ -53,15 +54,21 @@ func sweepNets(ip string) {
 	}
 	for line := range strings.Lines(string(out)) {
 		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		m := netName.FindStringSubmatch(name)
-		if m == nil {
-			continue
-		}
-		pid, err := strconv.Atoi(m[1])
-		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		if ownerGone(name) {
 			_ = exec.Command(ip, "netns", "del", name).Run() // another test may have been faster
 		}
 	}
+}
+
+// ownerGone reports whether something is named as a test process names what it
+// makes, and that process has ended.
+func ownerGone(name string) bool {
+	m := netName.FindStringSubmatch(name)
+	if m == nil {
+		return false
+	}
+	pid, err := strconv.Atoi(m[1])
+	return err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
 // startTied starts a program that the kernel kills when this process ends, in
@@ -113,12 +120,17 @@ type Host struct {
 	dir      string
 	init     *exec.Cmd
 	sshd     string // pid, as seen from outside
+	cgroup   string // the directory of its control group, if it was booted
 	stderr   *bytes.Buffer
 }
 
 // HostConfig says what is special about a host.
 type HostConfig struct {
 	SSHD []string // lines for sshd_config
+	// Systemd boots the host: systemd is its first process, and logins are
+	// sessions of logind.
+	Systemd bool
+	Logind  []string // lines for logind.conf, with Systemd
 }
 
 const hostFirewall = `
@@ -138,17 +150,24 @@ table inet only22 {
 }
 `
 
-// The init of a host: sets the file system up, starts sshd, and reaps orphans.
+// The init of a host: sets the file system up, starts sshd, and reaps orphans. A
+// file "reboot" beside it makes it start the host again; see Host.Reboot.
 const hostInit = `
 set -e
+start() {
+	cat /proc/sys/kernel/random/uuid >"$DIR/fs/boot_id"
+	env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root chroot "$R" "$SSHD" -D -e -f /etc/rmtest/sshd_config &
+}
 mount --make-rprivate /
 mount -t tmpfs none "$DIR/fs"
 mkdir "$DIR/fs/up" "$DIR/fs/work" "$DIR/fs/root"
 R="$DIR/fs/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$DIR/fs/up,workdir=$DIR/fs/work" "$R"
 mount -t proc proc "$R/proc"
-mount --rbind /dev "$R/dev"
-mount -t sysfs sys "$R/sys" 2>/dev/null || true
+: >"$DIR/fs/boot_id"
+[ -n "$BOOT" ] || mount --bind "$DIR/fs/boot_id" "$R/proc/sys/kernel/random/boot_id"
+[ -n "$BOOT" ] || mount --rbind /dev "$R/dev"
+[ -n "$BOOT" ] || mount -t sysfs sys "$R/sys" 2>/dev/null || true
 mount -t tmpfs run "$R/run"
 mount -t tmpfs tmp "$R/tmp"
 # A home of its own: start-up files of this machine's root must not run on the
@@ -163,9 +182,18 @@ chown -R 0:0 "$R/root/.ssh" "$R/etc/rmtest"
 chmod 600 "$R/etc/rmtest/host" "$R/root/.ssh/authorized_keys"
 rm -rf "$R/var/lib/roundsman" "$R/opt/roundsman"
 nft -f "$DIR/firewall"
-env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root chroot "$R" "$SSHD" -D -e -f /etc/rmtest/sshd_config &
+[ -z "$BOOT" ] || . "$BOOT"
+start
 echo ready
-while :; do wait -n || sleep 0.2; done
+while :; do
+	wait -n || sleep 0.2
+	if [ -e "$DIR/reboot" ]; then
+		find "$R/run" "$R/tmp" -mindepth 1 -delete
+		mkdir "$R/run/sshd"
+		start
+		rm "$DIR/reboot"
+	fi
+done
 `
 
 // Host adds a host to the network and waits until its sshd answers.
@@ -196,10 +224,15 @@ func (n *Net) Host(cfg HostConfig) *Host {
 	}
 	write(t, h.HostKey, h.Addr+" "+string(pub)+h.Addr6+" "+string(pub))
 	write(t, filepath.Join(h.dir, "firewall"), hostFirewall)
+	var boot []string // environment
+	if cfg.Systemd {
+		cfg.SSHD = append([]string{"UsePAM yes"}, cfg.SSHD...) // the first line counts
+		boot = h.prepareBoot(cfg)
+	}
 	write(t, filepath.Join(h.dir, "sshd_config"), strings.Join(append([]string{
-		"Port 22", "HostKey /etc/rmtest/host", "PasswordAuthentication no", "UsePAM no", "PermitRootLogin yes",
+		"Port 22", "HostKey /etc/rmtest/host", "PasswordAuthentication no", "PermitRootLogin yes",
 		"PidFile none", "Subsystem sftp internal-sftp",
-	}, cfg.SSHD...), "\n")+"\n")
+	}, append(cfg.SSHD, "UsePAM no")...), "\n")+"\n")
 
 	run(t, h.ip, "netns", "add", h.ns)
 	t.Cleanup(func() { run(t, h.ip, "netns", "del", h.ns) })
@@ -213,8 +246,10 @@ func (n *Net) Host(cfg HostConfig) *Host {
 	run(t, h.ip, "-n", h.ns, "link", "set", "lo", "up")
 	run(t, h.ip, "-n", h.ns, "link", "set", "eth0", "up")
 
-	h.init = exec.Command(h.ip, "netns", "exec", h.ns, "unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", hostInit)
-	h.init.Env = append(os.Environ(), "DIR="+h.dir, "SSHD="+sshd)
+	// The control group first: "ip netns exec" hides /sys/fs/cgroup.
+	h.init = exec.Command("sh", "-c", `[ -z "$CGROUP" ] || echo 0 >"$CGROUP/cgroup.procs" && exec "$@"`, "sh",
+		h.ip, "netns", "exec", h.ns, "unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "bash", "-c", hostInit)
+	h.init.Env = append(append(os.Environ(), "DIR="+h.dir, "SSHD="+sshd, "BOOT=", "CGROUP="), boot...)
 	h.init.Stderr = h.stderr
 	out, err := h.init.StdoutPipe()
 	if err != nil {

@@ -17,17 +17,26 @@ const killedVariable = "REALTEST_KILLED"
 // TestKilled: of a test process that is killed nothing goes on to run, and the
 // next one deletes the namespaces that it could not.
 func TestKilled(t *testing.T) {
+	killHost(t, "running")
+}
+
+// TestKilledBooted is TestKilled for a host whose first process is systemd.
+func TestKilledBooted(t *testing.T) {
+	killHost(t, "booted")
+}
+
+func killHost(t *testing.T, kind string) {
 	if os.Getenv(killedVariable) != "" {
-		h := NewNet(t).Host(HostConfig{})
+		h := NewNet(t).Host(HostConfig{Systemd: os.Getenv(killedVariable) == "booted"})
 		fmt.Println("\npid", h.init.Process.Pid, h.sshd)
 		time.Sleep(10 * time.Minute)
 		return
 	}
 	NeedRoot(t)
 	ip := Need(t, "ip")
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$", "-test.v")
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	tmp := t.TempDir() // what a killed process leaves there goes with this test
-	cmd.Env = append(os.Environ(), killedVariable+"=1", "TMPDIR="+tmp)
+	cmd.Env = append(os.Environ(), killedVariable+"="+kind, "TMPDIR="+tmp)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -69,5 +78,15 @@ func TestKilled(t *testing.T) {
 	n := NewNet(t)
 	if got := names(); strings.Contains(got, mine) || !strings.Contains(got, n.NS) {
 		t.Fatalf("namespaces after the next test began:\n%s", got)
+	} // The last of its processes may take a moment.
+	group := filepath.Join(cgroupRoot(), mine+"1h1")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(group); os.IsNotExist(err) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("control group %s is still there", group)
+		}
+		sweepGroups()
 	}
 }

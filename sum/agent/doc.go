@@ -36,10 +36,39 @@
 // it stays until a manager starts an agent with the same ID and removes it, or
 // calls remove.
 //
+// # Where systemd runs
+//
+// Agent and jobs are then services of their own, started with systemd-run(1), so
+// that neither the end of the login that started them nor that of the agent's
+// unit is the end of a job. Their names ([UnitName], [JobUnitName]) come from the
+// ID of the agent, which is the name of its directory, and that of the job:
+//
+//	roundsman-agent-<agent>.service
+//	roundsman-job-<agent>-<job>.service
+//
+// They are transient: nothing is installed, and when they are over, in whatever
+// way, systemd forgets them. To stop the agent's ends the agent alone, whose files
+// stay for the next. To stop a job's ends its program, and the job is
+// [Interrupted]; but if the program must not be interrupted (Job.NoKill), stopping
+// it, and so a shutdown of the host, waits for its end: half an hour, as systemd
+// delays a shutdown no longer than that, or the two minutes that it gives the
+// manager of a user. A daemon that a job's program left behind
+// is not ended, and keeps the unit known, as inactive, until it ends itself.
+//
+// This is so for root. The service manager of another user ends with the last
+// login, unless the user lingers (loginctl enable-linger); only then it is used.
+// For others, and where there is no systemd, it is older than version 236, or it
+// refuses, agent and shims become sessions of their own (setsid(2)); agent.log
+// says what systemd answered. Such a session outlives the login, except where logind
+// is told to kill (KillUserProcesses in logind.conf(5), from which root is by
+// default exempt): there, users other than root have to linger.
+//
+// Properties of units can be read by everybody, so they hold no secrets.
+//
 // # A job runs at most once
 //
-// Each job has a shim: a process of its own session that is the parent of the
-// job's program. It outlives an agent that is killed or replaced and records the
+// Each job has a shim: a process of its own unit or session that is the parent of
+// the job's program. It outlives an agent that is killed or replaced and records the
 // result, and it does the agent's cleaning if no other agent comes before the
 // lease is over. A record is written and synced before each step that cannot be
 // taken back.
@@ -51,7 +80,12 @@
 //
 // # Platforms
 //
-// The service is tested on Linux. For macOS it is built from the same code, and
+// The service is tested on Linux, under systemd 252 and without it. Where SELinux
+// enforces its policy systemd may be denied to execute a program that a login may
+// execute; then start gives its own program the type bin_t and tries again. This
+// was tested with stand-ins for systemd and SELinux, never on a host that enforces.
+//
+// For macOS it is built from the same code, and
 // has not been run there. On Windows the package compiles and the
 // manager's side works; the service commands of Main fail with
 // [errors.ErrUnsupported].

@@ -19,6 +19,10 @@ var (
 	ErrNoDir = errors.New("no directory to run the agent from")
 	// ErrNoBinary: there is no agent binary for the target's system.
 	ErrNoBinary = errors.New("no agent binary for this system")
+	// ErrPolicy: a security policy of the target, such as that of SELinux or of
+	// fapolicyd, forbids to execute the agent's program. Error.Hint says what an
+	// administrator must do.
+	ErrPolicy = errors.New("a security policy forbids to execute the program")
 	// ErrStart: the agent was copied but did not come up.
 	ErrStart = errors.New("agent did not start")
 	// ErrQuarantined: a file vanished after it had been copied and verified.

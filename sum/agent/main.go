@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -11,12 +10,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"time"
 
 	"github.com/roundsman-go/roundsman/sum/channel"
 )
@@ -27,10 +24,6 @@ const (
 	ExitUsage      = 2
 	ExitJobRunning = 3 // remove: a job runs, so nothing was deleted
 )
-
-// startTime is how long start waits for the agent to listen. It covers the time
-// that an older agent may take to leave.
-const startTime = 25 * time.Second
 
 var errNotHere = fmt.Errorf("not supported on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 
@@ -65,6 +58,9 @@ const usage = `usage:
 //	remove -dir D    stops an agent and deletes everything but logs, whose paths
 //	                 it prints; ends with ExitJobRunning while a job runs
 //
+// serve and shim have the option -unit where systemd starts them: they then print
+// to agent.log, and the shim ends an ordinary job when its unit is stopped.
+//
 // No command takes a secret from its arguments or its environment.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -76,6 +72,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	var path string
+	var inUnit bool
 	var run func() error
 	switch name {
 	case "version":
@@ -88,7 +85,16 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		run = func() error { return start(home(path)) }
 	case "serve":
 		flags.StringVar(&path, "dir", "", "")
+		flags.BoolVar(&inUnit, "unit", false, "")
 		run = func() error {
+			if inUnit {
+				// What the agent writes has modes of its own, but an inventory may run
+				// what writes for others to read, as rpm does with its database.
+				usualUmask()
+				if err := logTo(home(path)); err != nil {
+					return err
+				}
+			}
 			ctx, stop := notifyEnd()
 			defer stop()
 			return serve(ctx, home(path))
@@ -98,7 +104,8 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		run = func() error { return connect(path, stdin, stdout) }
 	case "shim":
 		flags.StringVar(&path, "job", "", "")
-		run = func() error { return runShim(path, stderr) }
+		flags.BoolVar(&inUnit, "unit", false, "")
+		run = func() error { return runShim(path, inUnit, stderr) }
 	case "remove":
 		flags.StringVar(&path, "dir", "", "")
 		run = func() error { return remove(home(path), stdout) }
@@ -151,84 +158,6 @@ func notifyEnd() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), endSignals[:max(1, len(endSignals)-1)]...)
 }
 
-// start runs serve in the background and waits until it is ready.
-func start(h home) error {
-	var boot Bootstrap
-	if err := readJSON(h.path(BootstrapName), &boot); err != nil {
-		return err
-	}
-	err := launch(h, boot.Nonce)
-	if err != nil {
-		// Whatever went wrong, the keys do not stay in a file.
-		var there Bootstrap
-		if readJSON(h.path(BootstrapName), &there) == nil && there.Nonce == boot.Nonce {
-			os.Remove(h.path(BootstrapName))
-		}
-	}
-	return err
-}
-
-// launch runs serve and waits until its ready file has the nonce.
-func launch(h home, nonce string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	log, err := os.OpenFile(h.path(LogName), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	before, err := log.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(self, "serve", "-dir", string(h))
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = baseEnv(), string(h), log, log
-	if tmp := os.Getenv("TMPDIR"); filepath.IsAbs(tmp) {
-		cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
-	}
-	detach(cmd)
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	limit := time.After(startTime)
-	for {
-		var ready Ready
-		if readJSON(h.path(ReadyName), &ready) == nil && ready.Nonce == nonce && ready.PID == cmd.Process.Pid {
-			return nil
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case err := <-ended:
-			return fmt.Errorf("the service ended at once (%v): %s", err, since(log, before))
-		case <-limit:
-			cmd.Process.Kill()
-			<-ended
-			return fmt.Errorf("the service did not listen within %v: %s", startTime, since(log, before))
-		}
-	}
-}
-
-// since returns the last of what was written to a log after an offset.
-func since(log *os.File, offset int64) string {
-	fi, err := log.Stat()
-	if err != nil {
-		return err.Error()
-	}
-	if fi.Size() < offset {
-		offset = 0 // it was shortened
-	}
-	offset = max(offset, fi.Size()-maxText)
-	data, err := io.ReadAll(io.NewSectionReader(log, offset, maxText))
-	if err != nil {
-		return err.Error()
-	}
-	return string(bytes.TrimSpace(data))
-}
-
 // connect joins standard input and output to a Unix socket.
 func connect(path string, stdin io.Reader, stdout io.Writer) error {
 	conn, err := net.Dial("unix", path)
@@ -252,14 +181,20 @@ func connect(path string, stdin io.Reader, stdout io.Writer) error {
 }
 
 // runShim does one job and then, if need be, cleans up after a dead agent.
-func runShim(jobDir string, stderr io.Writer) error {
+func runShim(jobDir string, inUnit bool, stderr io.Writer) error {
 	id := filepath.Base(jobDir)
 	if !channel.ValidJobID(id) || filepath.Base(filepath.Dir(jobDir)) != "jobs" {
 		return fmt.Errorf("%s is not the directory of a job", jobDir)
 	}
+	h := home(filepath.Dir(filepath.Dir(jobDir)))
+	if inUnit {
+		if err := logTo(h); err != nil {
+			return err
+		}
+	}
 	usualUmask()
 	s := &shim{
-		home: home(filepath.Dir(filepath.Dir(jobDir))), id: id, grace: killGrace,
+		home: h, id: id, grace: killGrace,
 		log: slog.New(slog.NewTextHandler(stderr, nil)).With("pid", os.Getpid()),
 	}
 	s.found = s.home.snapshot()
@@ -267,8 +202,14 @@ func runShim(jobDir string, stderr io.Writer) error {
 	// shim stays to record how.
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, endSignals...)
+	if inUnit {
+		s.stopped = caught // by systemctl, or as the host shuts down
+	}
 	if err := s.run(context.Background()); err != nil {
 		return err
+	}
+	if inUnit && (s.stopAsked || len(caught) > 0) {
+		return nil // systemd waits
 	}
 	ctx, stop := notifyEnd()
 	defer stop()

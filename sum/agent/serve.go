@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -62,7 +61,7 @@ func serve(ctx context.Context, h home) error {
 	h.tidy()
 
 	svc := newService(h, newLease(boot.lease()), log)
-	svc.spawn = func(id string) (<-chan struct{}, error) { return spawnShim(h, id) }
+	svc.spawn = func(id string) (<-chan struct{}, error) { return spawnShim(h, id, log) }
 	svc.found = found
 	h.removeSocket() // of an agent that was killed
 	server := &channel.Server{
@@ -182,7 +181,9 @@ func takeOver(ctx context.Context, h home, me holder) (*os.File, error) {
 			return nil, err
 		}
 		if lock != nil {
-			if err := writeLock(lock, me); err != nil {
+			// On a full disk the lock has no name in it, and holds all the same: to
+			// take everything away must not need room.
+			if err := writeLock(lock, me); err != nil && !isNoSpace(err) {
 				lock.Close()
 				return nil, err
 			}
@@ -298,33 +299,4 @@ func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
 			return ln, err
 		}
 	}
-}
-
-// spawnShim starts the process that watches over a job. It does not end with the
-// agent.
-func spawnShim(h home, id string) (<-chan struct{}, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	return startShim(h, exec.Command(self, "shim", "-job", h.jobDir(id)))
-}
-
-func startShim(h home, cmd *exec.Cmd) (<-chan struct{}, error) {
-	log, err := os.OpenFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = baseEnv(), string(h), log, log
-	detach(cmd)
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		cmd.Wait() // so that it does not stay a zombie; its record tells the rest
-	}()
-	return ended, nil
 }

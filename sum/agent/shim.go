@@ -32,6 +32,9 @@ type shim struct {
 	grace     time.Duration
 	found     snapshot // of the directory, when this process began
 	inProcess bool     // a part of the manager's process
+	// stopped, if not nil, gets a signal when the unit of the job is stopped.
+	stopped   <-chan os.Signal
+	stopAsked bool
 
 	rec record
 	job Job
@@ -68,6 +71,10 @@ func (s *shim) run(ctx context.Context) error {
 		s.rec.State = Cancelled
 		s.rec.Cancel = true
 		return s.end(transport.Result{Verdict: transport.VerdictCancelled, Text: "cancelled before it began"})
+	}
+	if len(s.stopped) > 0 {
+		s.rec.State = Cancelled
+		return s.end(transport.Result{Verdict: transport.VerdictCancelled, Text: "its unit was stopped before it began"})
 	}
 	cmd, out, err := s.command()
 	if err != nil {
@@ -217,6 +224,7 @@ const (
 	reasonNone    = ""
 	reasonCancel  = "cancelled"
 	reasonTimeout = "timed out"
+	reasonStopped = "its unit was stopped"
 )
 
 // watch waits for the program's end, and brings it about where the job was
@@ -256,6 +264,13 @@ func (s *shim) watch(pid int, ended <-chan error, out jobOutput) (why string) {
 			} else {
 				end(reasonTimeout)
 			}
+		case <-s.stopped:
+			s.stopAsked = true
+			if s.job.NoKill {
+				s.log.Info("the unit of a job was stopped, which must not be interrupted and goes on", "job", s.id)
+			} else {
+				end(reasonStopped)
+			}
 		case <-kill:
 			if err := endGroup(pid, true); err != nil {
 				s.log.Error("killing the program", "job", s.id, "error", err)
@@ -287,10 +302,15 @@ func (s *shim) conclude(ps *os.ProcessState, why string, out jobOutput) {
 		// A program that ends well in spite of the signal has done its work.
 		note = fmt.Sprintf("timed out after %v", s.job.Timeout)
 		s.rec.Result.Verdict, s.rec.Result.Activation = transport.VerdictFailed, transport.ActivationNone
-		if why == reasonCancel {
+		switch why {
+		case reasonCancel:
 			note = "cancelled"
 			s.rec.State = Cancelled
 			s.rec.Result.Verdict = transport.VerdictUnknown // it had begun
+		case reasonStopped:
+			note = "systemd stopped its unit, as an administrator asked or the host shut down"
+			s.rec.State = Interrupted
+			s.rec.Result.Verdict = transport.VerdictUnknown
 		}
 	}
 	s.rec.Result.Text = tail(last, maxText)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"strconv"
 
@@ -31,3 +32,6 @@ func bootID() string {
 
 // spareReader needs the proc file system.
 func spareReader(*os.File) *os.File { return nil }
+
+// logTo is for systemd, which is not there.
+func logTo(home) error { return errors.ErrUnsupported }

@@ -52,3 +52,18 @@ func spareReader(r *os.File) *os.File {
 	})
 	return spare
 }
+
+// logTo makes agent.log the standard output and error of this process.
+func logTo(h home) error {
+	log, err := os.OpenFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	for _, fd := range []int{1, 2} {
+		if err := unix.Dup3(int(log.Fd()), fd, 0); err != nil {
+			return os.NewSyscallError("dup3", err)
+		}
+	}
+	return nil
+}

@@ -36,5 +36,6 @@ func syncDir(string) error            { return nil }
 func processStart(int) string         { return "" }
 func bootID() string                  { return "" }
 func spareReader(*os.File) *os.File   { return nil }
+func logTo(home) error                { return errPlatform("systemd") }
 
 var endSignals = []os.Signal{os.Interrupt}

@@ -20,6 +20,21 @@
 // and the next one tried. A binary for another processor is refused before
 // anything is sent.
 //
+// Where the binary is there and the system still refuses to execute it, the reason
+// is found out from the state of the target, never from the words of an error: a
+// mount with noexec; SELinux, which says by access(2) that the program is not for
+// this login; fapolicyd, which runs, and decides at the execution alone. The error
+// then matches [agent.ErrPolicy] and says which rule an administrator must add, with
+// the path of the binary and its SHA-256. As root, where SELinux enforces and the
+// binary has no type but that of its directory, it first gets the type bin_t
+// (chcon(1)); nothing else on the target is relabelled. The part about fapolicyd is
+// tested with a real one; that about SELinux with stand-ins for what the target
+// says, never on a host that enforces. There components must be executable too: the
+// rule for fapolicyd covers them, and for SELinux it is up to the host's policy.
+//
+// On Linux under systemd the agent and its jobs become units of their own; see
+// package agent.
+//
 // # How it is reached
 //
 // The agent listens on a Unix socket that only its own user can open. The

@@ -228,12 +228,13 @@ func TestStageInProcess(t *testing.T) {
 	// A source that hangs does not hold the caller.
 	other := transport.BytesFile("other", data[1:])
 	ctx, cancel := context.WithCancel(t.Context())
-	closed := make(chan struct{})
+	release, closed := make(chan struct{}), make(chan struct{})
 	other.Open = func(context.Context) (io.ReadSeekCloser, error) {
-		return &hangingReader{cancel: cancel, closed: closed}, nil
+		return &hangingReader{cancel: cancel, release: release, closed: closed}, nil
 	}
 	_, err = a.Stage(ctx, other, nil)
 	require.ErrorIs(t, err, context.Canceled)
+	close(release)
 	<-closed
 	_, err = a.Remove(t.Context())
 	require.NoError(t, err)
@@ -255,15 +256,16 @@ func (r *halfReader) Read(p []byte) (int, error) {
 
 func (r *halfReader) Close() error { return nil }
 
-// hangingReader says when it hangs, and goes on when it is closed.
+// hangingReader says when it hangs, and goes on when it is released. It is not
+// closed before that.
 type hangingReader struct {
-	cancel func()
-	closed chan struct{}
+	cancel          func()
+	release, closed chan struct{}
 }
 
 func (r *hangingReader) Read([]byte) (int, error) {
 	r.cancel()
-	<-r.closed
+	<-r.release
 	return 0, io.ErrClosedPipe
 }
 func (r *hangingReader) Seek(int64, int) (int64, error) { return 0, nil }

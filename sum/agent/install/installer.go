@@ -100,8 +100,8 @@ func (r *run) fail(kind error, err error, hint string) error {
 
 // Start implements agent.Installer. It fails with errors.ErrUnsupported if the
 // connection keeps no files or runs no programs, agent.ErrNoBinary,
-// agent.ErrNoDir, which says of each directory why it will not do,
-// agent.ErrQuarantined and agent.ErrStart, and with the errors of the connection
+// agent.ErrNoDir, which says of each directory why it will not do, and matches
+// agent.ErrPolicy too where a security policy is why, agent.ErrQuarantined and agent.ErrStart, and with the errors of the connection
 // and of opts.Opened.
 func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.StartOptions) (agent.Agent, error) {
 	r := &run{in: in, conn: conn, opts: opts}
@@ -176,6 +176,7 @@ func validPlace(p agent.Place, id string) bool {
 // findDir puts the binary into the first directory where it can be executed.
 func (r *run) findDir(ctx context.Context) error {
 	var reasons []error
+	todo := "name a directory that may hold programs in the base directories"
 	for _, dir := range candidates(r.opts, r.sys) {
 		r.dir, r.made, r.touched = dir, nil, false
 		err := r.prepare(ctx)
@@ -184,6 +185,13 @@ func (r *run) findDir(ctx context.Context) error {
 		}
 		if stops(ctx, err) {
 			return r.undone(ctx, err)
+		}
+		var denied *agent.Error
+		if errors.As(err, &denied) && denied.Kind == agent.ErrPolicy && denied.Hint != "" {
+			if len(reasons) == 0 { // of the directory that would be the best
+				todo = denied.Hint + "; or " + todo
+			}
+			denied.Hint = ""
 		}
 		if why := explain(ctx, r.conn, r.existing(ctx)); why != "" {
 			err = fmt.Errorf("%s: %w", why, err)
@@ -197,7 +205,7 @@ func (r *run) findDir(ctx context.Context) error {
 	if len(reasons) == 0 {
 		reasons = append(reasons, errors.New("no base directory was given"))
 	}
-	return r.fail(agent.ErrNoDir, errors.Join(reasons...), "name a directory that may hold programs in the base directories")
+	return r.fail(agent.ErrNoDir, errors.Join(reasons...), todo)
 }
 
 // stops reports whether an error says nothing about the directory that was
@@ -327,6 +335,29 @@ func (r *run) putBinary(ctx context.Context) error {
 
 // tryBinary executes the binary where it is.
 func (r *run) tryBinary(ctx context.Context) error {
+	why := r.execute(ctx)
+	if !isRefusal(why) {
+		return why
+	}
+	name := r.name(agent.BinaryName)
+	err := r.refused(ctx, name, why, true)
+	if err != nil {
+		return err
+	}
+	if why = r.execute(ctx); !isRefusal(why) {
+		return why
+	}
+	return r.refused(ctx, name, why, false)
+}
+
+// isRefusal reports whether a program that is there was not executed: a POSIX
+// shell says so by the status 126.
+func isRefusal(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || transport.CodeOf(err) == transport.Code{Space: "exit", Value: "126"}
+}
+
+// execute asks the binary for its version.
+func (r *run) execute(ctx context.Context) error {
 	name := r.name(agent.BinaryName)
 	out, exit, err := output(ctx, r.conn, name, "version")
 	if err != nil && stops(ctx, err) {
@@ -342,11 +373,7 @@ func (r *run) tryBinary(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the agent cannot be executed: %w", err)
 	}
-	hint := ""
-	if exit.Code == 126 { // POSIX shell: found, but cannot be executed
-		hint = "; a security policy may forbid it"
-	}
-	return fmt.Errorf("the agent cannot be executed (%v): %.300q%s", exitCode(exit), out, hint)
+	return &transport.Error{Op: "execute", Path: name, Code: exitCode(exit), Err: fmt.Errorf("%.300q", out)}
 }
 
 // vanished returns an error if the binary, which had arrived, is gone.

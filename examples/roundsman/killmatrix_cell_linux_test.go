@@ -1,0 +1,211 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/internal/realtest"
+)
+
+// A matrixCell is one fault at one step.
+type matrixCell struct {
+	*matrix
+	*manager
+	step    matrixStep
+	fault   matrixFault
+	steps   func(name string) int
+	proc    *matrixProcess
+	release func()
+	ended   bool // the installer ended before the fault
+}
+
+func (c *matrixCell) begin(t *testing.T) {
+	net := realtest.NewNet(t)
+	c.manager = &manager{t: t, net: net, host: net.Host(realtest.HostConfig{}), home: t.TempDir(), journal: t.TempDir()}
+	c.release = func() {}
+	// A database of packages of its own, on the same disk: dpkg would read for long
+	// what this machine has.
+	c.host.Run("sh", "-ec", `mkdir -p /srv/dpkg/info /srv/dpkg/updates /srv/dpkg/triggers
+		echo 1 >/srv/dpkg/info/format; : >/srv/dpkg/status
+		mount --bind /srv/dpkg /var/lib/dpkg`)
+}
+
+func (c *matrixCell) config() matrixConfig {
+	return matrixConfig{Agent: c.agent, Component: c.pkg, Target: c.target(), Identity: c.host.Identity, KnownHosts: c.host.HostKey, Journal: c.journal}
+}
+
+// deploy starts the manager that goes step by step.
+func (c *matrixCell) deploy(lease, redial time.Duration) {
+	cfg := c.config()
+	cfg.Stop, cfg.Lease, cfg.Redial = c.step.stop, lease, redial
+	c.proc = startMatrixProcess(c.manager, cfg)
+}
+
+// command runs the command line to its end.
+func (c *matrixCell) command(args ...string) (status int, list []map[string]any) {
+	c.t.Helper()
+	cfg := c.config()
+	cfg.Args = args
+	p := startMatrixProcess(c.manager, cfg)
+	p.wait(c.t)
+	c.t.Logf("%s: %s", strings.Join(args, " "), p)
+	return p.status(), p.events(c.t)
+}
+
+func (c *matrixCell) test(t *testing.T) {
+	c.begin(t)
+	if !c.step.closed {
+		c.host.Run("touch", "/var/lib/go-on")
+	}
+	if c.fault.name == cutForGood {
+		c.deploy(3*time.Second, time.Second)
+	} else {
+		c.deploy(time.Minute, time.Minute)
+	}
+	require.True(t, c.proc.reach(t, c.step.stop), "the step was not reached: %s", c.proc)
+	if c.step.arrange != nil {
+		c.release = c.step.arrange(c)
+	}
+	c.ended = c.jobEnded()
+	c.fault.strike(c)
+	t.Logf("deploy: %s", c.proc)
+
+	found := outcomes(c.proc.events(t))
+	if c.proc.status() == 0 {
+		c.requireClean("a deployment that says that all is well")
+	}
+	c.expect(found)
+	left, _ := c.look()
+	first := c.runs("rmslow")
+	require.LessOrEqual(t, first, 1, "the installer ran twice")
+	recovered := c.recover(left)
+	t.Logf("cell: %s: deploy %d %v, left %d, recover %v, runs %d", c, c.proc.status(), kinds(found), len(left), kinds(recovered), first)
+	found = append(found, recovered...)
+	require.Empty(t, c.pending())
+	c.requireClean("recover")
+	require.LessOrEqual(t, c.runs("rmslow"), 1, "the installer ran twice")
+	final := c.final(found)
+	c.again(final)
+}
+
+// expect checks what the manager that met the fault came to, where that is
+// certain.
+func (c *matrixCell) expect(found []map[string]any) {
+	c.t.Helper()
+	status, at := c.proc.status(), c.step.at
+	done := []string{"Updated dpkg:0"}
+	switch c.fault.name {
+	case "manager killed":
+		require.Equal(c.t, -1, status)
+		if at < c.steps("remove") {
+			require.Empty(c.t, found)
+		} else {
+			require.Equal(c.t, done, kinds(found))
+		}
+	case "agent killed":
+		// Another takes its place, and the installer goes on under its shim.
+		require.Equal(c.t, 0, status)
+		require.Equal(c.t, done, kinds(found))
+	case "target rebooted":
+		// It is waited for. What it did to an installer that ran nobody knows; that of
+		// a job that was just accepted may have run, or not.
+		switch c.step.name {
+		case "installing":
+			require.Equal(c.t, []string{"Unverified <nil>:<nil>"}, kinds(found))
+			require.Equal(c.t, exitUnverified, status)
+		case "install" + answer:
+			require.Len(c.t, found, 1)
+		default:
+			require.Equal(c.t, done, kinds(found))
+			require.Equal(c.t, 0, status)
+		}
+	case "cable returned":
+		switch {
+		case c.step.name == "dial": // a target that was never there is not waited for
+			require.Equal(c.t, exitFailed, status)
+			require.Empty(c.t, found)
+		case at < c.steps("remove"):
+			require.Equal(c.t, 0, status)
+			require.Equal(c.t, done, kinds(found))
+		default:
+			require.Equal(c.t, done, kinds(found))
+		}
+	case cutForGood:
+		if c.step.name == "close" { // everything is done
+			require.Equal(c.t, 0, status)
+			require.Equal(c.t, done, kinds(found))
+			return
+		}
+		require.Equal(c.t, exitFailed, status)
+		if at > c.steps("identify") {
+			require.Contains(c.t, c.proc.out.String(), "until its lease ends or recover removes it")
+		}
+		if at >= c.steps("install") && at <= c.steps("installed") {
+			require.Contains(c.t, c.proc.out.String(), "recover fetches it")
+		}
+	case "disk full":
+		// To take away takes no room.
+		if at < c.steps("install") {
+			left, _ := c.look()
+			require.Empty(c.t, left[:min(len(left), 20)])
+		}
+	}
+}
+
+// final is what became of the component, as the manager or recover said it.
+func (c *matrixCell) final(found []map[string]any) string {
+	runs := c.runs("rmslow")
+	if len(found) == 0 {
+		require.Equal(c.t, 0, runs, "the installer ran, and nobody says so")
+		return ""
+	}
+	last := found[len(found)-1]
+	kind := last["outcome"].(string)
+	if c.ended {
+		if (c.fault.name == cutForGood || c.fault.name == "disk full") && c.step.at >= c.steps("inventory #3") && c.step.at < c.steps("remove") {
+			// The result was fetched, and the inventory that would prove it failed.
+			require.Contains(c.t, []string{"Updated", "Unverified"}, kind)
+		} else {
+			require.Equal(c.t, "Updated", kind, "the installer had ended: %v", last)
+		}
+		require.Equal(c.t, map[string]any{"space": "dpkg", "value": "0"}, last["code"], "the result of an installer that had ended is lost: %v", last)
+	}
+	return kind
+}
+
+// again deploys a second time, as an operator would.
+func (c *matrixCell) again(before string) {
+	runs := c.runs("rmslow")
+	status, list := c.command("deploy", "--component", c.pkg, c.target(), "--detailed-exitcode")
+	require.Len(c.t, outcomes(list), 1)
+	now := outcomes(list)[0]["outcome"]
+	switch before {
+	case "Updated":
+		require.Equal(c.t, 1, runs)
+		require.Equal(c.t, "NotNeeded", now)
+		require.Equal(c.t, 3, status)
+	case "", "Cancelled":
+		require.Equal(c.t, 0, runs, "said not to have begun")
+		require.Equal(c.t, "Updated", now)
+		runs = 1
+	case "Failed", "Unverified":
+		// Something went wrong, and everybody was told: it is the operator who lets
+		// it run again.
+		require.Contains(c.t, []any{"Updated", "NotNeeded"}, now)
+		if now == "Updated" {
+			runs++
+		}
+	default:
+		require.Fail(c.t, "outcome "+before)
+	}
+	require.Equal(c.t, "1.0 install ok installed", c.installed("rmslow"))
+	require.Equal(c.t, runs, c.runs("rmslow"), "runs of the installer")
+	require.Empty(c.t, c.pending())
+	c.requireClean("the second deployment")
+}
+
+func (c *matrixCell) String() string { return fmt.Sprintf("%s at %s", c.fault.name, c.step.name) }
