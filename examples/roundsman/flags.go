@@ -27,6 +27,7 @@ type sessionFlags struct {
 	knownHosts       []string
 	sshConfig        string
 	passwordFile     string
+	agentless        bool
 	sudo             bool
 	sudoPasswordFile string
 	verbose          bool
@@ -44,6 +45,7 @@ func (f *sessionFlags) add(cmd *cobra.Command) {
 	s.StringArrayVar(&f.knownHosts, "known-hosts", nil, "known_hosts `FILE`, instead of those OpenSSH would use; can be repeated")
 	s.StringVar(&f.sshConfig, "ssh-config", "", "`FILE` instead of ~/.ssh/config and the system's; \"none\" reads neither")
 	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys")
+	s.BoolVar(&f.agentless, "agentless", false, "put no program on Linux targets: do everything by commands")
 	s.BoolVar(&f.sudo, "sudo", false, "do everything on the target under sudo")
 	s.StringVar(&f.sudoPasswordFile, "sudo-password-file", "", "`FILE` with the password for sudo (the login password)")
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "show every call and what installers print")

@@ -341,3 +341,34 @@ func TestRealIPv6(t *testing.T) {
 	require.Equal(t, "Updated", outcomes(list)[0]["outcome"])
 	m.clean()
 }
+
+// TestRealAgentless: a host that executes no program of ours, because where the
+// agent would be is mounted noexec, gets its package by commands alone, and so does
+// one whose manager is killed meanwhile.
+func TestRealAgentless(t *testing.T) {
+	m := newManager(t)
+	m.host.Run("sh", "-c", "mkdir -p /var/lib/roundsman /opt/roundsman && mount -t tmpfs -o noexec,mode=755 none /var/lib/roundsman && mount -t tmpfs -o noexec,mode=755 none /opt/roundsman")
+	pkg := deb(t, "rmplain", "1.0", waitFor)
+	status, list := m.run("deploy", "--component", pkg, m.target())
+	require.NotZero(t, status)
+	require.Empty(t, outcomes(list))
+
+	cmd := m.command("deploy", "--component", pkg, "--agentless", m.target(), "--json")
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return m.runs("rmplain") == 1 }, 2*time.Minute, 100*time.Millisecond, "the installer did not start")
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	require.NotContains(t, strings.Join(m.host.Processes(), "\n"), "roundsman-agent")
+	m.host.Run("touch", "/var/lib/go-on")
+	status, list = m.run("recover", m.target()) // the journal knows how it was begun
+	require.Zero(t, status)
+	require.Len(t, outcomes(list), 1)
+	require.Equal(t, "Updated", outcomes(list)[0]["outcome"])
+	require.Equal(t, 1, m.runs("rmplain"))
+	m.clean()
+
+	status, list = m.run("deploy", "--component", pkg, "--agentless", m.target())
+	require.Zero(t, status)
+	require.Equal(t, "NotNeeded", outcomes(list)[0]["outcome"])
+	m.clean()
+}

@@ -83,7 +83,7 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 		// Where the target is of the same kind as the manager, the agent is this
 		// program itself, which the operator trusts anyway, wherever it is called
 		// from. For others the go command makes it.
-		cfg.Installer = &install.Installer{Source: install.First(a.self, embedded(), install.DefaultSource()), Logger: w.log}
+		cfg.Installer = &install.Installer{Source: install.First(a.self, embedded(), install.DefaultSource()), Agentless: f.agentless, Logger: w.log}
 	}
 	if w.session, err = sum.Open(ctx, cfg); err != nil {
 		return err

@@ -69,14 +69,24 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 				return fail(nil, err, "")
 			}
 		}
-		lease := int((c.lease + time.Second - 1) / time.Second)
-		_, err := c.script(ctx, "start", nil, prepareScript, dir, fmt.Sprint(lease), compact(janitorScript))
+		made, err := c.mark(ctx)
+		if err != nil {
+			if ctx.Err() != nil || transport.Temporary(err) || errors.Is(err, transport.ErrClosed) {
+				return fail(nil, err, "")
+			}
+			reasons = append(reasons, fmt.Errorf("%s: %w", dir, err))
+			continue
+		}
+		_, err = c.script(ctx, "start", nil, prepareScript, dir, compact(janitorScript))
 		if err == nil {
 			bctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 			c.cancel = cancel
 			c.beats.Go(func() { c.beat(bctx) })
 			in.log().InfoContext(ctx, "working without an agent", "target", opts.Target, "dir", dir)
 			return c, nil
+		}
+		if made {
+			c.unmark(ctx)
 		}
 		if errors.Is(err, errors.ErrUnsupported) || ctx.Err() != nil || transport.Temporary(err) || errors.Is(err, transport.ErrClosed) {
 			return nil, err
@@ -148,6 +158,35 @@ func (c *commands) dirs(ctx context.Context, opts agent.StartOptions) ([]string,
 		}
 	}
 	return dirs, nil
+}
+
+// mark makes the directory, if it is not there, and puts the marker into it. It
+// reports whether that was not there.
+func (c *commands) mark(ctx context.Context) (made bool, err error) {
+	fi, err := transport.Stat(ctx, c.conn, c.place.Dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = transport.Mkdir(ctx, c.conn, c.place.Dir, 0o700)
+	case err == nil && (!fi.IsDir() || fi.Mode.Perm()&0o077 != 0):
+		err = fmt.Errorf("it exists and is not a directory for its owner alone: %v", fi.Mode)
+	}
+	if err != nil {
+		return false, err
+	}
+	marker := path.Join(c.place.Dir, Marker)
+	_, err = transport.Stat(ctx, c.conn, marker)
+	made = errors.Is(err, fs.ErrNotExist)
+	lease := fmt.Sprintln(int((c.lease + time.Second - 1) / time.Second))
+	_, err = transport.Put(ctx, c.conn, marker, transport.BytesFile(Marker, []byte(lease)), transport.PutOptions{Mode: 0o600})
+	return made, err
+}
+
+// unmark takes back what mark did, unless more is there.
+func (c *commands) unmark(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
+	defer cancel()
+	_ = transport.Remove(ctx, c.conn, path.Join(c.place.Dir, Marker))
+	_ = transport.Remove(ctx, c.conn, c.place.Dir) // if it is empty
 }
 
 const maxAnswer = 1 << 20 // bytes of what a script says

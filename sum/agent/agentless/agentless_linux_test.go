@@ -299,6 +299,22 @@ func TestUnsafeDirectories(t *testing.T) {
 	require.ErrorIs(t, err, transport.ErrInvalid)
 }
 
+// TestSweepTemp: what a killed manager left goes, what a live one has stays.
+func TestSweepTemp(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	dead := exec.Command("true")
+	require.NoError(t, dead.Run())
+	name := func(pid int) string { return filepath.Join(os.TempDir(), fmt.Sprint(tempPrefix, pid, "-1")) }
+	for _, dir := range []string{name(dead.Process.Pid), name(os.Getpid()), name(os.Getppid()), os.TempDir() + "/" + tempPrefix + "x"} {
+		require.NoError(t, os.MkdirAll(dir+"/sys", 0o700))
+	}
+	sweepTemp()
+	left, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	require.Len(t, left, 3)
+	require.NoDirExists(t, name(dead.Process.Pid))
+}
+
 // TestInventory compares with what an agent would read here.
 func TestInventory(t *testing.T) {
 	l := newLab(t)
@@ -334,7 +350,7 @@ func TestInventory(t *testing.T) {
 	_, err = a.Remove(t.Context())
 	require.NoError(t, err)
 	l.onlyLogs()
-	entries, err := filepath.Glob(filepath.Join(os.TempDir(), "roundsman-inventory-*"))
+	left, err := filepath.Glob(filepath.Join(os.TempDir(), tempPrefix+strconv.Itoa(os.Getpid())+"-*"))
 	require.NoError(t, err)
-	require.Empty(t, entries)
+	require.Empty(t, left)
 }

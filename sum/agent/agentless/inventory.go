@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -61,7 +63,8 @@ func (c *commands) Inventory(ctx context.Context, req agent.InventoryRequest) (*
 	if err != nil {
 		return fail(err)
 	}
-	root, err := os.MkdirTemp("", "roundsman-inventory-")
+	sweepTemp()
+	root, err := os.MkdirTemp("", tempPrefix+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		return fail(err)
 	}
@@ -99,6 +102,25 @@ func (c *commands) Inventory(ctx context.Context, req agent.InventoryRequest) (*
 	}
 	inv.Taken = time.Now()
 	return inv, nil
+}
+
+const tempPrefix = "roundsman-inventory-"
+
+// sweepTemp removes what managers left on this machine that were killed.
+func sweepTemp() {
+	left, _ := filepath.Glob(filepath.Join(os.TempDir(), tempPrefix+"*-*"))
+	for _, dir := range left {
+		word, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), tempPrefix), "-")
+		pid, err := strconv.Atoi(word)
+		if err != nil || pid <= 0 || pid == os.Getpid() {
+			continue
+		}
+		p, err := os.FindProcess(pid)
+		if err == nil && !errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone) {
+			continue
+		}
+		_ = os.RemoveAll(dir) // that of another user stays
+	}
 }
 
 // merge fills in what the connection knows.

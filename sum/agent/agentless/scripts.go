@@ -19,6 +19,7 @@ import "strings"
 //	  timeout        the limit was enforced
 //	  exit           status and time
 //	  work/          the program's directory, until it ends
+//	preparing      the process that fills the directory
 //	beat             changes with every call; the lease counts from there
 //	janitor          process and start of what removes all this after the lease
 
@@ -67,12 +68,13 @@ hard() {
 }
 `
 
-// prepareScript DIR LEASE makes a directory, which only its owner may enter, with
-// everything in it. It ends with 72 if the directory is somebody else's.
+// prepareScript DIR JANITOR fills a directory that only its owner may enter. It ends
+// with 72 if the directory is somebody else's. A manager may be killed, and what it
+// left removed, while this goes on: so it makes neither directory nor marker, and
+// either it sees that the marker is gone, or removeScript sees and awaits it.
 const prepareScript = functions + `
 D=$1
 umask 077
-mkdir -p "$D" || exit 1
 [ -d "$D" ] && ! [ -L "$D" ] && [ -O "$D" ] || exit 72
 case $(LC_ALL=C ls -ldn "$D") in drwx------*) ;; *) exit 72;; esac
 d=$D
@@ -82,12 +84,14 @@ while [ "$d" != / ]; do # nobody else may put another in its place
 	case $(LC_ALL=C ls -ldnL "$d") in d???????w[!tT]*) exit 72;; d*) ;; *) exit 72;; esac
 done
 command -v setsid >/dev/null && command -v mkfifo >/dev/null || exit 73
+echo "$$ $(start $$)" >"$D/preparing" || exit 1
+[ -e "$D/agentless" ] || { rm -f "$D/preparing"; exit 1; }
 mkdir -p "$D/blobs" "$D/jobs" "$D/claims" || exit 1
-echo "$2" >"$D/agentless" || exit 1
 beat
 alive "$D/janitor" || {
-	setsid sh -c "$3" sh "$D" </dev/null >/dev/null 2>&1 &
+	setsid sh -c "$2" sh "$D" </dev/null >/dev/null 2>&1 &
 }
+rm -f "$D/preparing"
 `
 
 // janitorScript DIR removes the directory but for its logs when nobody has called
@@ -105,7 +109,7 @@ while read -r lease <"$D/agentless"; do
 	if [ "$now" != "$seen" ] || [ -n "$(busy)" ]; then seen=$now idle=0; continue; fi
 	idle=$((idle+p))
 	[ $idle -ge "$lease" ] || continue
-	rm -rf "$D/agentless" "$D/blobs" "$D/claims" "$D"/stage.* "$D"/jobs/*/ "$D/beat" "$D/janitor"
+	rm -rf "$D/agentless" "$D/blobs" "$D/claims" "$D"/stage.* "$D"/jobs/*/ "$D/beat" "$D/janitor" "$D/preparing"
 	rmdir "$D/jobs" "$D" 2>/dev/null
 	exit
 done
@@ -283,8 +287,11 @@ const removeScript = functions + `
 D=$1
 [ -d "$D" ] || exit 0
 [ -z "$(busy)" ] || exit 75
+rm -f "$D/agentless"
+n=0
+while alive "$D/preparing" && [ $n -lt 100 ]; do n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1; done
 if alive "$D/janitor"; then read -r a b <"$D/janitor"; kill -9 "-$a" 2>/dev/null || kill -9 "$a"; fi
-rm -rf "$D/agentless" "$D/blobs" "$D/claims" "$D"/stage.* "$D"/jobs/*/ "$D/beat" "$D/janitor"
+rm -rf "$D/agentless" "$D/blobs" "$D/claims" "$D"/stage.* "$D"/jobs/*/ "$D/beat" "$D/janitor" "$D/preparing"
 rmdir "$D/jobs" "$D" 2>/dev/null
 exit 0
 `

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/agentless"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -49,6 +50,10 @@ type Installer struct {
 	// itself when its lease is over. See [agent.NewInProcess] for all that is
 	// different.
 	InProcess bool
+	// Agentless puts no program of ours on Linux targets: see package agentless. What
+	// was begun with an agent or without is finished the same way, whatever this
+	// says.
+	Agentless bool
 	// Logger gets what was done, without secrets; nil is none.
 	Logger *slog.Logger
 
@@ -108,7 +113,13 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	var err error
+	commands, err := r.agentless(ctx)
+	if err != nil {
+		return nil, r.fail(nil, err, "")
+	}
+	if commands {
+		return (&agentless.Installer{Logger: in.Logger}).Start(ctx, conn, opts)
+	}
 	if r.sys, err = probe(ctx, conn); err != nil {
 		return nil, r.fail(nil, err, "")
 	}
@@ -127,6 +138,19 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 	}
 	in.log().InfoContext(ctx, "agent started", "target", opts.Target, "dir", r.dir)
 	return a, nil
+}
+
+// agentless reports whether the target is to be without an agent. What is there
+// already decides, if anything is.
+func (r *run) agentless(ctx context.Context) (bool, error) {
+	if r.opts.Place == nil {
+		return r.in.Agentless, nil
+	}
+	d, err := readDir(ctx, r.conn, r.opts.Place.Dir)
+	if err != nil {
+		return false, err
+	}
+	return d.agentless || r.in.Agentless && !d.inUse(), nil
 }
 
 // findBinary gets the program that is to be the agent.

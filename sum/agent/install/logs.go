@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/agentless"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -157,6 +158,6 @@ func Find(ctx context.Context, conn transport.Conn, baseDirs []string) ([]agent.
 
 // ours reports whether an agent left something in the directory.
 func (c contents) ours() bool {
-	known := []string{agent.BinaryName, agent.BootstrapName, agent.ReadyName, lockName, blobsName}
+	known := []string{agent.BinaryName, agent.BootstrapName, agent.ReadyName, lockName, blobsName, agentless.Marker}
 	return len(c.Logs) > 0 || slices.ContainsFunc(c.Rest, func(name string) bool { return slices.Contains(known, path.Base(name)) })
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/install"
 	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/sum/version"
 	"github.com/roundsman-go/roundsman/transport"
@@ -27,6 +28,15 @@ type bench struct {
 	dir string
 }
 
+// byCommands is without any agent.
+const byCommands = "by commands alone"
+
+func sessionWays() map[string]*install.Installer {
+	all := ways()
+	all[byCommands] = &install.Installer{Agentless: true}
+	return all
+}
+
 func (b bench) path(name string) string { return filepath.Join(b.dir, name) }
 
 func resolveLocal(_ context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
@@ -36,7 +46,7 @@ func resolveLocal(_ context.Context, t sum.Target) (transport.Transport, transpo
 func (b bench) open(way string) *sum.Session {
 	b.t.Helper()
 	s, err := sum.Open(context.Background(), sum.Config{
-		Resolve: resolveLocal, Journal: b.path("journal"), Installer: ways()[way], BaseDirs: []string{b.path("base")},
+		Resolve: resolveLocal, Journal: b.path("journal"), Installer: sessionWays()[way], BaseDirs: []string{b.path("base")},
 	})
 	require.NoError(b.t, err)
 	return s
@@ -104,7 +114,7 @@ func (b bench) requireClean() {
 
 // TestSessionOnTheOwnHost: Updated, then NotNeeded, without an agent binary.
 func TestSessionOnTheOwnHost(t *testing.T) {
-	for way := range ways() {
+	for way := range sessionWays() {
 		t.Run(way, func(t *testing.T) {
 			b := bench{t, t.TempDir()}
 			b.write("version", "1.0\n")
@@ -144,7 +154,7 @@ func TestSessionProcess(t *testing.T) {
 // TestSessionKilledInMidJob: the next session finds the directory by the journal,
 // waits for the program, and says by an inventory what came of it.
 func TestSessionKilledInMidJob(t *testing.T) {
-	for way := range ways() {
+	for way := range sessionWays() {
 		for _, works := range []bool{true, false} {
 			t.Run(fmt.Sprint(way, ", the installer works: ", works), func(t *testing.T) {
 				b := bench{t, t.TempDir()}
@@ -213,7 +223,7 @@ func TestSessionKilledAnywhere(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not run with -short: it starts many processes")
 	}
-	for _, way := range []string{withShims, onItsOwn} {
+	for _, way := range []string{withShims, onItsOwn, byCommands} {
 		t.Run(way, func(t *testing.T) {
 			states := map[sum.OutcomeKind]int{}
 			for i := range 16 {

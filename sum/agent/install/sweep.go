@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/agentless"
 	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -22,6 +23,13 @@ import (
 func (in *Installer) Sweep(ctx context.Context, conn transport.Conn, p agent.Place) ([]string, error) {
 	if conn == nil || !validPlace(p, p.ID) {
 		return nil, &agent.Error{Op: "sweep", Kind: transport.ErrInvalid, Err: fmt.Errorf("%q is not the directory of an agent %q", p.Dir, p.ID)}
+	}
+	d, err := readDir(ctx, conn, p.Dir)
+	if err != nil {
+		return nil, &agent.Error{Op: "sweep", Err: err}
+	}
+	if d.agentless {
+		return (&agentless.Installer{Logger: in.Logger}).Sweep(ctx, conn, p)
 	}
 	return in.sweep(ctx, conn, p, "")
 }
@@ -110,7 +118,8 @@ const (
 // contents is Contents and what else matters for sweeping.
 type contents struct {
 	Contents
-	ready bool // as Lock
+	ready     bool // as Lock
+	agentless bool // it was made without an agent
 }
 
 // inUse reports whether a process may be using the directory.
@@ -144,6 +153,8 @@ func readDir(ctx context.Context, conn transport.Conn, dir string) (contents, er
 			c.Lock = true
 		case e.Name == agent.ReadyName:
 			c.ready = true
+		case e.Name == agentless.Marker:
+			c.agentless = true
 		}
 		c.Rest = append(c.Rest, name)
 	}
