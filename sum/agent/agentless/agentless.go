@@ -3,7 +3,6 @@ package agentless
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +17,12 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// Marker is the name of a file in a directory that was made without an agent.
-const Marker = "agentless"
+// What a directory that was made without an agent is known by: a file in it, as long
+// as it is in use, and the Addr of its agent.Place.
+const (
+	Marker = "agentless"
+	Addr   = "commands"
+)
 
 // Installer is an agent.Installer that puts no program on the target. Its zero
 // value is ready. It is safe for concurrent use.
@@ -63,7 +66,7 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 	}
 	var reasons []error
 	for _, dir := range dirs {
-		c.place = agent.Place{ID: opts.ID, Dir: dir}
+		c.place = agent.Place{ID: opts.ID, Dir: dir, Addr: Addr}
 		if opts.Opened != nil {
 			if err := opts.Opened(ctx, c.place); err != nil {
 				return fail(nil, err, "")
@@ -359,20 +362,8 @@ func (c *commands) Remove(ctx context.Context) ([]string, error) {
 	return left, c.Close(ctx)
 }
 
-// remove writes the records of jobs and deletes everything but logs.
+// remove deletes everything but logs and the records of jobs.
 func (c *commands) remove(ctx context.Context, op string) ([]string, error) {
-	jobs, err := c.Jobs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, j := range jobs {
-		if !j.State.Final() {
-			return nil, &agent.Error{Op: op, Target: c.target, Kind: agent.ErrJobRunning, Err: fmt.Errorf("job %s", j.ID)}
-		}
-		if err := c.record(ctx, j); err != nil {
-			return nil, &agent.Error{Op: op, Target: c.target, Err: err}
-		}
-	}
 	if _, err := c.script(ctx, op, nil, removeScript, c.place.Dir); err != nil {
 		return nil, err
 	}
@@ -385,23 +376,4 @@ func (c *commands) remove(ctx context.Context, op string) ([]string, error) {
 		left = append(left, path.Join(c.place.Dir, "jobs", l.Name))
 	}
 	return left, nil
-}
-
-// record writes what a job's end is, for people.
-func (c *commands) record(ctx context.Context, st agent.Status) error {
-	data, err := json.MarshalIndent(struct {
-		ID      string           `json:"id"`
-		State   agent.State      `json:"state"`
-		Exit    *transport.Exit  `json:"exit,omitempty"`
-		Result  transport.Result `json:"result"`
-		Started time.Time        `json:"started,omitzero"`
-		Ended   time.Time        `json:"ended,omitzero"`
-		BootID  string           `json:"boot_id,omitempty"`
-	}{st.ID, st.State, st.Exit, st.Result, st.Started, st.Ended, st.BootID}, "", "  ")
-	if err != nil {
-		return err
-	}
-	name := st.ID + ".json"
-	_, err = transport.Put(ctx, c.conn, path.Join(c.place.Dir, "jobs", name), transport.BytesFile(name, append(data, '\n')), transport.PutOptions{Mode: 0o600})
-	return err
 }

@@ -142,9 +142,9 @@ for p in /proc/[0-9]*; do { tr '\0' ' ' <$p/cmdline; } 2>/dev/null; echo; done |
 	require.Len(t, jobs, 1)
 	logs, err := a.Logs(t.Context())
 	require.NoError(t, err)
-	require.Len(t, logs, 1)
+	require.Len(t, logs, 2)
 	var copied bytes.Buffer
-	require.NoError(t, a.Log(t.Context(), logs[0].Name, &copied))
+	require.NoError(t, a.Log(t.Context(), job.ID+".log", &copied))
 	require.Equal(t, log, copied.String())
 	require.ErrorIs(t, a.Log(t.Context(), "../agentless", &copied), os.ErrNotExist)
 
@@ -277,6 +277,26 @@ func TestLeaseEnds(t *testing.T) {
 	require.Never(t, func() bool { _, err := os.Stat(l.base + "/lab/agentless"); return err != nil }, 5*time.Second, 100*time.Millisecond)
 	require.NoError(t, os.WriteFile(gate, nil, 0o600))
 	require.Eventually(t, func() bool { _, err := os.Stat(l.base + "/lab/agentless"); return err != nil }, time.Minute, 100*time.Millisecond)
+	l.onlyLogs()
+
+	// Whoever comes back has the result, and does not run the job again.
+	late := l.start(time.Minute)
+	for range 2 {
+		st, err = late.Status(t.Context(), job.ID, 0)
+		require.NoError(t, err)
+		require.Equal(t, agent.Done, st.State)
+		require.Equal(t, &transport.Exit{}, st.Exit)
+		require.Equal(t, transport.VerdictApplied, st.Result.Verdict)
+		jobs, err := late.Jobs(t.Context())
+		require.NoError(t, err)
+		require.Len(t, jobs, 1)
+		_, err = late.Install(t.Context(), job)
+		require.NoError(t, err)
+		_, err = late.Cancel(t.Context(), job.ID)
+		require.NoError(t, err)
+	}
+	_, err = late.Remove(t.Context())
+	require.NoError(t, err)
 	l.onlyLogs()
 }
 

@@ -158,6 +158,30 @@ func (c *commands) Cancel(ctx context.Context, id string) (agent.Status, error) 
 	return c.status(ctx, "cancel", id, 0)
 }
 
+// fromRecord turns the line that save wrote into the lines of statusScript.
+func fromRecord(b []byte) ([]byte, error) {
+	line, rest, ok := bytes.Cut(b, []byte("\n"))
+	var r struct {
+		ID, State, Spec, Run, Exit, Cancel string
+		Timeout, Begun, Cut                bool
+	}
+	if err := json.Unmarshal(line, &r); err != nil || !ok {
+		return nil, errors.New("the record of a job cannot be read")
+	}
+	var out []byte
+	for _, f := range []struct{ word, value string }{{"id", r.ID}, {"state", r.State}, {"spec", r.Spec}, {"run", r.Run}, {"exit", r.Exit}, {"cancel", r.Cancel}} {
+		if f.value != "" && !strings.Contains(f.value, "\n") {
+			out = fmt.Appendf(out, "%s %s\n", f.word, f.value)
+		}
+	}
+	for word, set := range map[string]bool{"timeout": r.Timeout, "begun": r.Begun, "cut": r.Cut} {
+		if set {
+			out = append(out, word+"\n"...)
+		}
+	}
+	return append(append(out, '\n'), rest...), nil
+}
+
 // parseStatus reads what statusScript says of one job, and returns what follows.
 func parseStatus(b []byte) (agent.Status, []byte, error) {
 	var st agent.Status
@@ -165,6 +189,12 @@ func parseStatus(b []byte) (agent.Status, []byte, error) {
 	var limit, now int64
 	var state string
 	var timeout, cancelled, begun, noKill bool
+	if record, ok := bytes.CutPrefix(b, []byte("record\n")); ok {
+		var err error
+		if b, err = fromRecord(record); err != nil {
+			return st, nil, err
+		}
+	}
 	for {
 		line, rest, ok := bytes.Cut(b, []byte("\n"))
 		if !ok {

@@ -10,7 +10,7 @@ import "strings"
 //	agentless        the marker; in it the lease in seconds
 //	blobs/DIGEST     staged files
 //	claims/ID        made by whoever decides first whether the job begins
-//	jobs/ID.log      output of the job, which stays; ID.json is its record
+//	jobs/ID.log      output of the job, which stays, as does its record ID.json
 //	jobs/ID/         the job, moved there when it is claimed:
 //	  spec           digest, profile, limit in seconds, whether it may be killed
 //	  run            process, its start, boot and time, of the job's parent
@@ -49,6 +49,36 @@ busy() {
 		[ -d "$j" ] || continue
 		case $(state "$j") in running|accepted) echo "${j##*/}";; esac
 	done
+}
+# save JOB: writes the record that stays when the job's directory goes.
+save() {
+	i=${1##*/}
+	{
+		printf '{"id":"%s","state":"%s"' "$i" "$(state "$1")"
+		for f in spec run exit cancel; do
+			if read -r a <"$1/$f"; then printf ',"%s":"%s"' "$f" "$a"; fi
+		done 2>/dev/null
+		for f in timeout begun cut; do
+			if [ -e "$1/$f" ]; then printf ',"%s":true' "$f"; fi
+		done
+		printf '}\n'
+	} >"$1.json.new" && mv "$1.json.new" "$1.json"
+}
+# clear: removes everything but logs.
+clear() {
+	for j in "$D"/jobs/*/; do
+		j=${j%/}
+		if [ -e "$j/spec" ]; then save "$j"; fi
+	done
+	for f in "$D"/* "$D"/.[!.]* "$D"/jobs/* "$D"/jobs/.[!.]*; do
+		case ${f#"$D"/} in
+		jobs|agent.log) ;;
+		jobs/.*) rm -rf "$f";;
+		jobs/*.json|jobs/*.log) ;;
+		*) rm -rf "$f";;
+		esac
+	done
+	rmdir "$D/jobs" "$D" 2>/dev/null
 }
 # hard JOB: kills the process group of the job, but for the parent and what takes
 # the output.
@@ -109,8 +139,7 @@ while read -r lease <"$D/agentless"; do
 	if [ "$now" != "$seen" ] || [ -n "$(busy)" ]; then seen=$now idle=0; continue; fi
 	idle=$((idle+p))
 	[ $idle -ge "$lease" ] || continue
-	rm -rf "$D/agentless" "$D/blobs" "$D/claims" "$D"/stage.* "$D"/jobs/*/ "$D/beat" "$D/janitor" "$D/preparing"
-	rmdir "$D/jobs" "$D" 2>/dev/null
+	clear
 	exit
 done
 `
@@ -130,7 +159,7 @@ D=$1 id=$2 parent=$3 spec=$4 limit=$5 cap=$6 extra=$7
 shift 7
 j=$D/jobs/$id
 beat
-if ! [ -e "$j" ] && ! [ -e "$D/claims/$id" ]; then
+if ! [ -e "$j" ] && ! [ -e "$j.json" ] && ! [ -e "$D/claims/$id" ]; then
 	umask 077
 	t=$D/stage.$$
 	rm -rf "$t"
@@ -156,8 +185,10 @@ if ! [ -e "$j" ] && ! [ -e "$D/claims/$id" ]; then
 		sleep 0.1 2>/dev/null || sleep 1
 	done
 fi
-[ -e "$j/spec" ] || exit 74
-cat "$j/spec"
+if [ -e "$j/spec" ]; then cat "$j/spec"
+elif [ -e "$j.json" ]; then sed -n 's/.*"spec":"\([^"]*\)".*/\1/p' "$j.json"
+else exit 74
+fi
 `
 
 // parentScript DIR ID STAGE LIMIT CAP PROGRAM [ARGUMENT...] is the parent of the
@@ -222,11 +253,12 @@ until { echo "$s $(date +%s)" >"$j/exit.new" && mv "$j/exit.new" "$j/exit"; } 2>
 done
 cd /
 rm -rf "$j/work" "$j/pipe"
+save "$j"
 `
 
 // statusScript DIR OFFSET MAX [ID] prints what is known of a job, or of all, and of
 // one the log from OFFSET (from 1) on: lines of a word and values, then an empty
-// line.
+// line; or of a job whose directory has gone "record" and the line that save wrote.
 const statusScript = functions + `
 D=$1 off=$2 max=$3 id=$4
 beat
@@ -247,11 +279,16 @@ if [ -z "$id" ]; then
 		j=${j%/}
 		[ -e "$j/spec" ] && one "$j"
 	done
+	for j in "$D"/jobs/*.json; do
+		[ -e "${j%.json}/spec" ] || ! [ -e "$j" ] || { echo record; head -n 1 "$j"; }
+	done
 	exit 0
 fi
 j=$D/jobs/$id
-[ -e "$j/spec" ] || exit 74
-one "$j"
+if [ -e "$j/spec" ]; then one "$j"
+elif [ -e "$j.json" ]; then echo record; head -n 1 "$j.json"
+else exit 74
+fi
 [ -e "$j.log" ] && tail -c "+$off" "$j.log" | head -c "$max"
 exit 0
 `
@@ -261,6 +298,7 @@ const cancelScript = functions + `
 D=$1 id=$2
 j=$D/jobs/$id
 beat
+[ -e "$j.json" ] && exit 0
 umask 077
 mkdir "$D/claims/$id" 2>/dev/null && exit 74 # it never arrived, and will not any more
 n=0
@@ -291,8 +329,7 @@ rm -f "$D/agentless"
 n=0
 while alive "$D/preparing" && [ $n -lt 100 ]; do n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1; done
 if alive "$D/janitor"; then read -r a b <"$D/janitor"; kill -9 "-$a" 2>/dev/null || kill -9 "$a"; fi
-rm -rf "$D/agentless" "$D/blobs" "$D/claims" "$D"/stage.* "$D"/jobs/*/ "$D/beat" "$D/janitor" "$D/preparing"
-rmdir "$D/jobs" "$D" 2>/dev/null
+clear
 exit 0
 `
 

@@ -150,7 +150,7 @@ func (r *run) agentless(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return d.agentless || r.in.Agentless && !d.inUse(), nil
+	return d.agentless || r.opts.Place.Addr == agentless.Addr || r.in.Agentless && !d.inUse(), nil
 }
 
 // findBinary gets the program that is to be the agent.

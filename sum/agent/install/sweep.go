@@ -28,7 +28,7 @@ func (in *Installer) Sweep(ctx context.Context, conn transport.Conn, p agent.Pla
 	if err != nil {
 		return nil, &agent.Error{Op: "sweep", Err: err}
 	}
-	if d.agentless {
+	if d.agentless || p.Addr == agentless.Addr {
 		return (&agentless.Installer{Logger: in.Logger}).Sweep(ctx, conn, p)
 	}
 	return in.sweep(ctx, conn, p, "")
