@@ -7,11 +7,13 @@
 //	sum/version         versions ordered by a named scheme
 //	sum/agent           the small service that runs on a server during an update
 //	sum/agent/install   brings it there and takes it away
+//	sum/agent/agentless does the same by commands, where no program of ours may run
 //	sum/agent/agenttest a fake of it, for tests of whole pipelines
 //	sum/channel         SOAP 1.2 over mutual TLS with replay protection, between manager and agent
 //	sum/depot           the manager's server for targets that fetch their payload
 //	transport           what an update needs from a target: connections and capabilities
 //	transport/ssh       Linux servers over SSH
+//	transport/local     the manager's own host
 //	transport/ssh/sshtest       an SSH server in the test's own process
 //	transport/transporttest     a strict fake with fault injection; the conformance suite for drivers
 //	portalloc           ports by role, as listeners that are held

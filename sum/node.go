@@ -134,7 +134,8 @@ func (n *Node) WithConn(ctx context.Context, f func(ctx context.Context, conn tr
 	return n.fail("connect", "", n.withConn(ctx, f))
 }
 
-// WithAgent is WithConn for the agent of a server, which it starts if need be.
+// WithAgent is WithConn for the agent of a server, which it starts if need be. f must
+// not call other steps of the node: one that finds the line lost waits for f.
 func (n *Node) WithAgent(ctx context.Context, f func(ctx context.Context, ops agent.Ops) error) error {
 	ctx, end, err := n.begin(ctx)
 	if err != nil {

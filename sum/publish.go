@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -135,7 +136,8 @@ type service struct {
 
 // serve makes sure that the server listens for the target behind path: on the port
 // fixed if that is not 0, else on the port before if that can be had.
-func (p *publisher) serve(ctx context.Context, t Target, path transport.Path, secure bool, fixed, before uint16) (service, error) {
+// Those from more may come, too.
+func (p *publisher) serve(ctx context.Context, t Target, path transport.Path, secure bool, fixed, before uint16, more ...netip.Prefix) (service, error) {
 	if !path.SeenAs.IsValid() {
 		path.SeenAs = path.Local.Addr()
 	}
@@ -150,7 +152,7 @@ func (p *publisher) serve(ctx context.Context, t Target, path transport.Path, se
 		return service{}, fmt.Errorf("%w: the connection does not tell under which address the target sees the manager, and from where it comes: set Config.Way", ErrInvalid)
 	}
 	host := path.SeenAs.Unmap().WithZone("") // a zone means something on this host only
-	s := service{base: "http://", allow: path.CallbackFrom}
+	s := service{base: "http://", allow: slices.Concat(path.CallbackFrom, more)}
 	if secure {
 		s.base = "https://"
 		if p.cfg.TLS == nil {

@@ -44,11 +44,11 @@ func Receive(ctx context.Context, n *Node, box depot.Inbox, opts ReceiveOptions)
 	if err != nil {
 		return nil, n.fail("receive", box.Name, err)
 	}
-	s, err := n.s.publish.serve(ctx, n.t, path, opts.TLS, opts.FixedPort, 0)
+	s, err := n.s.publish.serve(ctx, n.t, path, opts.TLS, opts.FixedPort, 0, box.Allow...)
 	if err != nil {
 		return nil, n.fail("receive", box.Name, err)
 	}
-	box.Allow = append(s.allow[:len(s.allow):len(s.allow)], box.Allow...)
+	box.Allow = s.allow
 	in, err := n.s.publish.depot.Receive(box)
 	if err != nil {
 		return nil, n.fail("receive", box.Name, err)

@@ -21,7 +21,8 @@
 //	version          string, required. In a form that the scheme knows.
 //	scheme           "deb", "rpm", "numeric" or "hpe", required. See package version.
 //	description      string. For people.
-//	kinds            list of kinds of target, such as "linux". Empty: any.
+//	kinds            list of kinds of target, such as "linux", "local" (the manager's
+//	                 own host, which "linux" does not stand for), "ilo". Empty: any.
 //	package          {"source": "dpkg"|"rpm", "name": ..., "arch": ...}
 //	device           {"class": ..., "hardware_ids": [...], "part": "firmware"|"driver"}
 //	probe            {"argv": [...], "timeout_seconds": n}

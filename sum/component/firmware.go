@@ -78,6 +78,9 @@ func (m *manifest) fromPackage(root *os.Root) error {
 		return nil
 	}
 	name := m.Files[0].Name
+	if fi, err := root.Stat(name); err != nil || !fi.Mode().IsRegular() {
+		return nil // what is wrong with the files is told of all of them together
+	}
 	f, err := root.Open(name)
 	if err != nil {
 		return nil // what is wrong with the files is told of all of them together

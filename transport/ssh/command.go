@@ -95,13 +95,16 @@ func commandLine(script string) (line, input string) {
 func byLine(script string) string { return "exec " + shC(script) }
 
 func byInput(script string) (line, input string) {
-	return "exec sh -c '" + readScript(len(script)) + "' sh", script
+	read, input := readScript(script)
+	return "exec sh -c '" + read + "' sh", input
 }
 
-// readScript runs the script that so many bytes of standard input are. It reads
-// single bytes, because nothing behind them may be read.
-func readScript(bytes int) string {
-	return fmt.Sprintf(`eval "$(dd bs=1 count=%d 2>/dev/null)"`, bytes)
+// readScript is a script that runs another, and input what that is to be given as. It
+// reads single bytes, because nothing behind them may be read. Of a script that was
+// cut short nothing runs: its brace is not closed.
+func readScript(script string) (read, input string) {
+	input = "{ " + script + "\n}"
+	return fmt.Sprintf(`s=$(dd bs=1 count=%d 2>/dev/null)&&eval "$s"`, len(input)), input
 }
 
 // outerToken says on standard error that a POSIX sh was reached, whatever becomes

@@ -67,6 +67,9 @@ func (c *conn) fail(ctx context.Context, op, path string, err error) error {
 	if cause == nil {
 		cause = context.Cause(c.ctx) // ctx is about to hear of it
 	}
+	if broken := c.line.broken(); cause == nil && broken != nil {
+		cause = &lostError{broken} // and so is c.ctx
+	}
 	switch {
 	case cause == nil:
 	case errors.Is(cause, errClosed):

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -183,12 +185,43 @@ func TestCloseEndsPrograms(t *testing.T) {
 	}, 20*time.Second, 50*time.Millisecond, "a program that ignores SIGTERM outlived its connection")
 }
 
+// cutter is a source whose line breaks in the middle, when something has come to the
+// partial file.
+type cutter struct {
+	io.ReadSeekCloser
+	t    *testing.T
+	srv  *sshtest.Server
+	read int
+}
+
+func (c *cutter) Read(p []byte) (int, error) {
+	if c.read >= 512<<10 {
+		assert.Eventually(c.t, func() bool {
+			parts, err := filepath.Glob(c.srv.Home() + "/.x.*.part")
+			if err != nil || len(parts) != 1 {
+				return false
+			}
+			fi, err := os.Stat(parts[0])
+			return err == nil && fi.Size() > 0
+		}, time.Minute, time.Millisecond)
+		c.srv.CutAfter(1)
+	}
+	n, err := c.ReadSeekCloser.Read(p)
+	c.read += n
+	return n, err
+}
+
 // TestLossIsFinal: a lost connection stays lost, and its cause is told.
 func TestLossIsFinal(t *testing.T) {
 	srv := server(t, sshtest.Config{})
 	conn := dial(t, endpointOf(srv))
-	srv.CutAfter(300_000)
-	_, err := transport.Put(t.Context(), conn, srv.Home()+"/x", transport.BytesFile("x", make([]byte, 1<<20)), transport.PutOptions{})
+	file := transport.BytesFile("x", make([]byte, 1<<20))
+	open := file.Open
+	file.Open = func(ctx context.Context) (io.ReadSeekCloser, error) {
+		src, err := open(ctx)
+		return &cutter{ReadSeekCloser: src, t: t, srv: srv}, err
+	}
+	_, err := transport.Put(t.Context(), conn, srv.Home()+"/x", file, transport.PutOptions{})
 	require.ErrorIs(t, err, transport.ErrConnLost)
 	require.False(t, errors.Is(err, transport.ErrClosed))
 	_, err = conn.Identify(t.Context())

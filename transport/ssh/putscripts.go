@@ -79,7 +79,8 @@ if ! [ -e "$p" ]; then
 		full "$d" 4
 		exit 80
 	}
-	own "$p" || exit 72
+	# It may have another owner, where the file system decides that.
+	[ -f "$p" ] && ! [ -L "$p" ] || exit 72
 fi
 `
 
@@ -111,7 +112,7 @@ const putEnd = `
 chmod "$m" "$p" || exit 72
 [ -d "$f" ] && exit 73
 # Or the name might be there after a loss of power, and the bytes not.
-sync "$p" 2>/dev/null
+dd if=/dev/null of="$p" conv=notrunc,fsync 2>/dev/null
 mv -f "$p" "$f" || exit 72
 rec "$f" x
 `

@@ -43,7 +43,7 @@ func (c *conn) Run(ctx context.Context, cmd transport.Command) (transport.Exit, 
 		if len(t.script) > maxStrings {
 			return transport.Exit{}, k.fail(tooLong(maxStrings))
 		}
-		t.private, t.script = t.script, readScript(len(t.script))
+		t.script, t.private = readScript(t.script)
 	}
 	return k.exec(t)
 }

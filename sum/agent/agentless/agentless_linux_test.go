@@ -260,6 +260,57 @@ func TestEnds(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// TestSlowCopy: while its files are laid out a job is there, can be cancelled, and
+// keeps everything from being removed.
+func TestSlowCopy(t *testing.T) {
+	cp, err := exec.LookPath("cp")
+	require.NoError(t, err)
+	bin, gate := t.TempDir(), filepath.Join(t.TempDir(), "gate")
+	require.NoError(t, os.WriteFile(bin+"/cp", []byte("#!/bin/sh\nwhile ! [ -e "+gate+" ]; do sleep 0.05; done\nexec "+cp+" \"$@\"\n"), 0o755))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	l := newLab(t)
+	a := l.start(0)
+	var ids []string
+	for range 2 {
+		job := l.job(a, "echo ran")
+		st, err := a.Install(t.Context(), job)
+		require.NoError(t, err)
+		require.Equal(t, agent.Accepted, st.State)
+		ids = append(ids, job.ID)
+	}
+	_, err = a.Remove(t.Context())
+	require.ErrorIs(t, err, agent.ErrJobRunning)
+	cancelled := make(chan error, 1)
+	go func() { _, err := a.Cancel(t.Context(), ids[0]); cancelled <- err }()
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(filepath.Join(l.base, "lab/jobs", ids[0], "cancel"))
+		return err == nil
+	}, time.Minute, 10*time.Millisecond)
+	require.NoError(t, os.WriteFile(gate, nil, 0o600))
+	require.NoError(t, <-cancelled)
+	st, log := l.end(a, ids[0])
+	require.Equal(t, agent.Cancelled, st.State)
+	require.Equal(t, transport.VerdictCancelled, st.Result.Verdict)
+	require.Empty(t, log)
+	st, log = l.end(a, ids[1])
+	require.Equal(t, agent.Done, st.State)
+	require.Equal(t, "ran\n", log)
+
+	// A file that cannot be laid out.
+	require.NoError(t, os.WriteFile(bin+"/cp", []byte("#!/bin/sh\necho no room >&2\nexit 1\n"), 0o755))
+	job := l.job(a, "echo ran")
+	_, err = a.Install(t.Context(), job)
+	require.NoError(t, err)
+	st, log = l.end(a, job.ID)
+	require.Equal(t, agent.Done, st.State)
+	require.Equal(t, transport.VerdictFailed, st.Result.Verdict)
+	require.Contains(t, st.Result.Text, "not started")
+	require.Equal(t, "no room\n", log)
+	_, err = a.Remove(t.Context())
+	require.NoError(t, err)
+	l.onlyLogs()
+}
+
 // TestLeaseEnds: what nobody asks for any more goes, but not while a job runs.
 func TestLeaseEnds(t *testing.T) {
 	l := newLab(t)

@@ -74,6 +74,7 @@ func (c *commands) Install(ctx context.Context, job agent.Job) (agent.Status, er
 
 // digestOf tells a job from another with the same ID.
 func digestOf(job agent.Job) string {
+	job.Env = nil             // which may be secret, and short enough to be guessed
 	b, _ := json.Marshal(job) // strings and numbers alone
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
@@ -163,7 +164,7 @@ func fromRecord(b []byte) ([]byte, error) {
 	line, rest, ok := bytes.Cut(b, []byte("\n"))
 	var r struct {
 		ID, State, Spec, Run, Exit, Cancel string
-		Timeout, Begun, Cut                bool
+		Timeout, Begun, Failed, Cut        bool
 	}
 	if err := json.Unmarshal(line, &r); err != nil || !ok {
 		return nil, errors.New("the record of a job cannot be read")
@@ -268,6 +269,10 @@ func parseStatus(b []byte) (agent.Status, []byte, error) {
 	case "cancelled":
 		st.State = agent.Cancelled
 		st.Result = transport.Result{Verdict: transport.VerdictCancelled, Text: "it ended before its program began"}
+	case "failed":
+		st.State = agent.Done
+		st.Result = transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: "prepare"},
+			Text: "the program was not started: its files could not be laid out"}
 	case "done":
 		if st.Exit == nil || !begun {
 			return st, nil, errors.New("a job that has ended says not how")

@@ -104,6 +104,7 @@ x
 ID=debian
 ==> this is no header
 `
+	said += "==> sys/" + strings.Repeat("a/", 20_000) + "a <==\nx\n==> " + strings.Repeat("a", 600) + " <==\nx\n"
 	require.NoError(t, tr.read(strings.NewReader(said)))
 	require.NoError(t, tr.link())
 	data, err := os.ReadFile(dir + "/sys/class/net/eth0/address")
@@ -112,6 +113,7 @@ ID=debian
 	data, err = os.ReadFile(dir + "/etc/os-release")
 	require.NoError(t, err)
 	require.Equal(t, "ID=debian\n==> this is no header\n", string(data))
+	require.NoDirExists(t, dir+"/sys/a")
 	for _, name := range []string{"/sys/x", "/sys/abs", "/sys/deep", "/sys/devices/pci0000:00/net/eth0/inner", "/../secret2", "/../../../secret2"} {
 		_, err := os.Lstat(dir + name)
 		require.ErrorIs(t, err, fs.ErrNotExist, name)

@@ -10,16 +10,18 @@ import "strings"
 //	agentless        the marker; in it the lease in seconds
 //	blobs/DIGEST     staged files
 //	claims/ID        made by whoever decides first whether the job begins
+//	stage.ID.PID/    what becomes jobs/ID, until it is claimed
 //	jobs/ID.log      output of the job, which stays, as does its record ID.json
-//	jobs/ID/         the job, moved there when it is claimed:
+//	jobs/ID/         the job:
 //	  spec           digest, profile, limit in seconds, whether it may be killed
 //	  run            process, its start, boot and time, of the job's parent
 //	  begun          the program was started
+//	  failed         it could not be started, because of its files
 //	  cancel         time at which the job was cancelled
 //	  timeout        the limit was enforced
 //	  exit           status and time
 //	  work/          the program's directory, until it ends
-//	preparing      the process that fills the directory
+//	preparing        the process that fills the directory
 //	beat             changes with every call; the lease counts from there
 //	janitor          process and start of what removes all this after the lease
 
@@ -28,47 +30,81 @@ const functions = `
 # start PID: prints when a process began: field 22 of proc_pid_stat(5).
 start() { s=$(cat "/proc/$1/stat" 2>/dev/null) || return 1; (set -f; set -- ${s##*") "}; shift 19 && echo "$1"); }
 boot() { cat /proc/sys/kernel/random/boot_id; }
-beat() { echo "$$ $(date +%s)" >"$D/beat" 2>/dev/null; }
+beat() { if [ -e "$D/agentless" ]; then echo "$$ $(date +%s)" >"$D/beat"; fi 2>/dev/null; }
+# flush FILE: has a file on the disk before anything that depends on it happens.
+flush() { dd if=/dev/null of="$1" conv=notrunc,fsync 2>/dev/null; }
 # alive FILE: whether the process that a file names first, with its start, is there.
-alive() { read -r a b c <"$1" 2>/dev/null && [ -n "$b" ] && [ "$(start "$a")" = "$b" ]; }
+alive() { { read -r a b c <"$1"; } 2>/dev/null && [ -n "$b" ] && [ "$(start "$a")" = "$b" ]; }
 # parent JOB: whether the parent of the job is there, in this boot.
 parent() { alive "$1/run" && read -r a b c d <"$1/run" && [ "$c" = "$(boot)" ]; }
 # state JOB
 state() {
-	if [ -e "$1/exit" ]; then echo done
+	if [ -s "$1/exit" ]; then echo done
 	elif parent "$1"; then if [ -e "$1/begun" ]; then echo running; else echo accepted; fi
-	elif [ -e "$1/exit" ]; then echo done
+	elif [ -s "$1/exit" ]; then echo done
 	elif [ -e "$1/begun" ]; then echo interrupted
+	elif [ -e "$1/failed" ]; then echo failed
 	else echo cancelled
 	fi
 }
-# busy: prints the jobs that run.
+# absent ID: ends with 74 if there is no such job, and never will be.
+absent() {
+	until [ -e "$D/jobs/$1/spec" ] || [ -e "$D/jobs/$1.json" ]; do
+		mkdir "$D/claims/$1" 2>/dev/null && exit 74
+		live=
+		for r in "$D/stage.$1."*/run; do if alive "$r"; then live=1; fi; done
+		if [ -z "$live" ]; then
+			# It was claimed: either it has come into its place meanwhile, or its
+			# parent died before it could.
+			if [ -e "$D/jobs/$1/spec" ] || [ -e "$D/jobs/$1.json" ]; then return; fi
+			exit 74
+		fi
+		sleep 0.1 2>/dev/null || sleep 1
+	done
+}
+# busy: prints what runs: jobs, and what is about to become one.
 busy() {
+	for r in "$D"/stage.*/run; do if alive "$r"; then echo "$r"; fi; done
 	for j in "$D"/jobs/*/; do
 		j=${j%/}
 		[ -d "$j" ] || continue
 		case $(state "$j") in running|accepted) echo "${j##*/}";; esac
 	done
 }
-# save JOB: writes the record that stays when the job's directory goes.
+# save JOB [EXIT]: writes the record that stays when the job's directory goes. EXIT
+# is what is about to be written as that.
 save() {
+	[ -e "$1/spec" ] || return 0
 	i=${1##*/}
 	{
-		printf '{"id":"%s","state":"%s"' "$i" "$(state "$1")"
-		for f in spec run exit cancel; do
+		if [ -n "$2" ]; then printf '{"id":"%s","state":"done","exit":"%s"' "$i" "$2"
+		else
+			printf '{"id":"%s","state":"%s"' "$i" "$(state "$1")"
+			if read -r a <"$1/exit"; then printf ',"exit":"%s"' "$a"; fi
+		fi
+		for f in spec run cancel; do
 			if read -r a <"$1/$f"; then printf ',"%s":"%s"' "$f" "$a"; fi
 		done 2>/dev/null
-		for f in timeout begun cut; do
+		for f in timeout begun failed cut; do
 			if [ -e "$1/$f" ]; then printf ',"%s":true' "$f"; fi
 		done
 		printf '}\n'
-	} >"$1.json.new" && mv "$1.json.new" "$1.json"
+	} >"$1.json.new" 2>/dev/null && flush "$1.json.new" && mv "$1.json.new" "$1.json"
 }
-# clear: removes everything but logs.
+# clear: removes everything but logs, unless something runs: then it fails. Whoever
+# is about to start a job sees that the marker is gone, or is seen.
 clear() {
+	{ read -r lease <"$D/agentless"; } 2>/dev/null
+	rm -f "$D/agentless"
+	n=0
+	while alive "$D/preparing" && [ $n -lt 100 ]; do n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1; done
+	if [ -n "$(busy)" ]; then
+		echo "$lease" >"$D/agentless"
+		return 1
+	fi
 	for j in "$D"/jobs/*/; do
 		j=${j%/}
-		if [ -e "$j/spec" ]; then save "$j"; fi
+		if [ -e "$j/spec" ] && ! [ -e "$j.json" ]; then save "$j" || return 1; fi
 	done
 	for f in "$D"/* "$D"/.[!.]* "$D"/jobs/* "$D"/jobs/.[!.]*; do
 		case ${f#"$D"/} in
@@ -79,6 +115,7 @@ clear() {
 		esac
 	done
 	rmdir "$D/jobs" "$D" 2>/dev/null
+	return 0
 }
 # hard JOB: kills the process group of the job, but for the parent and what takes
 # the output.
@@ -106,14 +143,14 @@ const prepareScript = functions + `
 D=$1
 umask 077
 [ -d "$D" ] && ! [ -L "$D" ] && [ -O "$D" ] || exit 72
-case $(LC_ALL=C ls -ldn "$D") in drwx------*) ;; *) exit 72;; esac
+case $(LC_ALL=C ls -ldn "$D") in drwx--[-S]---*) ;; *) exit 72;; esac
 d=$D
 while [ "$d" != / ]; do # nobody else may put another in its place
 	d=${d%/*}
 	d=${d:-/}
 	case $(LC_ALL=C ls -ldnL "$d") in d???????w[!tT]*) exit 72;; d*) ;; *) exit 72;; esac
 done
-command -v setsid >/dev/null && command -v mkfifo >/dev/null || exit 73
+command -v setsid >/dev/null && command -v mkfifo >/dev/null && [ -n "$(start $$)" ] && [ -n "$(boot)" ] || exit 73
 echo "$$ $(start $$)" >"$D/preparing" || exit 1
 [ -e "$D/agentless" ] || { rm -f "$D/preparing"; exit 1; }
 mkdir -p "$D/blobs" "$D/jobs" "$D/claims" || exit 1
@@ -139,8 +176,8 @@ while read -r lease <"$D/agentless"; do
 	if [ "$now" != "$seen" ] || [ -n "$(busy)" ]; then seen=$now idle=0; continue; fi
 	idle=$((idle+p))
 	[ $idle -ge "$lease" ] || continue
-	clear
-	exit
+	clear && exit
+	idle=0
 done
 `
 
@@ -150,63 +187,58 @@ D=$1
 beat
 `
 
-// installScript DIR ID PARENT SPEC LIMIT CAP EXTRA FILES... -- ARGV... starts a job,
-// unless there is one, and prints the specification of the one that is there then.
-// EXTRA is put before a command and gives it further variables; files are given by
-// name, digest and "x" or "-".
+// installScript DIR ID PARENT SPEC LIMIT CAP EXTRA FILES... -- ARGV... has a job
+// started, unless there is one, and prints the specification of the one that is there
+// then. EXTRA is put before a command and gives it further variables; files are given
+// by name, digest and "x" or "-".
 const installScript = functions + `
+staged() { while [ "$1" != -- ]; do [ -f "$D/blobs/$2" ] || return 1; shift 3; done; }
 D=$1 id=$2 parent=$3 spec=$4 limit=$5 cap=$6 extra=$7
 shift 7
 j=$D/jobs/$id
 beat
 if ! [ -e "$j" ] && ! [ -e "$j.json" ] && ! [ -e "$D/claims/$id" ]; then
-	umask 077
-	t=$D/stage.$$
-	rm -rf "$t"
-	mkdir -p "$t/work" || exit 1
-	echo "$spec" >"$t/spec" || exit 1
-	while [ "$1" != -- ]; do
-		case $1 in */*) mkdir -p "$t/work/${1%/*}" || exit 1;; esac
-		[ -f "$D/blobs/$2" ] || { rm -rf "$t"; exit 71; }
-		cp "$D/blobs/$2" "$t/work/$1" || { rm -rf "$t"; exit 1; }
-		if [ "$3" = x ]; then chmod 700 "$t/work/$1"; else chmod 600 "$t/work/$1"; fi
-		shift 3
-	done
-	shift
+	staged "$@" || exit 71
 	path=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	# The values of variables are no arguments of what stays.
 	eval "env -i PATH=\"\$path\" HOME=\"\${HOME:-/}\" LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive TMPDIR=\"\$j/work\" $extra \\
-		setsid sh -c \"\$parent\" sh \"\$D\" \"\$id\" \"\$t\" \"\$limit\" \"\$cap\" \"\$@\" </dev/null >/dev/null 2>&1 &"
+		setsid sh -c \"\$parent\" sh \"\$D\" \"\$id\" \"\$spec\" \"\$limit\" \"\$cap\" \"\$@\" </dev/null >/dev/null 2>&1 &"
 	n=0
-	while [ $n -lt 100 ]; do
-		[ -e "$j/begun" ] || [ -e "$j/exit" ] && break
-		[ -e "$t" ] || [ -e "$j" ] || break
-		n=$((n+1))
-		sleep 0.1 2>/dev/null || sleep 1
-	done
+	until [ -e "$j/spec" ] || [ $n -ge 100 ]; do n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1; done
 fi
+absent "$id"
 if [ -e "$j/spec" ]; then cat "$j/spec"
-elif [ -e "$j.json" ]; then sed -n 's/.*"spec":"\([^"]*\)".*/\1/p' "$j.json"
-else exit 74
+else sed -n 's/.*"spec":"\([^"]*\)".*/\1/p' "$j.json"
 fi
 `
 
-// parentScript DIR ID STAGE LIMIT CAP PROGRAM [ARGUMENT...] is the parent of the
-// job's program, of whose output it keeps CAP blocks of 512 bytes: it leads a session of its own and records how the program ended.
+// parentScript DIR ID SPEC LIMIT CAP FILES... -- PROGRAM [ARGUMENT...] is the parent
+// of the job's program, of whose output it keeps CAP blocks of 512 bytes: it leads a
+// session of its own, claims the job, lays out its files, and records how the program
+// ended.
 const parentScript = functions + `
-D=$1 id=$2 t=$3 limit=$4 cap=$5
+D=$1 id=$2 spec=$3 limit=$4 cap=$5
 shift 5
-j=$D/jobs/$id log=$D/jobs/$id.log
+j=$D/jobs/$id log=$D/jobs/$id.log t=$D/stage.$id.$$
 trap : HUP INT TERM
 umask 077
-echo "$$ $(start $$) $(boot) $(date +%s)" >"$t/run" || exit
+mkdir "$t" || exit
+echo "$spec" >"$t/spec" && echo "$$ $(start $$) $(boot) $(date +%s)" >"$t/run" || { rm -rf "$t"; exit; }
 mkdir "$D/claims/$id" 2>/dev/null || { rm -rf "$t"; exit; }
 mv "$t" "$j" || exit
+mkdir "$j/work" && : >"$log" && mkfifo "$j/pipe" || { : >"$j/failed"; exit; }
+while [ "$1" != -- ]; do
+	{
+		case $1 in */*) mkdir -p "$j/work/${1%/*}";; esac &&
+		cp "$D/blobs/$2" "$j/work/$1" &&
+		if [ "$3" = x ]; then chmod 700 "$j/work/$1"; else chmod 600 "$j/work/$1"; fi
+	} 2>>"$log" || { : >"$j/failed"; rm -rf "$j/work" "$j/pipe"; exit; }
+	shift 3
+done
+shift
 cd "$j/work" || exit
-: >"$log"
-mkfifo "$j/pipe" || exit
-[ -e "$j/cancel" ] && exit
-: >"$j/begun" || exit
+if [ -e "$j/cancel" ] || ! [ -e "$D/agentless" ]; then exit; fi
+: >"$j/begun" && flush "$j/begun" || { rm -f "$j/begun"; : >"$j/failed"; exit; }
 (
 	trap '' HUP INT TERM XFSZ
 	ulimit -f "$cap"
@@ -240,20 +272,19 @@ if [ "$limit" != 0 ]; then
 fi
 echo "$r $w" >"$j/ours"
 (trap - HUP INT TERM; umask 022; exec "$@") </dev/null >"$j/pipe" 2>&1
-s=$?
+s="$? $(date +%s)"
 # What the program left running in the background may hold the pipe.
 n=0
 while ! [ -e "$j/drained" ] && [ $n -lt 30 ]; do sleep 0.1 2>/dev/null || sleep 1; n=$((n+1)); done
 n=0
-until { echo "$s $(date +%s)" >"$j/exit.new" && mv "$j/exit.new" "$j/exit"; } 2>/dev/null; do
+until save "$j" "$s" && echo "$s" >"$j/exit.new" && flush "$j/exit.new" && mv "$j/exit.new" "$j/exit"; do
 	n=$((n+1))
 	[ $n -lt 150 ] || exit
 	rm -rf "$j/work"
 	sleep 2
-done
+done 2>/dev/null
 cd /
 rm -rf "$j/work" "$j/pipe"
-save "$j"
 `
 
 // statusScript DIR OFFSET MAX [ID] prints what is known of a job, or of all, and of
@@ -270,6 +301,7 @@ one() {
 	done 2>/dev/null
 	[ -e "$1/timeout" ] && echo timeout
 	[ -e "$1/begun" ] && echo begun
+	[ -e "$1/failed" ] && echo failed
 	[ -e "$1/cut" ] && echo cut
 	echo "now $(date +%s)"
 	echo
@@ -285,9 +317,9 @@ if [ -z "$id" ]; then
 	exit 0
 fi
 j=$D/jobs/$id
+absent "$id"
 if [ -e "$j/spec" ]; then one "$j"
-elif [ -e "$j.json" ]; then echo record; head -n 1 "$j.json"
-else exit 74
+else echo record; head -n 1 "$j.json"
 fi
 [ -e "$j.log" ] && tail -c "+$off" "$j.log" | head -c "$max"
 exit 0
@@ -298,15 +330,9 @@ const cancelScript = functions + `
 D=$1 id=$2
 j=$D/jobs/$id
 beat
-[ -e "$j.json" ] && exit 0
 umask 077
-mkdir "$D/claims/$id" 2>/dev/null && exit 74 # it never arrived, and will not any more
-n=0
-until [ -e "$j/spec" ]; do # between its claim and its place
-	n=$((n+1))
-	[ $n -lt 50 ] || exit 74
-	sleep 0.1 2>/dev/null || sleep 1
-done
+absent "$id"
+[ -e "$j/spec" ] || exit 0
 [ -e "$j/cancel" ] || date +%s >"$j/cancel"
 n=0
 while ! [ -e "$j/begun" ] && parent "$j" && [ $n -lt 50 ]; do n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1; done
@@ -325,11 +351,10 @@ const removeScript = functions + `
 D=$1
 [ -d "$D" ] || exit 0
 [ -z "$(busy)" ] || exit 75
-rm -f "$D/agentless"
-n=0
-while alive "$D/preparing" && [ $n -lt 100 ]; do n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1; done
-if alive "$D/janitor"; then read -r a b <"$D/janitor"; kill -9 "-$a" 2>/dev/null || kill -9 "$a"; fi
-clear
+g=
+if alive "$D/janitor"; then read -r g b <"$D/janitor"; fi
+clear || exit 75
+[ -z "$g" ] || kill -9 "-$g" 2>/dev/null || kill -9 "$g" 2>/dev/null
 exit 0
 `
 

@@ -18,6 +18,7 @@ type tree struct {
 	root  *os.Root
 	links []symlink
 	names int
+	files int
 }
 
 type symlink struct{ name, target string }
@@ -67,6 +68,9 @@ func (t *tree) read(r io.Reader) error {
 			if !inside(name) {
 				break
 			}
+			if t.files++; t.files > maxFiles {
+				return errTree
+			}
 			if err := t.root.MkdirAll(path.Dir(name), 0o700); err != nil {
 				return err
 			}
@@ -74,7 +78,7 @@ func (t *tree) read(r io.Reader) error {
 				return err
 			}
 		}
-		if t.names++; t.names > 8*maxNames || len(t.links) > maxNames {
+		if t.names++; t.names > 8*maxNames || len(t.links) > maxFiles {
 			return errTree
 		}
 		if err == io.EOF {
@@ -83,9 +87,16 @@ func (t *tree) read(r io.Reader) error {
 	}
 }
 
+// Bounds of one name, of which sysfs uses a quarter.
+const (
+	maxTreeName  = 512 // bytes
+	maxTreeDepth = 32
+	maxFiles     = 50_000
+)
+
 // inside reports whether a name is one below the root, without detours.
 func inside(name string) bool {
-	return name != "." && fs.ValidPath(name) && filepath.IsLocal(filepath.FromSlash(name))
+	return len(name) <= maxTreeName && strings.Count(name, "/") < maxTreeDepth && name != "." && fs.ValidPath(name) && filepath.IsLocal(filepath.FromSlash(name))
 }
 
 // parseHeader reads a line that head(1) puts before a file.
@@ -109,7 +120,7 @@ func parseLink(line string) (symlink, bool) {
 	for strings.HasPrefix(down, "../") {
 		down, up = down[3:], up+1
 	}
-	if !inside(down) || up > strings.Count(name, "/") {
+	if len(target) > maxTreeName || !inside(down) || up > strings.Count(name, "/") {
 		return symlink{}, false
 	}
 	return symlink{name, target}, true

@@ -131,7 +131,7 @@ func (r *Run) look() error {
 	if live && r.holderIsGone(f) {
 		// A process that is killed while it starts another leaves its lock to that
 		// one until it executes its program.
-		for end := time.Now().Add(adoptWait); live && time.Now().Before(end); {
+		for end := time.Now().Add(forkWait); live && time.Now().Before(end); {
 			time.Sleep(10 * time.Millisecond)
 			if live, err = held(r.Path); err != nil {
 				return err
@@ -160,6 +160,9 @@ func (r *Run) holderIsGone(f *os.File) bool {
 	}
 	return last.PID > 0 && last.Host == self().Host && isGone(last.PID)
 }
+
+// forkWait is how long a child may take to execute its program.
+const forkWait = 5 * time.Second
 
 // endsRetired reports whether the last record of a file is the one that Retire
 // writes, which is short: its own end is enough.
