@@ -22,7 +22,7 @@ func TestServerKilled(t *testing.T) {
 	h, ways := diskWays(t)
 	h.Run("sh", "-c", "install -d -m 777 /srv/k; head -c 300000000 /dev/zero >/srv/k/large")
 	content := bytes.Repeat([]byte("0123456789abcdef"), 2<<20) // 32 MiB
-	kill := func() { h.Run("sh", "-c", `kill -9 $(pgrep -f '^sshd: keeper')`) }
+	kill := func() { h.Run("pkill", "-9", "-f", "^sshd: keeper") }
 	once := func(f func()) func() { return sync.OnceFunc(f) }
 	for way, dial := range ways {
 		t.Run(way, func(t *testing.T) {
