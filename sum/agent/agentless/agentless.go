@@ -74,6 +74,9 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 		}
 		made, err := c.mark(ctx)
 		if err != nil {
+			if made {
+				c.unmark(ctx)
+			}
 			if ctx.Err() != nil || transport.Temporary(err) || errors.Is(err, transport.ErrClosed) {
 				return fail(nil, err, "")
 			}

@@ -240,6 +240,21 @@ func TestEnds(t *testing.T) {
 		st, _ := l.end(a, id)
 		require.Equal(t, agent.Interrupted, st.State)
 	})
+	t.Run("parent alone killed", func(t *testing.T) { // it runs as long as its program does
+		gate := filepath.Join(t.TempDir(), "gate")
+		id := begin("while ! [ -e "+gate+" ]; do sleep 0.1; done", func(j *agent.Job) { j.Timeout = time.Hour })
+		run, err := os.ReadFile(filepath.Join(l.base, "lab/jobs", id, "run"))
+		require.NoError(t, err)
+		require.NoError(t, exec.Command("kill", "-9", strings.Fields(string(run))[0]).Run())
+		st, err := a.Status(t.Context(), id, 0)
+		require.NoError(t, err)
+		require.Equal(t, agent.Running, st.State)
+		_, err = a.Remove(t.Context())
+		require.ErrorIs(t, err, agent.ErrJobRunning)
+		require.NoError(t, os.WriteFile(gate, nil, 0o600))
+		st, _ = l.end(a, id)
+		require.Equal(t, agent.Interrupted, st.State)
+	})
 	t.Run("no program", func(t *testing.T) {
 		job := l.job(a, "")
 		job.Argv = []string{"no-such-program"}

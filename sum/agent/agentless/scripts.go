@@ -37,12 +37,14 @@ flush() { dd if=/dev/null of="$1" conv=notrunc,fsync 2>/dev/null; }
 alive() { { read -r a b c <"$1"; } 2>/dev/null && [ -n "$b" ] && [ "$(start "$a")" = "$b" ]; }
 # parent JOB: whether the parent of the job is there, in this boot.
 parent() { alive "$1/run" && read -r a b c d <"$1/run" && [ "$c" = "$(boot)" ]; }
+# orphan JOB: whether the parent was killed and what it started runs on, in this boot.
+orphan() { read -r a b c d <"$1/run" && [ "$c" = "$(boot)" ] && kill -0 "-$a" 2>/dev/null; }
 # state JOB
 state() {
 	if [ -s "$1/exit" ]; then echo done
 	elif parent "$1"; then if [ -e "$1/begun" ]; then echo running; else echo accepted; fi
 	elif [ -s "$1/exit" ]; then echo done
-	elif [ -e "$1/begun" ]; then echo interrupted
+	elif [ -e "$1/begun" ]; then if orphan "$1"; then echo running; else echo interrupted; fi
 	elif [ -e "$1/failed" ]; then echo failed
 	else echo cancelled
 	fi
@@ -253,7 +255,7 @@ if [ "$limit" != 0 ]; then
 		trap '' HUP INT TERM
 		n=0
 		while [ $n -lt "$limit" ]; do
-			[ -e "$j/exit" ] && exit
+			[ -e "$j/exit" ] || ! kill -0 $$ && exit
 			sleep 1
 			n=$((n+1))
 		done
