@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/local"
 	"github.com/stretchr/testify/require"
@@ -270,10 +271,7 @@ func TestBlockedStdin(t *testing.T) {
 // TestCancelledBesideADaemon: what has left the group, and goes on writing to the
 // output, is not waited for once the call is cancelled.
 func TestCancelledBesideADaemon(t *testing.T) {
-	setsid, err := exec.LookPath("setsid")
-	if err != nil {
-		t.Skip("there is no setsid")
-	}
+	setsid := realtest.Need(t, "setsid")
 	others := goleak.IgnoreCurrent()
 	conn, err := (&local.Transport{}).Dial(t.Context(), transport.Endpoint{})
 	require.NoError(t, err)
