@@ -367,6 +367,26 @@ func TestLeaseEnds(t *testing.T) {
 }
 
 // TestUnsafeDirectories: no program is run from where others can put theirs.
+// TestJanitorComesLate: a janitor that begins when the directory has been cleared
+// leaves nothing in it, nor does a call that renews the lease then.
+func TestJanitorComesLate(t *testing.T) {
+	realtest.Need(t, "setsid")
+	for name, script := range map[string]string{
+		"janitor": janitorScript,
+		// The marker is seen, and goes while the script is at what comes next.
+		"beat": functions + "D=$1\ndate() { rm -f \"$D/agentless\"; }\n: >\"$D/agentless\"\nbeat\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "lab")
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "jobs"), 0o700))
+			out, err := exec.Command("sh", "-c", compact(script), "sh", dir).CombinedOutput()
+			t.Log(string(out), err)
+			_, err = os.Stat(dir)
+			require.ErrorIs(t, err, os.ErrNotExist)
+		})
+	}
+}
+
 func TestUnsafeDirectories(t *testing.T) {
 	l := newLab(t)
 	start := func() error {

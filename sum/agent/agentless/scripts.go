@@ -30,7 +30,10 @@ const functions = `
 # start PID: prints when a process began: field 22 of proc_pid_stat(5).
 start() { s=$(cat "/proc/$1/stat" 2>/dev/null) || return 1; (set -f; set -- ${s##*") "}; shift 19 && echo "$1"); }
 boot() { cat /proc/sys/kernel/random/boot_id; }
-beat() { if [ -e "$D/agentless" ]; then echo "$$ $(date +%s)" >"$D/beat"; fi 2>/dev/null; }
+# late FILE: takes back a file that was written, if clear has begun meanwhile and may
+# not have seen it.
+late() { [ -e "$D/agentless" ] || { rm -f "$1"; rmdir "$D/jobs" "$D"; } 2>/dev/null; }
+beat() { if [ -e "$D/agentless" ]; then echo "$$ $(date +%s)" >"$D/beat"; late "$D/beat"; fi 2>/dev/null; }
 # flush FILE: has a file on the disk before anything that depends on it happens.
 flush() { dd if=/dev/null of="$1" conv=notrunc,fsync 2>/dev/null; }
 # alive FILE: whether the process that a file names first, with its start, is there.
@@ -169,8 +172,9 @@ const janitorScript = functions + `
 D=$1 idle=0 seen=
 trap '' HUP
 umask 077
-echo "$$ $(start $$)" >"$D/janitor"
 cd /
+echo "$$ $(start $$)" >"$D/janitor" || exit
+late "$D/janitor"
 while read -r lease <"$D/agentless"; do
 	p=$((lease/10)); [ $p -gt 0 ] || p=1; [ $p -lt 30 ] || p=30
 	sleep $p
