@@ -17,6 +17,7 @@
 //	transport/ssh/sshtest       an SSH server in the test's own process
 //	transport/transporttest     a strict fake with fault injection; the conformance suite for drivers
 //	portalloc           ports by role, as listeners that are held
+//	firewall            rules as leases on the host's firewall; firewall/firewalltest is a fake of it
 //
 // Programs under examples show the packages in use: quickstart runs the whole
 // life of an update on an embedded lab, roundsman is the command line, agent is
@@ -24,5 +25,5 @@
 //
 // Imports point down only: examples use everything; sum uses channel, agent,
 // depot, transport and portalloc, and no driver; drivers use transport;
-// transport and portalloc use nothing of the module. A test holds this.
+// transport, portalloc and firewall use nothing of the module. A test holds this.
 package roundsman

@@ -1,0 +1,4 @@
+package firewall
+
+// For tests in other processes.
+var System = system

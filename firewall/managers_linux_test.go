@@ -1,0 +1,310 @@
+package firewall_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	allowFriend = "allow tcp " + friend4 + "/32 " + friend6 + "/128"
+	friends     = "friend4 friend6"
+)
+
+// TestManagers: several managers of one host do not disturb each other, however
+// one of them ends.
+func TestManagers(t *testing.T) {
+	needs(t, "iptables-nft", "ip6tables-nft")
+	l := newLab(t, "V=-nft\n"+iptablesRules+nftRules[:strings.Index(nftRules, "flush ruleset\n")]+"table ip native { chain in { type filter hook input priority 5; policy drop; ct state established accept; }; }\nEND\nnft -f /etc/fw.nft")
+	before := l.dump("iptables")
+	a, pidA := l.manager()
+	b, _ := l.manager()
+	require.Contains(t, a.do("state"), "[iptables-nft nft] [] []", "two front ends at once")
+	a.do(allowFriend)
+	b.do("allow tcp " + stranger4 + "/32")
+	require.Equal(t, friends+" stranger4", l.reach("tcp"))
+	require.Equal(t, "0 []", b.do("sweep"), "swept what living ones have")
+
+	l.kill(pidA)
+	require.Equal(t, "stranger4", l.reach("tcp"), "only what the dead one had is closed")
+	require.Equal(t, "0 []", b.do("sweep"))
+	c, _ := l.manager()
+	require.Equal(t, "stranger4", l.reach("tcp"))
+	c.do(allowFriend)
+	b.do("close")
+	require.Equal(t, friends, l.reach("tcp"))
+	require.Equal(t, "closed", closed(b.try(allowFriend)))
+	c.do("close")
+	require.Empty(t, l.reach("tcp"))
+	require.Equal(t, before, l.dump("iptables"))
+}
+
+func closed(answer string) string {
+	if strings.Contains(answer, "firewall is closed") {
+		return "closed"
+	}
+	return answer
+}
+
+// TestKilledAnywhere: managers are killed at any point of what they do, and one
+// that lives keeps its port open all the time.
+func TestKilledAnywhere(t *testing.T) {
+	needs(t, "iptables-nft", "ip6tables-nft")
+	l := newLab(t, "V=-nft\n"+iptablesRules)
+	before := l.dump("iptables")
+	living, pid := l.manager()
+	living.do("allow tcp " + stranger4 + "/32")
+	for i := range 12 {
+		victim, pid := l.manager()
+		command := allowFriend
+		if i%3 == 2 { // killed while it closes
+			victim.do(allowFriend)
+			command = "close"
+		}
+		_, err := fmt.Fprintln(victim.in, command)
+		require.NoError(t, err)
+		time.Sleep(time.Duration(i) * 700 * time.Microsecond) // any point will do
+		l.kill(pid)
+		require.Equal(t, "stranger4", l.reach("tcp"))
+	}
+	l.kill(pid)
+	require.Empty(t, l.reach("tcp"))
+	l.start("manager").do("sweep")
+	require.Equal(t, before, l.dump("iptables"))
+
+	// Without a living one, each has to make the gates, and to sweep.
+	for i := range 12 {
+		victim, pid := l.manager()
+		_, err := fmt.Fprintln(victim.in, allowFriend)
+		require.NoError(t, err)
+		time.Sleep(time.Duration(i) * 700 * time.Microsecond)
+		l.kill(pid)
+		l.start("manager").do("sweep")
+		require.Empty(t, l.reach("tcp"))
+		require.Equal(t, before, l.dump("iptables"))
+	}
+}
+
+// TestKilledInIptables: a program that a killed manager had started still makes its
+// change; the sweep comes after it.
+func TestKilledInIptables(t *testing.T) {
+	needs(t, "iptables-nft", "ip6tables-nft")
+	l := newLab(t, "V=-nft\n"+iptablesRules+`
+cat >/usr/local/sbin/iptables-nft <<'END'
+#!/bin/sh
+case "$*" in *" -I "*) touch /tmp/begun; until [ -e /tmp/go ]; do sleep 0.05; done; /usr/sbin/iptables-nft "$@"; touch /tmp/done; exit; esac
+exec /usr/sbin/iptables-nft "$@"
+END
+chmod +x /usr/local/sbin/iptables-nft`)
+	before := l.dump("iptables")
+	m := l.start("manager", "env", "PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
+	pid := m.do("open")
+	_, err := fmt.Fprintln(m.in, allowFriend)
+	require.NoError(t, err)
+	exists := func(file string) func() bool {
+		return func() bool { return l.Command(t.Context(), "test", "-e", file).Run() == nil }
+	}
+	l.poll(exists("/tmp/begun"), "iptables is not called")
+	l.kill(pid)
+	sweeper := l.start("manager")
+	_, err = fmt.Fprintln(sweeper.in, "sweep")
+	require.NoError(t, err)
+	time.Sleep(300 * time.Millisecond) // for a sweep that does not wait
+	l.Run("touch", "/tmp/go")
+	require.Regexp(t, "^ok 1 .*gate in chain INPUT of iptables-nft", sweeper.line())
+	l.poll(exists("/tmp/done"), "iptables does not end")
+	require.Equal(t, before, l.dump("iptables"))
+}
+
+// TestRollback: where one front end cannot be opened, none is.
+func TestRollback(t *testing.T) {
+	needs(t, "iptables-nft", "ip6tables-nft")
+	l := newLab(t, "V=-nft\n"+iptablesRules+`
+cat >/usr/local/sbin/ip6tables-nft <<'END'
+#!/bin/sh
+case "$*" in *" -I "*) [ -e /etc/works ] || { echo no >&2; exit 4; }; esac
+exec /usr/sbin/ip6tables-nft "$@"
+END
+chmod +x /usr/local/sbin/ip6tables-nft`)
+	before := l.dump("iptables")
+	m := l.start("manager", "env", "PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
+	m.do("open")
+	answer := m.try(allowFriend)
+	require.Contains(t, answer, "allow 8080/tcp from")
+	require.Contains(t, answer, "exit status 4")
+	require.Empty(t, l.reach("tcp"))
+	require.Equal(t, before, l.dump("iptables"))
+	l.Run("touch", "/etc/works")
+	m.do(allowFriend)
+	require.Equal(t, friends, l.reach("tcp"))
+	m.do("close")
+	require.Equal(t, before, l.dump("iptables"))
+}
+
+// TestManyAndOverlapping: a thousand leases are one transaction, and prefixes may
+// lie within each other.
+func TestManyAndOverlapping(t *testing.T) {
+	l := newLab(t, nftRules)
+	before := l.dump("nft")
+	m, _ := l.manager()
+	t.Log("1,000 rules with two prefixes each:", m.do("many"))
+	require.Equal(t, 2000, strings.Count(l.Run("nft", "list", "ruleset"), " . tcp . "))
+	m.do("allow tcp 192.0.2.0/24 2001:db8:1::/48")
+	require.Equal(t, friends, l.reach("tcp"))
+	m.do(allowFriend)
+	m.do("allow tcp 192.0.0.0/16 2001:db8::/32")
+	require.Equal(t, friends+" stranger6", l.reach("tcp"))
+	m.do("allow tcp anyone")
+	require.Equal(t, friends+" stranger4 stranger6", l.reach("tcp"))
+	m.do("release")
+	require.Empty(t, l.reach("tcp"))
+	require.Zero(t, strings.Count(l.Run("nft", "list", "ruleset"), " . tcp . "))
+	m.do("allow udp " + friend4 + "/32")
+	require.Equal(t, "friend4", l.reach("udp"))
+	require.Empty(t, l.reach("tcp"))
+	m.do("close")
+	require.Equal(t, before, l.dump("nft"))
+}
+
+// TestFailedChange: after a change that the kernel refused, what was open is open.
+func TestFailedChange(t *testing.T) {
+	l := newLab(t, nftRules)
+	before := l.dump("nft")
+	m := l.start("driver")
+	require.Contains(t, m.try(""), "refused: true", "the first change")
+	require.Equal(t, before, l.dump("nft"))
+	require.Contains(t, m.try(""), "refused: true", "a later one")
+	require.Equal(t, "friend4", l.reach("tcp"))
+	rules := l.Run("nft", "list", "ruleset")
+	require.Equal(t, 1, strings.Count(rules, "table inet roundsman."))
+	require.Contains(t, rules, "table inet roundsman.2-", "the table is not a new one")
+	require.Contains(t, m.try(""), "closed")
+	require.Equal(t, before, l.dump("nft"))
+}
+
+// TestMark: bits of a packet's mark that are not in the mask stay as they are.
+func TestMark(t *testing.T) {
+	l := newLab(t, `nft -f - <<'END'
+table ip theirs {
+	chain pre { type filter hook prerouting priority 0; meta mark set 0x12ff; }
+	chain seen { type nat hook input priority 100; meta mark 0x1252 tcp dport 8080 counter; }
+}
+END
+`+nftRules[:strings.Index(nftRules, "flush")]+nftRules[strings.Index(nftRules, "table inet"):])
+	m, _ := l.manager()
+	m.do(allowFriend)
+	require.Equal(t, friends, l.reach("tcp"))
+	require.Contains(t, l.Run("nft", "list", "chain", "ip", "theirs", "seen"), "counter packets 1 ")
+}
+
+// TestWithoutRights: who may not change the firewall is told what to add by hand.
+func TestWithoutRights(t *testing.T) {
+	needs(t, "setpriv", "ufw")
+	l := newLab(t, nftRules)
+	answer := l.start("manager", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups").try("open")
+	require.Contains(t, answer, "administrator rights are needed")
+	require.Contains(t, answer, "by hand: nft insert rule inet filter input ip saddr "+friend4+"/32 tcp dport 8080 accept")
+	l.Run("sed", "-i", "s/^ENABLED=.*/ENABLED=yes/", "/etc/ufw/ufw.conf")
+	answer = l.start("manager", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups").try("open")
+	require.Contains(t, answer, "by hand: ufw allow proto tcp from "+friend4+"/32 to any port 8080")
+}
+
+// TestBlocks: filters that cannot be overridden are named; harmless ones are not.
+func TestBlocks(t *testing.T) {
+	needs(t, "iptables-legacy")
+	l := newLab(t, `nft -f - <<'END'
+table ip a { chain pre { type filter hook prerouting priority -300; policy drop; accept; }; }
+table inet b { chain bad { ip saddr 203.0.113.9 drop; }; chain pre { type filter hook prerouting priority 0; jump bad; }; }
+table ip6 c { chain pre { type filter hook prerouting priority 0; counter; }; }
+table netdev d { chain in { type filter hook ingress device "eth0" priority 0; ip saddr 203.0.113.9 drop; }; }
+END
+iptables-nft -t mangle -A INPUT -s 203.0.113.9 -j DROP
+iptables-legacy -t raw -A PREROUTING -s 203.0.113.9 -j DROP
+`)
+	m, _ := l.manager()
+	state := m.do("state")
+	for _, want := range []string{
+		"{chain ip a pre hook prerouting comes before the input chains}",
+		"{chain inet b pre hook prerouting comes before the input chains}",
+		"{chain netdev d in hook ingress comes before the input chains}",
+		"{chain ip mangle INPUT only the table filter of iptables is opened}",
+		"{chain PREROUTING of table raw of legacy iptables only the table filter of iptables is opened}",
+	} {
+		require.Contains(t, state, want)
+	}
+	require.Equal(t, 5, strings.Count(state, "{")-1, state)
+}
+
+// TestLateFirewall: a firewall that comes when ports are open already is opened
+// as well.
+func TestLateFirewall(t *testing.T) {
+	l := newLab(t, "")
+	m, _ := l.manager()
+	require.Equal(t, "{[] [] []}", m.do("state"))
+	m.do(allowFriend)
+	require.NotContains(t, l.dump("nft"), "roundsman-gate")
+	l.Run("sh", "-ec", nftRules)
+	l.poll(func() bool { return l.reach("tcp") == friends }, "the firewall that came late stays closed")
+	require.Contains(t, l.dump("nft"), "roundsman-gate")
+	m.do("close")
+	require.NotContains(t, l.dump("nft"), "roundsman")
+}
+
+// TestIncompatible: a table that is only named like one of iptables, with a rule
+// that iptables cannot read.
+func TestIncompatible(t *testing.T) {
+	needs(t, "iptables-nft")
+	l := newLab(t, `nft -f - <<'END'
+table ip filter {
+	set s { type ipv4_addr; elements = { 203.0.113.9 }; }
+	chain INPUT {
+		type filter hook input priority 0; policy drop;
+		ct state established accept
+		ip saddr @s accept
+		meta l4proto tcp reject with tcp reset
+	}
+}
+END`)
+	require.Error(t, l.Command(t.Context(), "iptables-nft", "-S", "INPUT").Run())
+	before := l.dump("nft")
+	m, _ := l.manager()
+	m.do(allowFriend)
+	require.Equal(t, friends+" stranger6", l.reach("tcp"))
+	m.do("close")
+	require.Equal(t, "friend6 stranger6", l.reach("tcp"), "IPv6 was never filtered")
+	require.Equal(t, before, l.dump("nft"))
+}
+
+// TestFirewalld: it is recognised, and nothing is done behind its back.
+func TestFirewalld(t *testing.T) {
+	l := newLab(t, `nft -f - <<'END'
+table inet firewalld { chain filter_INPUT { type filter hook input priority 10; policy accept; ct state established accept; meta l4proto tcp reject with tcp reset; }; }
+END`)
+	before := l.dump("nft")
+	m, _ := l.manager()
+	require.Equal(t, "{[firewalld] [] []}", m.do("state"))
+	answer := m.try(allowFriend)
+	require.Contains(t, answer, "unsupported operation")
+	require.Contains(t, answer, `by hand: firewall-cmd --add-rich-rule='rule family="ipv4" source address="`+friend4+`/32" port port="8080" protocol="tcp" accept'`)
+	require.Equal(t, before, l.dump("nft"))
+}
+
+// TestRestoredTable: a table of ours that somebody saved and loaded again is no
+// living owner's.
+func TestRestoredTable(t *testing.T) {
+	l := newLab(t, nftRules)
+	before := l.dump("nft")
+	m, pid := l.manager()
+	m.do(allowFriend)
+	saved := l.Run("sh", "-c", "nft list ruleset | grep -v 'flags owner' >/tmp/saved; cat /tmp/saved")
+	require.Contains(t, saved, "table inet roundsman.")
+	l.kill(pid)
+	l.Run("sh", "-ec", "nft flush ruleset; nft -f /tmp/saved")
+	require.Equal(t, friends, l.reach("tcp"), "what was saved is not what was open")
+	require.Regexp(t, "^4 .*table inet roundsman.*gate in chain", l.start("manager").do("sweep"))
+	require.Empty(t, l.reach("tcp"))
+	require.Equal(t, before, l.dump("nft"))
+}

@@ -1,0 +1,50 @@
+package firewall_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/firewall"
+)
+
+// TestSyntax: the real tools take the commands, and they open what the rule says.
+func TestSyntax(t *testing.T) {
+	for _, tt := range []struct {
+		frontEnd firewall.FrontEnd
+		needs    []string
+		setup    string
+	}{
+		{firewall.NFT, []string{"nft"}, `nft -f - <<'END'
+table inet filter { chain input { type filter hook input priority 0; policy drop;
+	ct state established accept
+	meta l4proto ipv6-icmp accept
+	reject with tcp reset
+}; }
+END`},
+		{firewall.IptablesNFT, []string{"iptables-nft", "ip6tables-nft"}, "V=-nft\n" + iptablesRules},
+		{firewall.IptablesLegacy, []string{"iptables-legacy", "ip6tables-legacy"}, "V=-legacy\n" + iptablesRules},
+		{firewall.UFW, []string{"ufw"}, strings.ReplaceAll(ufwRules, "ufw reject 8080", ":")},
+	} {
+		t.Run(string(tt.frontEnd), func(t *testing.T) {
+			needs(t, tt.needs...)
+			l := newLab(t, tt.setup)
+			require.Empty(t, l.reach("tcp"))
+			for _, step := range []struct {
+				rule firewall.Rule
+				want string
+			}{
+				{rule("tcp", tcpPort, friend4+"/32", "2001:db8:1::/48"), friends},
+				{rule("tcp", tcpPort, "anyone"), friends + " stranger4 stranger6"},
+			} {
+				commands := firewall.Syntax(tt.frontEnd, step.rule)
+				require.NotEmpty(t, commands)
+				for _, c := range commands {
+					l.Run("sh", "-ec", c)
+				}
+				require.Equal(t, step.want, l.reach("tcp"), "%q", commands)
+			}
+		})
+	}
+}
