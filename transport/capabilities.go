@@ -68,13 +68,15 @@ type GetOptions struct {
 // Runner is the capability to run programs on the target ([CapRun]).
 type Runner interface {
 	// Run runs cmd and waits for its end. An exit status other than 0 is not an
-	// error. When ctx ends the program is ended as well as the protocol allows.
+	// error. A program that is missing is fs.ErrNotExist, or exit status 127 where a
+	// shell of the target looks for it; see the function Run. When ctx ends the
+	// program is ended as well as the protocol allows.
 	Run(ctx context.Context, cmd Command) (Exit, error)
 }
 
 // Command is a program to run. No shell interprets its arguments.
 type Command struct {
-	Argv   []string
+	Argv   []string // the program, a path or a name in the target's PATH, and its arguments
 	Env    []string // "NAME=value", added to the target's own environment
 	Stdin  io.Reader
 	Stdout io.Writer

@@ -10,6 +10,9 @@ type Inventory struct {
 	Devices  []Device   `json:"devices,omitempty"`
 	Software []Software `json:"software,omitempty"`
 	Problems []Problem  `json:"problems,omitempty"`
+	// Notes say more of what was read than there is a place for, and why something
+	// is not listed that somebody may miss. They are no problems.
+	Notes []Problem `json:"notes,omitempty"`
 }
 
 // Device classes that drivers and the agent use. Others may appear.

@@ -157,6 +157,17 @@ func removeAll(ctx context.Context, conn Conn, name string, depth int) error {
 
 // Run runs a program on the target and waits for its end. An exit status other
 // than 0 is not an error.
+//
+// That there is no such program shows in one of two ways. Where the driver starts
+// the program itself, as transport/local does, it is an error that matches
+// fs.ErrNotExist. Where a shell of the target does, as over SSH, it is that shell's
+// exit status 127, which a program that ran may have ended with, too; 126 is one that
+// is there and cannot be executed. A caller who must know tests for both:
+//
+//	errors.Is(err, fs.ErrNotExist) || err == nil && exit.Code == 127
+//
+// and if a program that ends with 127 by itself is to be told apart, asks for the
+// file first, by Stat of its absolute path.
 func Run(ctx context.Context, conn Conn, cmd Command) (Exit, error) {
 	r, err := as[Runner](conn, "run", CapRun)
 	if err != nil {

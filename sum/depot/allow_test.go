@@ -2,6 +2,7 @@ package depot_test
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -33,7 +34,7 @@ func TestAllow(t *testing.T) {
 	ln := newPipes()
 	l := newLabOn(t, ln)
 	for _, tt := range []struct {
-		allow string // "" allows nobody
+		allow string
 		from  string
 		want  bool
 	}{
@@ -55,13 +56,9 @@ func TestAllow(t *testing.T) {
 		{"fe80::1/128", "[fe80::1%eth0]:999", true},
 		{"fe80::1/128", "[fe80::2%eth0]:999", false},
 		{"fe80::/10", "[fe80::2%3]:999", true},
-		{"", "10.1.2.3:999", false},
 		{"0.0.0.0/0", "pipe", false}, // no address at all
 	} {
-		var allow []netip.Prefix
-		if tt.allow != "" {
-			allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix(tt.allow)}
-		}
+		allow := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix(tt.allow)}
 		o, err := l.depot.Offer(depot.File{File: transport.BytesFile("a", []byte("content")), Allow: allow})
 		require.NoError(t, err)
 		clear(allow) // the depot keeps its own
@@ -110,4 +107,25 @@ func TestRefusalsLookAlike(t *testing.T) {
 	require.Contains(t, l.logs.String(), "from=10.9.9.9")
 	require.Contains(t, l.logs.String(), "file=secret.bin")
 	require.NotContains(t, l.logs.String(), o.Path[:20])
+}
+
+// Who may come is said, or it is an error: a path that nobody may fetch, or that
+// somebody takes for one that everybody may, is found before a target is sent there.
+func TestAllowNobody(t *testing.T) {
+	l := newLabOn(t, newPipes())
+	f := transport.BytesFile("a", []byte("content"))
+	handle := func(context.Context, depot.Post) error { return nil }
+	for _, allow := range [][]netip.Prefix{nil, {}} {
+		_, err := l.depot.Offer(depot.File{File: f, Allow: allow})
+		require.ErrorIs(t, err, transport.ErrInvalid)
+		require.ErrorContains(t, err, "0.0.0.0/0")
+		_, err = l.depot.OfferTree(depot.Tree{Name: "t", Files: []transport.File{f}, Allow: allow})
+		require.ErrorIs(t, err, transport.ErrInvalid)
+		_, err = l.depot.Receive(depot.Inbox{Handle: handle, Allow: allow})
+		require.ErrorIs(t, err, transport.ErrInvalid)
+	}
+	// Everybody is named too.
+	o, err := l.depot.Offer(depot.File{File: f, Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}})
+	require.NoError(t, err)
+	require.NoError(t, o.Renew(nil, f), "those who may come already go on")
 }

@@ -15,9 +15,18 @@ import (
 // allowList says whose requests an offer or an inbox takes.
 type allowList []netip.Prefix
 
-// newAllowList returns prefixes in the form in which clients are compared with
-// them: IPv4 is never mapped to IPv6.
+// newAllowList is addAllowList of a list that must not be empty: a path that nobody
+// may use is a mistake, which the target would only see as a refusal.
 func newAllowList(in []netip.Prefix) (allowList, error) {
+	if len(in) == 0 {
+		return nil, fmt.Errorf("%w: Allow lists nobody: name the addresses that may come; 0.0.0.0/0 and ::/0 are everybody", transport.ErrInvalid)
+	}
+	return addAllowList(in)
+}
+
+// addAllowList returns prefixes in the form in which clients are compared with
+// them: IPv4 is never mapped to IPv6.
+func addAllowList(in []netip.Prefix) (allowList, error) {
 	out := make(allowList, 0, len(in))
 	for _, p := range in {
 		if !p.IsValid() {

@@ -344,14 +344,14 @@ func TestOfferRefuses(t *testing.T) {
 	d := depot.New(depot.Options{})
 	good := transport.BytesFile("a", nil)
 	climbs := transport.BytesFile("../a", nil)
-	for _, f := range []depot.File{{}, {File: climbs}, {File: transport.File{Name: "a", Size: 1}}, {File: good, Allow: []netip.Prefix{loopback[0], {}}},
-		{File: good, Token: "guess"}, {File: good, Token: "../" + depot.NewToken()[3:]}, {File: good, Token: depot.NewToken() + "A"}} {
+	for _, f := range []depot.File{{Allow: loopback}, {File: climbs, Allow: loopback}, {File: transport.File{Name: "a", Size: 1}, Allow: loopback}, {File: good, Allow: []netip.Prefix{loopback[0], {}}},
+		{File: good, Token: "guess", Allow: loopback}, {File: good, Token: "../" + depot.NewToken()[3:], Allow: loopback}, {File: good, Token: depot.NewToken() + "A", Allow: loopback}} {
 		_, err := d.Offer(f)
 		require.ErrorIs(t, err, transport.ErrInvalid)
 		var de *depot.Error
 		require.ErrorAs(t, err, &de)
 	}
 	require.NoError(t, d.Close(t.Context()))
-	_, err := d.Offer(depot.File{File: good})
+	_, err := d.Offer(depot.File{File: good, Allow: loopback})
 	require.ErrorIs(t, err, depot.ErrClosed)
 }

@@ -407,32 +407,32 @@ func TestPostCurl(t *testing.T) {
 func TestReceiveRefuses(t *testing.T) {
 	d := depot.New(depot.Options{})
 	handle := func(context.Context, depot.Post) error { return nil }
-	for _, box := range []depot.Inbox{{}, {Handle: handle, Token: "guess"}, {Handle: handle, Allow: []netip.Prefix{{}}}} {
+	for _, box := range []depot.Inbox{{Allow: loopback}, {Handle: handle, Token: "guess", Allow: loopback}, {Handle: handle, Allow: []netip.Prefix{{}}}} {
 		_, err := d.Receive(box)
 		require.ErrorIs(t, err, transport.ErrInvalid)
 		var de *depot.Error
 		require.ErrorAs(t, err, &de)
 	}
 	token := depot.NewToken()
-	in, err := d.Receive(depot.Inbox{Handle: handle, Token: token})
+	in, err := d.Receive(depot.Inbox{Handle: handle, Token: token, Allow: loopback})
 	require.NoError(t, err)
 	require.Equal(t, "/s/"+token, in.Path)
-	_, err = d.Receive(depot.Inbox{Handle: handle, Token: token})
+	_, err = d.Receive(depot.Inbox{Handle: handle, Token: token, Allow: loopback})
 	require.ErrorIs(t, err, depot.ErrKeyInUse)
 	in.Release()
-	again, err := d.Receive(depot.Inbox{Handle: handle, Token: token})
+	again, err := d.Receive(depot.Inbox{Handle: handle, Token: token, Allow: loopback})
 	require.NoError(t, err)
 	in.Release()
-	_, err = d.Receive(depot.Inbox{Handle: handle, Token: token})
+	_, err = d.Receive(depot.Inbox{Handle: handle, Token: token, Allow: loopback})
 	require.ErrorIs(t, err, depot.ErrKeyInUse, "a second Release of the old inbox took the new one away")
 	require.Equal(t, in.Path, again.Path)
 
-	a, err := d.Receive(depot.Inbox{Handle: handle, Key: "k"})
+	a, err := d.Receive(depot.Inbox{Handle: handle, Key: "k", Allow: loopback})
 	require.NoError(t, err)
-	o, err := d.Offer(depot.File{File: transport.BytesFile("a", nil), Key: "k"})
+	o, err := d.Offer(depot.File{File: transport.BytesFile("a", nil), Key: "k", Allow: loopback})
 	require.NoError(t, err)
 	require.NotContains(t, o.Path, a.Path[3:], "one path must not tell the other")
 	require.NoError(t, d.Close(t.Context()))
-	_, err = d.Receive(depot.Inbox{Handle: handle})
+	_, err = d.Receive(depot.Inbox{Handle: handle, Allow: loopback})
 	require.ErrorIs(t, err, depot.ErrClosed)
 }

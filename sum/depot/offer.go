@@ -26,7 +26,8 @@ type File struct {
 	// stands for Key.
 	Token string
 	// Allow lists who may fetch it; zones do not count, and an IPv4 address is the
-	// same as the IPv6 address that it is mapped to. Empty allows nobody.
+	// same as the IPv6 address that it is mapped to. There must be one: whoever
+	// means everybody lists 0.0.0.0/0 and ::/0, and nothing but that does.
 	Allow []netip.Prefix
 }
 
@@ -89,7 +90,8 @@ func (it *item) source() openFunc {
 }
 
 // Offer puts a file on offer until it is released. While something of that name
-// is on offer under that key it fails with ErrKeyInUse.
+// is on offer under that key it fails with ErrKeyInUse, and with
+// transport.ErrInvalid where the description makes no sense or Allow is empty.
 func (d *Depot) Offer(f File) (*Offer, error) {
 	if err := f.Check(); err != nil {
 		return nil, &Error{Op: "offer", File: f.Name, Err: err}
@@ -174,7 +176,7 @@ func (o *Offer) allowed() allowList {
 // ErrChanged, and with ErrWithdrawn if the offer has gone; then nothing changes.
 func (o *Offer) Renew(allow []netip.Prefix, files ...transport.File) error {
 	fail := func(err error) error { return &Error{Op: "offer", File: o.name, Err: err} }
-	list, err := newAllowList(allow)
+	list, err := addAllowList(allow)
 	if err != nil {
 		return fail(err)
 	}

@@ -149,6 +149,12 @@ func (d *dialer) endError(ctx context.Context, err error) error {
 		return err
 	}
 	if errors.Is(cause, errSlow) {
+		if d.line != nil && !d.line.ssh.Load() && len(d.line.said()) > 0 {
+			// It had the time for its version, and said something else.
+			e := &transport.Error{Op: "dial", Target: d.ep.Address}
+			d.notSSH(e)
+			return e
+		}
 		return &transport.Error{Op: "dial", Target: d.ep.Address, Kind: transport.ErrTimeout, Err: err,
 			Hint: fmt.Sprintf("%s within %v, which Options.ConnectTimeout sets", d.stage(), d.opts.ConnectTimeout)}
 	}
@@ -165,7 +171,7 @@ func (d *dialer) stage() string {
 	case d.line == nil:
 		return "no network connection came about (a firewall may drop what is sent)"
 	case !d.line.ssh.Load():
-		return "the target took the connection, but did not speak SSH"
+		return "the target took the connection, but did not speak SSH (the usual port is 22)"
 	case !d.v.decided:
 		return "the target did not show its key"
 	case !d.in:
@@ -230,10 +236,13 @@ func (d *dialer) notSSH(e *transport.Error) {
 	text := !bytes.ContainsFunc(said, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) && !unicode.IsSpace(r) })
 	switch {
 	case !hungUp || !text || bytes.HasPrefix(said, []byte("HTTP/")):
-		e.Kind, e.Hint = transport.ErrProtocol, "what listens on this port does not speak SSH"
+		e.Kind, e.Hint = transport.ErrProtocol, "what listens on this port does not speak SSH: check the port of the address (the usual one is 22)"
 	default: // a server may say why before it hangs up (RFC 4253, section 4.2)
 		e.Kind = transport.ErrUnreachable
 		e.Hint = "the target hung up at once: it has too many logins under way (MaxStartups of sshd), or does not let this address in"
+		if len(said) == 0 {
+			e.Hint += ", or something else listens on this port (the usual one is 22)"
+		}
 	}
 }
 

@@ -196,14 +196,16 @@ func TestStrangers(t *testing.T) {
 		want    error
 		hint    string
 	}{
-		{"silent", "", "", true, transport.ErrTimeout, "did not speak SSH"},
+		{"silent", "", "", true, transport.ErrTimeout, "did not speak SSH (the usual port is 22)"},
 		{"version alone", "SSH-2.0-x\r\n", "", true, transport.ErrTimeout, "did not show its key"},
 		{"version after words", "Welcome.\r\nSSH-2.0-x\r\n", "", true, transport.ErrTimeout, "did not show its key"},
 		{"gone", "", "", false, transport.ErrUnreachable, "the target hung up at once"},
+		{"gone, the port", "", "", false, transport.ErrUnreachable, "something else listens on this port"},
+		{"mail that waits", "220 mail ESMTP\r\n", "500 what\r\n", true, transport.ErrProtocol, "check the port"},
 		{"MaxStartups", "Exceeded MaxStartups\r\n", "", false, transport.ErrUnreachable, `it said "Exceeded MaxStartups"`},
 		{"gone after its version", "SSH-2.0-x\r\n", "", false, transport.ErrConnLost, ""},
 		{"HTTP", "", "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n400 Bad Request", false, transport.ErrProtocol, `it said "HTTP/1.1 400 Bad Request"`},
-		{"HTTP that waits", "", "HTTP/1.1 408 Request Timeout\r\n\r\n", true, transport.ErrTimeout, "did not speak SSH"},
+		{"HTTP that waits", "", "HTTP/1.1 408 Request Timeout\r\n\r\n", true, transport.ErrProtocol, "check the port"},
 		{"TLS", "", "\x15\x03\x01\x00\x02\x02\x46", false, transport.ErrProtocol, "does not speak SSH"},
 		{"mail", "220 mail.example.com ESMTP\r\n", strings.Repeat("500 5.5.1 unrecognized command\r\n", 2000), false, transport.ErrProtocol, "220 mail.example.com ESMTP"},
 		{"endless", strings.Repeat("x", 1<<20), "", true, transport.ErrProtocol, "does not speak SSH"},
@@ -233,7 +235,7 @@ func TestStrangers(t *testing.T) {
 			t.Log(err)
 		}
 		t.Run(r.name, func(t *testing.T) {
-			if r.want == transport.ErrTimeout {
+			if r.stays {
 				// On a clock that waits until all the rest is done.
 				synctest.Test(t, func(t *testing.T) {
 					over, end := context.WithCancel(t.Context())

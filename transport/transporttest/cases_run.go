@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"sync"
 
@@ -187,11 +188,11 @@ func runInvalid(ctx context.Context, e *env, conn transport.Conn) error {
 
 func runNotFound(ctx context.Context, e *env, conn transport.Conn) error {
 	_, _, exit, err := e.exec(ctx, conn, []string{"/nonexistent/program"}, "")
-	if err == nil && exit.Code == 0 {
-		return errors.New("a program that does not exist succeeded")
+	if err == nil && exit.Code != 127 {
+		return fmt.Errorf("a program that does not exist ended with exit status %d: want 127, as a POSIX shell has it, or an error that matches fs.ErrNotExist", exit.Code)
 	}
 	if err != nil {
-		return e.wantErr("run of a program that does not exist", err)
+		return e.wantErr("run of a program that does not exist", err, fs.ErrNotExist)
 	}
 	return nil
 }
