@@ -37,7 +37,7 @@ var layers = []struct {
 	{"sum/channel", []string{"sum/channel"}},
 	{"sum/depot", []string{"sum/depot", "transport"}},
 	{"sum/component", []string{"sum/component", "sum/version", "sum/agent", "transport"}},
-	{"sum/agent", []string{"sum/agent", "sum/channel", "transport", "firewall"}},
+	{"sum/agent", []string{"sum/agent", "sum/channel", "transport", "portalloc", "firewall"}},
 	{"examples", []string{"*"}},
 }
 

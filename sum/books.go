@@ -38,6 +38,7 @@ type jobRecord struct {
 	Match  component.Match `json:"match"` // what it changes
 	Scheme version.Scheme  `json:"scheme,omitempty"`
 	Probe  *agent.Probe    `json:"probe,omitempty"` // reads the version, where Match needs one
+	Found  *finding        `json:"found,omitempty"` // once it has ended
 }
 
 type updateRecord struct {
@@ -51,6 +52,14 @@ type updateRecord struct {
 	Begun bool `json:"begun,omitempty"`
 	// Offers are the payload files that the device may be fetching.
 	Offers map[string]offerRecord `json:"offers,omitempty"` // by PublishRequest.Key
+	Found  *finding               `json:"found,omitempty"`  // once it has ended
+}
+
+// finding is what is known of an attempt that has ended, of which only what it did
+// has to be read. Nobody asks the target for it again: that may not know any more.
+type finding struct {
+	Result transport.Result `json:"result"`
+	Lost   string           `json:"lost,omitempty"` // see claim
 }
 
 // offerRecord is what it takes to offer a file again where it was. The token
@@ -86,6 +95,7 @@ type openRecord struct {
 	data   json.RawMessage
 	owners []*journal.Journal // whose records say so
 	dead   bool               // a dead run opened it
+	left   bool               // this run let go of it
 	seq    int                // order of opening
 }
 
@@ -169,7 +179,18 @@ func (b *books) pendingFor(target string) []openRecord {
 	return out
 }
 
-// pendingTargets returns the targets on which dead runs left something open.
+// leave notes that this run does nothing more for a resource that stays open,
+// until it is recovered.
+func (b *books) leave(kind string, t Target, id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r := b.open[t.id()][recordKey{kind, id}]; r != nil {
+		r.left = true
+	}
+}
+
+// pendingTargets returns the targets on which dead runs, or deployments of this
+// one, left something open.
 func (b *books) pendingTargets() []Target {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -180,7 +201,7 @@ func (b *books) pendingTargets() []Target {
 			var head struct {
 				Target Target `json:"target"`
 			}
-			if r.dead && json.Unmarshal(r.data, &head) == nil {
+			if (r.dead || r.left) && json.Unmarshal(r.data, &head) == nil {
 				out = append(out, head.Target)
 				break
 			}

@@ -2,6 +2,7 @@ package sum
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,7 +24,9 @@ import (
 // error is for what kept Deploy from going on; the outcomes so far come with it.
 // When ctx ends, a component that has not begun is Cancelled; one that runs is
 // given transport.CloseGrace to end, and is otherwise left to itself: the journal
-// keeps it, and Recover or the next Deploy fetches its result.
+// keeps it, and Recover or the next Deploy fetches its result. The journal also
+// keeps one that has ended and whose second inventory could not be read; it is
+// Unverified until Recover or the next Deploy reads that.
 func Deploy(ctx context.Context, n *Node, plan TargetPlan, comps []*component.Component, opts DeployOptions) ([]Outcome, error) {
 	ctx, end, err := n.begin(ctx)
 	if err != nil {
@@ -180,13 +183,32 @@ func (n *Node) apply(ctx context.Context, it PlanItem, c *component.Component, o
 		claim = n.update(ctx, it, c, opts, "", nil)
 	}
 	claim.result = clip(claim.result)
-	o := n.judge(ctx, it, c, claim, opts)
-	if claim.settle != nil && !claim.open {
-		if err := claim.settle(context.WithoutCancel(ctx)); err != nil && o.Err == nil {
-			o.Err = err
-		}
+	o, unread := n.judge(ctx, it, c, claim, opts)
+	if unread != nil {
+		o.Text = join(o.Text, "recover, or the next deployment, reads it again")
+	}
+	if err := n.conclude(ctx, claim, unread); err != nil && o.Err == nil {
+		o.Err = err
 	}
 	return o
+}
+
+// conclude notes in the journal how an attempt stands: over, or known but for the
+// inventory that could not be read.
+func (n *Node) conclude(ctx context.Context, cl claim, unread error) error {
+	ctx = context.WithoutCancel(ctx)
+	switch {
+	case cl.settle == nil: // there is no record
+		return nil
+	case cl.open:
+		n.s.books.leave(cl.kind, n.t, cl.id)
+		return nil
+	case unread != nil:
+		err := cl.keep(ctx, finding{cl.result, cl.lost})
+		n.s.books.leave(cl.kind, n.t, cl.id)
+		return err
+	}
+	return cl.settle(ctx)
 }
 
 // claim is what is known about an attempt before the inventory is read again.
@@ -197,8 +219,18 @@ type claim struct {
 	open    bool   // it still runs; the journal keeps it
 	unknown bool   // the agent has no record of it
 	lost    string // why the target's own verdict is not known, if it is not
-	settle  func(ctx context.Context) error
+	entry
 }
+
+// entry is an attempt's record in the journal.
+type entry struct {
+	kind, id string
+	settle   func(ctx context.Context) error            // closes it
+	keep     func(ctx context.Context, f finding) error // adds what was found
+}
+
+// claim is the claim of an attempt that has ended.
+func (f finding) claim() claim { return claim{begun: true, result: f.Result, lost: f.Lost} }
 
 // subjectReader reads what a component's subjects are now. A component does it;
 // for the record of a dead run, whose component may be gone, the record does.
@@ -209,9 +241,10 @@ type subjectReader interface {
 }
 
 // judge decides on the outcome: by what the target claims, and for what it
-// claims to have done by what is read back.
-func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim, opts DeployOptions) Outcome {
-	o := n.outcome(it, Failed)
+// claims to have done by what is read back. unread is why that could not be read,
+// where a later inventory may still prove or disprove the claim.
+func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim, opts DeployOptions) (o Outcome, unread error) {
+	o = n.outcome(it, Failed)
 	o.Code, o.Text, o.Activation, o.Err = cl.result.Code, cl.result.Text, cl.result.Activation, cl.err
 	switch {
 	case cl.open:
@@ -220,16 +253,16 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 		if cl.err != nil {
 			o.Text = join(o.Text, cl.err.Error())
 		}
-		return o
+		return o, nil
 	case cl.err != nil && !cl.begun:
 		if ctx.Err() != nil {
 			o.Kind = Cancelled
 		}
 		o.Text = join(o.Text, cl.err.Error())
-		return o
+		return o, nil
 	case cl.result.Verdict == transport.VerdictCancelled:
 		o.Kind = Cancelled
-		return o
+		return o, nil
 	}
 	// From here on the target may have changed: read it again, also when the run
 	// is being stopped.
@@ -253,7 +286,7 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 		o.Kind = NotNeeded
 		if len(it.Subjects) > 0 && (err != nil || o.contradicted(c)) {
 			o.Kind = Unverified
-			o.Text = join(o.Text, "the target says that nothing was needed; "+unproven(it, o))
+			o.Text = join(o.Text, "the target says that nothing was needed; "+unproven(it, o, inv, c))
 		}
 	case transport.VerdictStaged:
 		// What waits for a reboot cannot be read yet.
@@ -266,14 +299,14 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 		if proven && (changed || !it.MustChange) {
 			o.Kind = Updated
 		} else if err == nil {
-			o.Text = join(o.Text, unproven(it, o))
+			o.Text = join(o.Text, unproven(it, o, inv, c))
 		}
 	default: // nobody says: only a change to the planned version is proof
 		o.Kind = Unverified
 		if proven && changed {
 			o.Kind = Updated
 		} else if err == nil {
-			o.Text = join(o.Text, unproven(it, o))
+			o.Text = join(o.Text, unproven(it, o, inv, c))
 		}
 	}
 	if o.Kind == Updated && o.Activation == transport.ActivationNone {
@@ -282,17 +315,45 @@ func (n *Node) judge(ctx context.Context, it PlanItem, c subjectReader, cl claim
 	if o.Kind == Updated && o.Activation != transport.ActivationNone {
 		o.Kind = UpdatedNeedsReboot
 	}
-	return o
+	if err != nil && o.Kind == Unverified {
+		if o.Err == nil {
+			o.Err = err
+		}
+		if hasFit(it.Subjects) && mendable(err) {
+			return o, err
+		}
+	}
+	return o, nil
 }
 
-func unproven(it PlanItem, o Outcome) string {
+// mendable reports whether an inventory that failed may succeed another time: when
+// the line is back, the disk has room, or somebody has put something right.
+func mendable(err error) bool {
+	for _, kind := range []error{errors.ErrUnsupported, transport.ErrInvalid, ErrInvalid} {
+		if errors.Is(err, kind) {
+			return false
+		}
+	}
+	return true
+}
+
+// unproven says why what was read proves nothing. inv is nil if nothing was read.
+func unproven(it PlanItem, o Outcome, inv *transport.Inventory, c subjectReader) string {
 	if len(it.Subjects) == 0 {
 		return "the component does not say what it changes, so nothing proves that it did"
 	}
 	if it.Rewrite && o.From() == o.To() {
 		return fmt.Sprintf("version %s was there before, so nothing proves that it was written again", o.To())
 	}
-	return fmt.Sprintf("the target reports %s, and %s was expected", describeTo(o.Subjects), it.Version)
+	text := fmt.Sprintf("the target reports %s, and %s was expected", describeTo(o.Subjects), it.Version)
+	if inv == nil {
+		return text
+	}
+	said, known := probeSaid(inv, c)
+	if !known {
+		return fmt.Sprintf("what is there now is not known, and %s was expected: %s", it.Version, said)
+	}
+	return join(text, said)
 }
 
 func describeTo(subjects []Subject) string {

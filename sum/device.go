@@ -92,10 +92,16 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 		result, err = transport.Update(ctx, conn, c.Payload, uo)
 		return err
 	})
-	cl := claim{result: result, begun: true, settle: func(ctx context.Context) error {
-		n.s.publish.withdraw(record.Offers)
-		return n.s.books.closed(ctx, kindUpdate, n.t, id)
-	}}
+	cl := claim{result: result, begun: true, entry: entry{kindUpdate, id,
+		func(ctx context.Context) error {
+			n.s.publish.withdraw(record.Offers)
+			return n.s.books.closed(ctx, kindUpdate, n.t, id)
+		},
+		func(ctx context.Context, f finding) error {
+			n.s.publish.withdraw(record.Offers)
+			record.Offers, record.Found = nil, &f
+			return keep(ctx)
+		}}}
 	if cl.result.Text == "" {
 		cl.result.Text = log.String()
 	}

@@ -44,4 +44,17 @@
 //
 // [PortsFor] is SUM's port table as data: who dials whom, on which port, in
 // which phase. In the current generation a Linux server needs port 22 alone.
+//
+// In the generation [Classic] (Config.Generation) the agent of a server listens on
+// port 62286 or the next free one, the manager dials it from ports 60000 and up, and
+// the agent dials the manager on 61000 or the next free one, to tell of news: as HP
+// SUM 4 to 6 did, for sites whose firewalls know those ports. Unless
+// [ClassicOptions] says otherwise one port receives the agents of all targets, and
+// after the first contact each direction goes on at a port above 1024 that nobody can
+// foresee; where a firewall lets through only the first, it stays there. A way back
+// that is blocked costs nothing but time: the manager asks instead, and says so. A
+// port of the agent's that is blocked is an error that names it.
+//
+// The firewall of the target is not touched: who uses Classic opens those ports
+// there. On the manager ClassicOptions.OpenRule is asked, if it is set.
 package sum

@@ -6,7 +6,8 @@ type Event struct {
 	Component string `json:"component,omitempty"`
 	// Phase is "inventory", "stage", "install", "verify", "recover", or a device's
 	// own word such as "upload", "flash", "reset". "fetch" says that a device has
-	// not asked for what it is to fetch, and why that may be.
+	// not asked for what it is to fetch, and why that may be; "callback" the same of
+	// a server that should have told of news, in the generation Classic.
 	Phase string `json:"phase"`
 	Done  int64  `json:"done,omitempty"`  // bytes, or parts of Total
 	Total int64  `json:"total,omitempty"` // 0: not known

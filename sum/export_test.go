@@ -1,6 +1,14 @@
 package sum
 
-import "context"
+import (
+	"context"
+	"time"
+)
+
+// PollRarely has jobs asked for once, and then only on news.
+func (s *Session) PollRarely() {
+	s.poll.longest, s.poll.longestTold, s.poll.growth = time.Hour, time.Hour, 1e6
+}
 
 // Abandon lets go of the session as SIGKILL does, as far as a test in the same
 // process can: nothing more is written to the journal, its locks are released and
@@ -22,6 +30,7 @@ func (s *Session) Abandon() {
 		n.mu.Unlock()
 		n.drop(ctx, conn, nil)
 	}
+	_ = s.classic.close(ctx)
 	_ = s.publish.close(ctx)
 	close(s.ended)
 }

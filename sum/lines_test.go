@@ -263,3 +263,21 @@ func TestLineLostUnderOthers(t *testing.T) {
 	cutting.Wait()
 	l.clean(s)
 }
+
+// TestSlowStarts: an agent that cannot be started is given up after the budget, also
+// where each try takes longer than a new outage would.
+func TestSlowStarts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, server)
+		s := l.open()
+		n := l.nodes(s)[0]
+		l.agents.Host(n.Target().Name).Fault(agenttest.Fault{Op: agenttest.Start, Err: transport.ErrConnLost, Do: func() { time.Sleep(130 * time.Second) }})
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		_, err := sum.Inventory(ctx, n)
+		require.ErrorIs(t, err, transport.ErrConnLost)
+		require.NoError(t, ctx.Err(), "never given up")
+		l.clean(s)
+	})
+}

@@ -18,7 +18,8 @@ import (
 // Logs is a step: it copies the log files that agents left on a server into a
 // directory of the manager and returns their paths there. Each target has a
 // directory of its own below dir, and each agent one below that. It needs no
-// agent to run, and starts none.
+// agent to run, and starts none. Agents that ran no job and had nothing to warn of
+// have left no logs, and those older than Config.KeepLogs may be gone.
 func Logs(ctx context.Context, n *Node, dir string) ([]string, error) {
 	var out []string
 	ctx, end, err := n.begin(ctx)

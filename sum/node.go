@@ -26,6 +26,7 @@ type Node struct {
 	steps  sync.WaitGroup // steps under way
 	turn   turn           // one deployment or recovery at a time
 	dials  turn           // one dial or start of an agent at a time
+	news   chan struct{}  // full when the agent has told of the job that is watched
 
 	mu      sync.Mutex
 	conn    transport.Conn
@@ -34,6 +35,8 @@ type Node struct {
 	reached bool         // a dial succeeded once
 	closing bool         // no further step begins
 	closed  bool         // nothing more is dialled
+	back    *backWay     // of the agent in the generation Classic; nil if it has none
+	watched string       // the job of which news are wanted
 }
 
 // channelUse is an agent, the connection that it was started through, and the calls
@@ -73,7 +76,7 @@ func (t turn) take(ctx context.Context) error {
 func (t turn) give() { <-t }
 
 func newNode(s *Session, t Target) *Node {
-	n := &Node{s: s, t: t, turn: make(turn, 1), dials: make(turn, 1)}
+	n := &Node{s: s, t: t, turn: make(turn, 1), dials: make(turn, 1), news: make(chan struct{}, 1)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	// An agent that a dead run left is taken over with its directory: blobs need
 	// not be sent again, and its jobs are there.
@@ -146,13 +149,13 @@ func (n *Node) WithAgent(ctx context.Context, f func(ctx context.Context, ops ag
 }
 
 func (n *Node) withConn(ctx context.Context, f func(ctx context.Context, conn transport.Conn) error) error {
-	return n.persist(ctx, func() (bool, error) {
+	return n.persist(ctx, func() (bool, bool, error) {
 		conn, err := n.dial(ctx)
 		if err != nil {
-			return n.mayReturn(err), err
+			return n.mayReturn(err), false, err
 		}
 		err = f(ctx, conn)
-		return n.lost(ctx, conn, nil, err), err
+		return n.lost(ctx, conn, nil, err), true, err
 	})
 }
 
@@ -160,10 +163,10 @@ func (n *Node) withAgent(ctx context.Context, f func(ctx context.Context, ops ag
 	if !n.t.Kind.IsServer() {
 		return fmt.Errorf("%w: targets of kind %s have no agent", errors.ErrUnsupported, n.t.Kind)
 	}
-	return n.persist(ctx, func() (bool, error) {
+	return n.persist(ctx, func() (bool, bool, error) {
 		use, conn, err := n.agent(ctx)
 		if conn == nil {
-			return n.mayReturn(err), err
+			return n.mayReturn(err), false, err
 		}
 		if err == nil {
 			err = func() error {
@@ -171,22 +174,23 @@ func (n *Node) withAgent(ctx context.Context, f func(ctx context.Context, ops ag
 				return f(ctx, use)
 			}()
 		}
-		return n.lost(ctx, conn, use, err), err
+		return n.lost(ctx, conn, use, err), use != nil, err
 	})
 }
 
-// outageEnd is how long an attempt must have lasted for its failure to count as
-// a new outage and not as the same one.
+// outageEnd is how long an attempt that got as far as its work must have lasted for
+// its failure to count as a new outage and not as the same one.
 const outageEnd = time.Minute
 
 // persist repeats try for as long as it asks for that and Config.Redial allows.
-func (n *Node) persist(ctx context.Context, try func() (again bool, err error)) error {
+// there says that what was needed for the work was reached.
+func (n *Node) persist(ctx context.Context, try func() (again, there bool, err error)) error {
 	const shortest, longest = 200 * time.Millisecond, 15 * time.Second
 	var lost time.Time
 	wait := shortest
 	for {
 		start := time.Now()
-		again, err := try()
+		again, there, err := try()
 		switch {
 		case err == nil:
 			return nil
@@ -195,7 +199,7 @@ func (n *Node) persist(ctx context.Context, try func() (again bool, err error)) 
 		case !again:
 			return err
 		}
-		if lost.IsZero() || time.Since(start) > outageEnd {
+		if lost.IsZero() || there && time.Since(start) > outageEnd {
 			lost, wait = time.Now(), shortest
 			n.s.log.WarnContext(ctx, "connection lost", "target", n.t.key(), "err", err)
 		}
@@ -336,7 +340,7 @@ func (n *Node) agent(ctx context.Context) (*channelUse, transport.Conn, error) {
 		return nil, nil, err
 	}
 	opts := agent.StartOptions{
-		Target: n.t.key(), Place: place, BaseDirs: n.s.cfg.BaseDirs, Lease: n.s.cfg.Lease,
+		Target: n.t.key(), Place: place, BaseDirs: n.s.cfg.BaseDirs, Lease: n.s.cfg.Lease, KeepLogs: n.s.cfg.KeepLogs, Classic: n.s.classic.options(n, conn),
 		Opened: func(ctx context.Context, p agent.Place) error {
 			if err := n.s.books.opened(ctx, kindAgent, n.t, p.ID, agentRecord{n.t, p}); err != nil {
 				return err
@@ -422,7 +426,14 @@ func (n *Node) close(ctx context.Context) error {
 	}
 	for _, p := range n.s.books.pendingFor(n.t.id()) {
 		if !p.dead && (p.kind == kindJob || p.kind == kindUpdate) {
-			errs = append(errs, fmt.Errorf("%w: the result of %s %s is not known; recover fetches it", ErrPending, p.kind, p.id))
+			var r struct {
+				Found *finding `json:"found"`
+			}
+			if json.Unmarshal(p.data, &r) == nil && r.Found != nil {
+				errs = append(errs, fmt.Errorf("%w: what %s %s came to is not proven, as no inventory could be read; recover proves it", ErrPending, p.kind, p.id))
+			} else {
+				errs = append(errs, fmt.Errorf("%w: the result of %s %s is not known; recover fetches it", ErrPending, p.kind, p.id))
+			}
 		}
 	}
 	return n.fail("close", "", errors.Join(errs...))

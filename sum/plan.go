@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -94,7 +95,7 @@ func planItem(t Target, inv *transport.Inventory, c *component.Component, opts P
 	it := PlanItem{Component: c.Name, Version: c.Version, Digest: c.Digest(), Source: c.Source, Action: Skip,
 		Activation: c.Activation, MustChange: c.Match.Package == nil}
 	if len(c.Kinds) > 0 && !slices.Contains(c.Kinds, string(t.Kind)) {
-		it.Reason = fmt.Sprintf("not for targets of kind %s", t.Kind)
+		it.Reason = fmt.Sprintf("not for kind %s (for: %s)", t.Kind, strings.Join(c.Kinds, ", "))
 		return it
 	}
 	if !c.Provable() {

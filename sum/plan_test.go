@@ -140,7 +140,7 @@ func TestMakePlanKinds(t *testing.T) {
 			continue
 		}
 		require.Equal(t, sum.Skip, it.Action, kind)
-		require.Contains(t, it.Reason, string(kind))
+		require.Equal(t, "not for kind "+string(kind)+" (for: linux, local)", it.Reason)
 		require.False(t, it.Rewrite || it.Downgrade)
 	}
 	unprovable := planned("2.0", component.Match{})

@@ -186,6 +186,10 @@ func classicRows(kind Kind) []Port {
 			Need: Required, Purpose: "agent, from source ports 60000 and up (SOAP over TLS)"},
 		{Direction: ToManager, Protocol: "tcp", First: 61000, Last: 61007, Open: true,
 			Need: Required, Purpose: "status from the agent (TLS)"},
+		{Direction: ToTarget, Protocol: "tcp", First: 1025, Last: 65535, SourceFirst: 60000,
+			Need: Optional, Purpose: "where the conversation with the agent moves to, unless it is to stay"},
+		{Direction: ToManager, Protocol: "tcp", First: 1025, Last: 65535,
+			Need: Optional, Purpose: "where status from the agent moves to, unless it is to stay"},
 		back(63001, WhenUsed, "status to SUM 7.0 to 7.2 (HTTP)"),
 		back(63002, WhenUsed, "status to SUM 7.0 to 7.2 (HTTPS)"),
 	}

@@ -36,13 +36,16 @@ type publisher struct {
 }
 
 func newPublisher(cfg Config) (*publisher, error) {
-	ports, err := portalloc.New(portalloc.Config{Policies: cfg.Ports})
+	ports, err := portalloc.New(portalloc.Config{Generation: cfg.Generation.ports(), Policies: cfg.Ports})
 	if err != nil {
 		return nil, fmt.Errorf("%w: Config.Ports: %w", ErrInvalid, err)
 	}
 	switch cfg.HTTPRole {
 	case 0:
 		cfg.HTTPRole = portalloc.Port
+		if cfg.Generation == Classic {
+			cfg.HTTPRole = portalloc.HTTP
+		}
 	case portalloc.Port, portalloc.HTTP:
 	default:
 		return nil, fmt.Errorf("%w: Config.HTTPRole is %v, and must be %v or %v", ErrInvalid, cfg.HTTPRole, portalloc.Port, portalloc.HTTP)
@@ -126,6 +129,24 @@ func (p *publisher) withdraw(offers map[string]offerRecord) {
 	}
 }
 
+// wayBack completes what a connection knows of the way from a target to the manager.
+func wayBack(cfg Config, t Target, path transport.Path) (transport.Path, error) {
+	if !path.SeenAs.IsValid() {
+		path.SeenAs = path.Local.Addr()
+	}
+	if len(path.CallbackFrom) == 0 && path.Remote.IsValid() {
+		a := path.Remote.Addr().Unmap().WithZone("")
+		path.CallbackFrom = []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}
+	}
+	if cfg.Way != nil {
+		path = cfg.Way(t, path)
+	}
+	if !path.SeenAs.IsValid() || len(path.CallbackFrom) == 0 {
+		return path, fmt.Errorf("%w: the connection does not tell under which address the target sees the manager, and from where it comes: set Config.Way", ErrInvalid)
+	}
+	return path, nil
+}
+
 // service is where one target finds the server.
 type service struct {
 	base        string         // of URLs
@@ -138,18 +159,9 @@ type service struct {
 // fixed if that is not 0, else on the port before if that can be had.
 // Those from more may come, too.
 func (p *publisher) serve(ctx context.Context, t Target, path transport.Path, secure bool, fixed, before uint16, more ...netip.Prefix) (service, error) {
-	if !path.SeenAs.IsValid() {
-		path.SeenAs = path.Local.Addr()
-	}
-	if len(path.CallbackFrom) == 0 && path.Remote.IsValid() {
-		a := path.Remote.Addr().Unmap().WithZone("")
-		path.CallbackFrom = []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}
-	}
-	if p.cfg.Way != nil {
-		path = p.cfg.Way(t, path)
-	}
-	if !path.SeenAs.IsValid() || len(path.CallbackFrom) == 0 {
-		return service{}, fmt.Errorf("%w: the connection does not tell under which address the target sees the manager, and from where it comes: set Config.Way", ErrInvalid)
+	path, err := wayBack(p.cfg, t, path)
+	if err != nil {
+		return service{}, err
 	}
 	host := path.SeenAs.Unmap().WithZone("") // a zone means something on this host only
 	s := service{base: "http://", allow: slices.Concat(path.CallbackFrom, more)}

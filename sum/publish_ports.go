@@ -57,7 +57,13 @@ func (p *publisher) listen(ctx context.Context, secure bool, fixed, before uint1
 		return l, nil
 	}
 	if port != 0 {
-		l, err := p.openPort(ctx, role, port)
+		// A port of an earlier offer may be another role's here: a run of the other
+		// generation, or with other settings, has it from there.
+		owner := role
+		if r, err := p.role(secure, port); err == nil {
+			owner = r
+		}
+		l, err := p.openPort(ctx, owner, port)
 		if err == nil || fixed != 0 || ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			return l, err
 		}

@@ -71,8 +71,10 @@ func (n *Node) recover(ctx context.Context, comps []*component.Component, opts D
 			if !opts.Abandon || ctx.Err() != nil {
 				return rec, err
 			}
-			o = n.outcome(item, Unverified)
-			o.Text = lastBytes("given up: "+err.Error(), maxText)
+			if o.Kind == "" {
+				o = n.outcome(item, Unverified)
+			}
+			o.Text = join(o.Text, lastBytes("given up: "+err.Error(), maxText))
 		}
 		n.s.publish.withdraw(offers)
 		o.Recovered = true
@@ -95,6 +97,10 @@ func (n *Node) recover(ctx context.Context, comps []*component.Component, opts D
 func (n *Node) recoverJob(ctx context.Context, id string, r jobRecord, damaged error, opts DeployOptions) (Outcome, error) {
 	if damaged != nil {
 		return Outcome{}, fmt.Errorf("%w: record of job %s: %w", ErrJournal, id, damaged)
+	}
+	read := recorded{r.Match, r.Item.Version, r.Scheme, r.Probe}
+	if r.Found != nil {
+		return n.judge(ctx, r.Item, read, r.Found.claim(), opts)
 	}
 	if err := n.moveTo(ctx, r.Place); err != nil {
 		return Outcome{}, err
@@ -119,8 +125,18 @@ func (n *Node) recoverJob(ctx context.Context, id string, r jobRecord, damaged e
 	if cl.open || ctx.Err() != nil {
 		return Outcome{}, errors.Join(cl.err, fmt.Errorf("job %s still runs", id))
 	}
-	cl.result = clip(cl.result)
-	return n.judge(ctx, r.Item, recorded{r.Match, r.Item.Version, r.Scheme, r.Probe}, cl, opts), nil
+	cl.result, cl.entry = clip(cl.result), n.jobEntry(id, r)
+	return n.conclusion(ctx, r.Item, read, cl, opts)
+}
+
+// conclusion is the outcome of an attempt that was recovered. That an inventory
+// which may prove it could not be read is an error: its record stays open.
+func (n *Node) conclusion(ctx context.Context, it PlanItem, read recorded, cl claim, opts DeployOptions) (Outcome, error) {
+	o, unread := n.judge(ctx, it, read, cl, opts)
+	if unread == nil {
+		return o, nil
+	}
+	return o, errors.Join(unread, n.conclude(ctx, cl, unread))
 }
 
 // moveTo makes the agent at p the node's: the one that has the job asked for.
@@ -143,6 +159,10 @@ func (n *Node) recoverUpdate(ctx context.Context, id string, r updateRecord, dam
 	if damaged != nil {
 		return Outcome{}, fmt.Errorf("%w: record of update %s: %w", ErrJournal, id, damaged)
 	}
+	read := recorded{r.Match, r.Item.Version, r.Scheme, nil}
+	if r.Found != nil {
+		return n.judge(ctx, r.Item, read, r.Found.claim(), opts)
+	}
 	if !r.Begun {
 		if err := n.undo(ctx, r.State); err != nil {
 			return Outcome{}, err
@@ -151,12 +171,14 @@ func (n *Node) recoverUpdate(ctx context.Context, id string, r updateRecord, dam
 		o.Text = "nothing was sent that changes the device"
 		return o, nil
 	}
-	read := recorded{r.Match, r.Item.Version, r.Scheme, nil}
 	c, err := findComponent(ctx, r.Item, comps)
 	if err != nil {
 		// Without the payload the driver cannot go on; but what was sent goes on
 		// without the manager, and may be there by now.
-		o := n.judge(ctx, r.Item, read, claim{begun: true, lost: "its result was lost with the manager"}, opts)
+		o, unread := n.judge(ctx, r.Item, read, claim{begun: true, lost: "its result was lost with the manager"}, opts)
+		if unread != nil {
+			return o, unread
+		}
 		if !o.Kind.OK() {
 			return Outcome{}, fmt.Errorf("the update to %s is not there, and to go on with it takes its component: %w", r.Item.Version, err)
 		}
@@ -167,8 +189,11 @@ func (n *Node) recoverUpdate(ctx context.Context, id string, r updateRecord, dam
 		return Outcome{}, errors.Join(cl.err, fmt.Errorf("update %s is not finished", id))
 	}
 	cl.result = clip(cl.result)
-	o := n.judge(ctx, r.Item, read, cl, opts)
-	return o, cl.settle(context.WithoutCancel(ctx))
+	o, err := n.conclusion(ctx, r.Item, read, cl, opts)
+	if err == nil {
+		err = cl.settle(context.WithoutCancel(ctx))
+	}
+	return o, err
 }
 
 // findComponent returns the component of a record: one that the caller has at

@@ -68,7 +68,7 @@ func (n *Node) install(ctx context.Context, it PlanItem, c *component.Component,
 	if err := n.s.books.opened(ctx, kindJob, n.t, job.ID, record); err != nil {
 		return claim{err: err}
 	}
-	settle := func(ctx context.Context) error { return n.s.books.closed(ctx, kindJob, n.t, job.ID) }
+	entry := n.jobEntry(job.ID, record)
 	sent := false // the request may have arrived
 	err := n.call(ctx, callLimit, func(ctx context.Context, ops agent.Ops) error {
 		_, err := ops.Install(ctx, job)
@@ -78,15 +78,25 @@ func (n *Node) install(ctx context.Context, it PlanItem, c *component.Component,
 		return err
 	})
 	if err != nil && !sent {
-		return claim{err: err, settle: settle}
+		return claim{err: err, entry: entry}
 	}
 	// From here on only the agent's own word ends the job's record.
 	cl := n.follow(ctx, it, job.ID, opts)
 	if err != nil && cl.unknown {
-		return claim{err: err, settle: settle} // it never arrived
+		return claim{err: err, entry: entry} // it never arrived
 	}
-	cl.settle = settle
+	cl.entry = entry
 	return cl
+}
+
+// jobEntry is the record of a job in the journal.
+func (n *Node) jobEntry(id string, r jobRecord) entry {
+	return entry{kindJob, id,
+		func(ctx context.Context) error { return n.s.books.closed(ctx, kindJob, n.t, id) },
+		func(ctx context.Context, f finding) error {
+			r.Found = &f
+			return n.s.books.opened(ctx, kindJob, n.t, id, r)
+		}}
 }
 
 // refusal reports whether an error is the agent's answer that it did not take the
@@ -131,6 +141,9 @@ func (n *Node) follow(ctx context.Context, it PlanItem, id string, opts DeployOp
 	case err != nil:
 		return claim{begun: true, open: true, err: err}
 	}
+	if err := st.HostBusy(); err != nil {
+		return claim{err: err}
+	}
 	cl := claim{begun: true, result: st.Result}
 	switch st.State {
 	case agent.Cancelled:
@@ -150,11 +163,20 @@ func (n *Node) follow(ctx context.Context, it PlanItem, id string, opts DeployOp
 // maxLog is how much of a job's log is passed on, in bytes. The agent keeps less.
 const maxLog = 64 << 20
 
+// polling is how often a job is asked for.
+type polling struct {
+	shortest, longest time.Duration
+	longestTold       time.Duration // where the agent tells of news
+	growth            float64       // of the wait, at each time without any
+}
+
 // watch polls a job until it is final.
 func (n *Node) watch(ctx context.Context, it PlanItem, id string, opts DeployOptions) (agent.Status, error) {
-	const shortest, longest = 100 * time.Millisecond, 2 * time.Second
+	poll := n.s.poll
 	var offset int64
-	wait := shortest
+	wait := poll.shortest
+	n.setWatched(id)
+	defer n.setWatched("")
 	for {
 		var st agent.Status
 		err := n.call(ctx, callLimit, func(ctx context.Context, ops agent.Ops) (err error) {
@@ -170,22 +192,34 @@ func (n *Node) watch(ctx context.Context, it PlanItem, id string, opts DeployOpt
 		}
 		if len(st.Log) > 0 && offset < maxLog {
 			opts.event(n, it.Component, "install", func(e *Event) { e.Text = string(st.Log) })
-			wait = shortest
+			wait = poll.shortest
 			offset = st.NextLog
 		}
 		if st.State.Final() {
 			if len(st.Log) == 0 || offset >= maxLog {
+				n.sayBlocked(ctx, it.Component, min(n.s.cfg.FetchPatience, endPatience), opts)
 				return st, nil
 			}
 			continue // fetch the rest of the log
 		}
+		n.sayBlocked(ctx, it.Component, n.s.cfg.FetchPatience, opts)
+		limit, news := poll.longest, n.news
+		if n.wayBack().tells() {
+			limit = poll.longestTold
+		}
+		if wait <= poll.shortest {
+			news = nil // however often the agent calls
+		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-news:
+			wait = 0
 		case <-ctx.Done():
 			timer.Stop()
 			return st, ctx.Err()
 		}
-		wait = min(wait*3/2, longest)
+		timer.Stop()
+		wait = min(max(wait+time.Duration(poll.growth*float64(wait)), poll.shortest), limit)
 	}
 }

@@ -42,14 +42,24 @@ type Config struct {
 	BaseDirs []string
 	// Lease is how long an agent stays when the manager is silent; 0 means 15 min.
 	Lease time.Duration
+	// KeepLogs is how long the logs of runs that are over stay on servers; 0 means 30
+	// days, and less than 0 for ever. See agent.StartOptions.
+	KeepLogs time.Duration
 	// Redial is how long a target that was reached once may be away before a
 	// step gives up on it; 0 means 10 min.
 	Redial time.Duration
+	// Generation is the way of the conversation with servers: Current, which "" means,
+	// inside the one connection; or Classic, over ports of the manager and the target
+	// as HP SUM 4 to 6 used them, for sites whose firewalls know those. PortsFor has
+	// what must be open.
+	Generation Generation
+	// Classic has the options of that generation.
+	Classic ClassicOptions
 	// Ports are the policies of the manager's ports; nil means the defaults of
-	// the current generation.
+	// the generation.
 	Ports map[portalloc.Role]portalloc.Policy
 	// HTTPRole is the role by which targets get a port over plain http: portalloc.Port,
-	// SUM's setting "port", which is what 0 means; or portalloc.HTTP, SUM's web server:
+	// SUM's setting "port", which is what 0 means; or portalloc.HTTP, SUM's web server, which 0 means for Classic:
 	// 80 if it is free, else a random free one of 63000 to 63005 that is neither the
 	// setting "port" nor "ssl_port". A target that knows one port only gets that.
 	HTTPRole portalloc.Role
@@ -74,7 +84,8 @@ type Config struct {
 	TLS *tls.Config
 	// FetchPatience is how long a target that is to fetch a payload may take to ask
 	// for it before a warning and an [Event] say that the way back may be blocked;
-	// 0 means 1 min. The update goes on.
+	// 0 means 1 min. The update goes on. The same holds for a server that should call
+	// in the generation Classic; there both come by the end of a job at the latest.
 	FetchPatience time.Duration
 	// Logger gets warnings and debug records; nil discards them.
 	Logger *slog.Logger
@@ -102,6 +113,8 @@ type Session struct {
 	log     *slog.Logger
 	books   *books
 	publish *publisher
+	classic *classic // nil in the generation Current
+	poll    polling
 
 	mu       sync.Mutex
 	nodes    map[string]*Node
@@ -142,14 +155,28 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, &Error{Step: "open", Err: err}
 	}
+	var classic *classic
+	switch cfg.Generation {
+	case "", Current:
+		if cfg.Classic.set() {
+			return nil, &Error{Step: "open", Err: fmt.Errorf("%w: Config.Classic is set, and Config.Generation is not Classic", ErrInvalid)}
+		}
+	case Classic:
+		if classic, err = newClassic(cfg, publish.ports); err != nil {
+			return nil, &Error{Step: "open", Err: err}
+		}
+	default:
+		return nil, &Error{Step: "open", Err: fmt.Errorf("%w: Config.Generation is %q, and must be %q or %q", ErrInvalid, cfg.Generation, Current, Classic)}
+	}
 	b, err := openBooks(ctx, cfg.Journal, cfg.Logger)
 	if err != nil {
 		return nil, &Error{Step: "open", Err: err}
 	}
 	return &Session{
 		cfg: cfg, log: cfg.Logger, books: b,
-		publish: publish,
-		nodes:   map[string]*Node{}, ended: make(chan struct{}),
+		publish: publish, classic: classic,
+		poll:  polling{shortest: 100 * time.Millisecond, longest: 2 * time.Second, longestTold: 10 * time.Second, growth: 0.5},
+		nodes: map[string]*Node{}, ended: make(chan struct{}),
 	}, nil
 }
 
@@ -179,8 +206,8 @@ func (s *Session) Node(t Target) (*Node, error) {
 	return n, nil
 }
 
-// Pending returns the targets on which dead runs left something open, in no
-// particular order.
+// Pending returns the targets on which dead runs, or deployments of this one that
+// are over, left something open, in no particular order.
 func (s *Session) Pending() []Target { return s.books.pendingTargets() }
 
 // Close ends the steps under way, removes the agents, closes the connections and
@@ -227,7 +254,7 @@ func (s *Session) Close(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	errs = append(errs, s.publish.close(ctx), s.books.close(ctx))
+	errs = append(errs, s.classic.close(ctx), s.publish.close(ctx), s.books.close(ctx))
 	s.closeErr = errors.Join(errs...)
 	return s.closeErr
 }

@@ -37,7 +37,7 @@ func Verify(ctx context.Context, n *Node, plan TargetPlan, comps []*component.Co
 			if proven, _ := o.read(c.Current(inv), it, c); proven {
 				o.Kind = Updated
 			} else {
-				o.Text = unproven(it, o)
+				o.Text = unproven(it, o, inv, c)
 			}
 		}
 		out = append(out, o)

@@ -68,6 +68,7 @@ type outcomeEvent struct {
 	Activation transport.Activation `json:"activation,omitempty"`
 	Text       string               `json:"text,omitempty"`
 	Error      string               `json:"error,omitempty"`
+	Advice     string               `json:"advice,omitempty"`
 	Recovered  bool                 `json:"recovered,omitempty"`
 	Digest     string               `json:"digest,omitempty"`
 	Subjects   []sum.Subject        `json:"subjects,omitempty"`
@@ -102,6 +103,7 @@ type errorEvent struct {
 	Step      string `json:"step,omitempty"`
 	Component string `json:"component,omitempty"`
 	Error     string `json:"error"`
+	Advice    string `json:"advice,omitempty"` // by which flags something can be done
 }
 
 type summaryEvent struct {
@@ -121,7 +123,7 @@ func newOutcomeEvent(o sum.Outcome) outcomeEvent {
 		Activation: o.Activation, Text: o.Text, Recovered: o.Recovered, Digest: o.Digest,
 	}
 	if o.Err != nil {
-		e.Error = o.Err.Error()
+		e.Error, e.Advice = o.Err.Error(), adviceOn(o.Err)
 	}
 	if len(o.Subjects) > 1 {
 		e.Subjects = o.Subjects
@@ -145,7 +147,7 @@ func newPlanEvent(t sum.Target, it sum.PlanItem) planEvent {
 }
 
 func newErrorEvent(t *sum.Target, err error) errorEvent {
-	e := errorEvent{header: newHeader("error"), Error: err.Error()}
+	e := errorEvent{header: newHeader("error"), Error: err.Error(), Advice: adviceOn(err)}
 	if t != nil {
 		e.Target, e.Name = t.String(), t.Name
 	}

@@ -23,11 +23,16 @@ type sessionFlags struct {
 	parallel         int
 	agentDirs        []string
 	lease            time.Duration
+	keepLogs         time.Duration
+	ports            []string
 	identities       []string
 	knownHosts       []string
 	sshConfig        string
 	passwordFile     string
 	agentless        bool
+	generation       string
+	portPerTarget    bool
+	firstPorts       bool
 	sudo             bool
 	sudoPasswordFile string
 	verbose          bool
@@ -41,17 +46,23 @@ func (f *sessionFlags) add(cmd *cobra.Command) {
 	s.IntVar(&f.parallel, "parallel", 0, "`N` targets are worked on at a time (32)")
 	s.StringArrayVar(&f.agentDirs, "agent-dir", nil, "`DIR` on the target below which the agent may live; can be repeated")
 	s.DurationVar(&f.lease, "lease", 0, "how long an agent stays when the manager is silent (15m)")
+	s.DurationVar(&f.keepLogs, "keep-logs", 0, "how long the logs of runs that are over stay on a target, such as 48h; less than 0: for ever (720h)")
+	s.StringArrayVar(&f.ports, "port", nil, "`ROLE=PORT` of the manager, or ROLE=FIRST-LAST; can be repeated. Roles: "+portRoleNames)
 	s.StringArrayVar(&f.identities, "identity", nil, "private key `FILE`, instead of those OpenSSH would use; can be repeated")
 	s.StringArrayVar(&f.knownHosts, "known-hosts", nil, "known_hosts `FILE`, instead of those OpenSSH would use; can be repeated")
 	s.StringVar(&f.sshConfig, "ssh-config", "", "`FILE` instead of ~/.ssh/config and the system's; \"none\" reads neither")
 	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys")
 	s.BoolVar(&f.agentless, "agentless", false, "put no program on Linux targets: do everything by commands")
+	s.StringVar(&f.generation, "generation", string(sum.Current), "`GENERATION`: current, inside the one connection, or classic, over ports 60000, 61000, 62286 and up (HP SUM 4 to 6)")
+	s.BoolVar(&f.portPerTarget, "port-per-target", false, "classic: a port from 61000 up for each target, not one for all")
+	s.BoolVar(&f.firstPorts, "first-ports", false, "classic: stay at the ports of the first contact, for firewalls that know no others")
 	s.BoolVar(&f.sudo, "sudo", false, "do everything on the target under sudo")
 	s.StringVar(&f.sudoPasswordFile, "sudo-password-file", "", "`FILE` with the password for sudo (the login password)")
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "show every call and what installers print")
 }
 
-const sessionHelp = `Keys, known_hosts, the agent and ~/.ssh/config are found as OpenSSH finds them. A
+const sessionHelp = `A TARGET is a URL such as linux://root@db1, or local: for this host. Keys,
+known_hosts, the agent and ~/.ssh/config are found as OpenSSH finds them. A
 password comes from --password-file, from ROUNDSMAN_PASSWORD (for sudo:
 ROUNDSMAN_SUDO_PASSWORD), or from a prompt on a terminal, once for each user name.`
 
@@ -118,7 +129,7 @@ func targets(args []string, fleetFile string) ([]sum.Target, error) {
 	return out, nil
 }
 
-var errNoTargets = usagef("no target: give TARGET..., such as linux://root@db1, or --fleet FILE")
+var errNoTargets = usagef("no target: give TARGET..., such as linux://root@db1 or local: (this host), or --fleet FILE")
 
 // isTarget reports whether an argument is meant as a target, and not as a path.
 func isTarget(arg string) bool {

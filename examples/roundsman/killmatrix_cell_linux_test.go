@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 // A matrixCell is one fault at one step.
@@ -20,7 +22,7 @@ type matrixCell struct {
 	steps   func(name string) int
 	proc    *matrixProcess
 	release func()
-	ended   bool // the installer ended before the fault
+	ended   bool // the installer ended before the fault, or on the full disk
 }
 
 func (c *matrixCell) begin(t *testing.T) {
@@ -144,14 +146,30 @@ func (c *matrixCell) expect(found []map[string]any) {
 		if at > c.steps("identify") {
 			require.Contains(c.t, c.proc.out.String(), "until its lease ends or recover removes it")
 		}
-		if at >= c.steps("install") && at <= c.steps("installed") {
+		if at >= c.steps("install") && at < c.steps("remove") {
 			require.Contains(c.t, c.proc.out.String(), "recover fetches it")
 		}
 	case "disk full":
-		// To take away takes no room.
-		if at < c.steps("install") {
-			left, _ := c.look()
-			require.Empty(c.t, left[:min(len(left), 20)])
+		said := c.proc.out.String()
+		switch {
+		case at <= c.steps("install"):
+			require.Equal(c.t, exitFailed, status)
+			require.Contains(c.t, said, transport.ErrNoSpace.Error())
+			require.Contains(c.t, said, "/var/lib/roundsman/")
+			if c.step.name == "run agent start" {
+				require.Contains(c.t, said, agent.ErrStart.Error())
+				require.Contains(c.t, said, "bytes free")
+			}
+			if at < c.steps("install") { // to take away takes no room
+				left, _ := c.look()
+				require.Empty(c.t, left[:min(len(left), 20)])
+			}
+		case at >= c.steps("installing"):
+			// However the installer ended on the full disk, that is on record, and the
+			// manager has it.
+			require.True(c.t, c.ended, "the installer's end is not on record")
+			require.Len(c.t, found, 1)
+			require.Equal(c.t, "dpkg", found[0]["code"].(map[string]any)["space"], "%v", found[0])
 		}
 	}
 }
@@ -166,13 +184,13 @@ func (c *matrixCell) final(found []map[string]any) string {
 	last := found[len(found)-1]
 	kind := last["outcome"].(string)
 	if c.ended {
-		if (c.fault.name == cutForGood || c.fault.name == "disk full") && c.step.at >= c.steps("inventory #3") && c.step.at < c.steps("remove") {
-			// The result was fetched, and the inventory that would prove it failed.
-			require.Contains(c.t, []string{"Updated", "Unverified"}, kind)
+		code := map[string]any{"space": "dpkg", "value": "0"}
+		if c.fault.name == "disk full" && c.step.at <= c.steps("installing") && kind == "Failed" {
+			code["value"] = last["code"].(map[string]any)["value"] // it needed room itself
 		} else {
 			require.Equal(c.t, "Updated", kind, "the installer had ended: %v", last)
 		}
-		require.Equal(c.t, map[string]any{"space": "dpkg", "value": "0"}, last["code"], "the result of an installer that had ended is lost: %v", last)
+		require.Equal(c.t, code, last["code"], "the result of an installer that had ended is lost: %v", last)
 	}
 	return kind
 }

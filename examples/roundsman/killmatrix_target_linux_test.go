@@ -236,22 +236,16 @@ func (c *matrixCell) agentDir() string {
 	return strings.TrimSpace(c.host.Run("sh", "-c", "ls -d /var/lib/roundsman/*"))
 }
 
-// jobEnded reports whether there is a job that is over.
+// jobEnded reports whether there is a job whose installer has ended, and how that
+// is on record.
 func (c *matrixCell) jobEnded() bool {
 	c.t.Helper()
 	out := c.host.Run("sh", "-c", "cat /var/lib/roundsman/*/jobs/*.json 2>/dev/null || :")
 	var record struct {
-		State string `json:"state"`
+		State string          `json:"state"`
+		Exit  *transport.Exit `json:"exit"`
 	}
-	return json.Unmarshal([]byte(out), &record) == nil && record.State == "Done"
-}
-
-// unrecorded reports whether the installer is over, and the process that watched
-// over it is still there.
-func (c *matrixCell) unrecorded() bool {
-	c.t.Helper()
-	all := strings.Join(c.host.Processes(), "\n")
-	return c.runs("rmslow") > 0 && strings.Contains(all, "roundsman-agent shim") && !strings.Contains(all, "dpkg")
+	return json.Unmarshal([]byte(out), &record) == nil && record.State == "Done" && record.Exit != nil
 }
 
 // kinds are the outcomes in short.

@@ -28,9 +28,14 @@ type site struct {
 
 func newSite(t *testing.T, program string) *site {
 	t.Helper()
-	s := &site{manager: newManager(t), program: program}
+	return newSiteOn(t, program, newManager(t))
+}
+
+func newSiteOn(t *testing.T, program string, m *manager) *site {
+	t.Helper()
+	s := &site{manager: m, program: program}
 	bin := s.bin
-	if program == inProcess {
+	if program != "roundsman" {
 		var err error
 		bin, err = os.Executable()
 		require.NoError(t, err)
@@ -120,9 +125,10 @@ func TestLocalDeploy(t *testing.T) {
 	for _, program := range []string{"roundsman", inProcess} {
 		t.Run(program, func(t *testing.T) { localDeploy(t, newSite(t, program)) })
 	}
+	t.Run("classic", func(t *testing.T) { localDeploy(t, newSite(t, "roundsman"), "--generation", "classic") })
 }
 
-func localDeploy(t *testing.T, s *site) {
+func localDeploy(t *testing.T, s *site, flags ...string) {
 	status, list := s.run("inventory", "local:")
 	require.Equal(t, 0, status)
 	inv := list[0]["inventory"].(map[string]any)["identity"].(map[string]any)
@@ -135,7 +141,7 @@ func localDeploy(t *testing.T, s *site) {
 	require.Empty(t, outcomes(list))
 	s.clean()
 
-	cmd, out := s.begin("rmslow", "deploy", "--plan", "/srv/plan.json")
+	cmd, out := s.begin("rmslow", append([]string{"deploy", "--plan", "/srv/plan.json"}, flags...)...)
 	for range 20 { // as long as the installer runs
 		s.onlySSH()
 	}
@@ -254,4 +260,35 @@ EOF`)
 		require.True(t, filepath.Base(file) == "agent.log" || filepath.Base(filepath.Dir(file)) == "jobs", "left on the host: %s", file)
 	}
 	require.Empty(t, strings.TrimSpace(s.host.Run("sh", "-c", "find /var/lib/roundsman /opt/roundsman 2>/dev/null || :")), "nothing of root's")
+}
+
+// TestLocalServiceStopped: a manager that is its host's agent, and a service of
+// systemd, is stopped in the middle of a job, with everything in its unit. The job is
+// in none of it, goes on, and is found.
+func TestLocalServiceStopped(t *testing.T) {
+	for _, program := range []string{"roundsman", withShims} {
+		t.Run(program, func(t *testing.T) {
+			t.Parallel()
+			m := newManagerOn(t, realtest.HostConfig{Systemd: true})
+			s := newSiteOn(t, program, m)
+			pkg := s.deb("rmslow", "1.0", waitFor)
+			s.host.Run("systemd-run", "--unit=manager", "--collect", "--setenv=HOME=/root",
+				"/usr/local/bin/"+program, "deploy", "--component", pkg, "local:", "--json")
+			require.Eventually(t, func() bool { return s.runs("rmslow") == 1 }, 2*time.Minute, 100*time.Millisecond, "the installer did not start")
+			s.host.Run("systemctl", "kill", "--kill-whom=all", "--signal=KILL", "manager")
+			require.Eventually(t, func() bool {
+				out, _ := s.host.Command(t.Context(), "systemctl", "is-active", "manager").Output()
+				return strings.TrimSpace(string(out)) != "active"
+			}, time.Minute, 100*time.Millisecond)
+			require.Contains(t, s.host.Run("systemctl", "list-units", "--plain", "--no-legend", "roundsman-job-*"), "running", "the job is no unit of its own")
+			s.host.Run("touch", "/var/lib/go-on")
+			status, list := s.run("recover")
+			require.Equal(t, 0, status)
+			require.Equal(t, "Updated", outcomes(list)[0]["outcome"])
+			require.Equal(t, 1, s.runs("rmslow"), "installed twice")
+			require.Eventually(t, func() bool {
+				return strings.TrimSpace(s.host.Run("systemctl", "list-units", "--plain", "--no-legend", "--all", "roundsman-*")) == ""
+			}, time.Minute, 100*time.Millisecond, "units are left")
+		})
+	}
 }

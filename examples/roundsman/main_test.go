@@ -13,9 +13,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	install.RunAgent() // the copies of the test's program are agents
+	self := install.RunAgent() // the copies of the test's program are agents
 	testscript.Main(m, map[string]func(){"roundsman": main, inProcess: func() {
 		a := &app{installer: &install.Installer{Source: install.First(), InProcess: true}}
+		os.Exit(a.run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
+	}, withShims: func() {
+		a := &app{installer: &install.Installer{Source: self, InProcess: true}}
 		os.Exit(a.run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
 	}})
 }
@@ -23,6 +26,9 @@ func TestMain(m *testing.M) {
 // inProcess is the name of a program that is itself the agent of its host, and is
 // made to be no other.
 const inProcess = "rm-inprocess"
+
+// withShims is one that starts itself anew to watch over jobs.
+const withShims = "rm-withshims"
 
 // TestScript runs the program itself, in testdata/script.
 func TestScript(t *testing.T) {

@@ -36,6 +36,9 @@ func (f *deployFlags) inputs(ctx context.Context, args []string) ([]*component.C
 		return nil, nil, usagef("no component: give --component PATH")
 	}
 	paths, urls := splitArgs(f.components, args)
+	if err := checkWords(paths[len(f.components):]); err != nil {
+		return nil, nil, err
+	}
 	list, err := targets(urls, f.fleet)
 	if err != nil {
 		return nil, nil, err

@@ -53,6 +53,11 @@ type manager struct {
 
 func newManager(t *testing.T, sshd ...string) *manager {
 	t.Helper()
+	return newManagerOn(t, realtest.HostConfig{SSHD: sshd})
+}
+
+func newManagerOn(t *testing.T, host realtest.HostConfig) *manager {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("not run with -short: it starts a real host")
 	}
@@ -60,7 +65,7 @@ func newManager(t *testing.T, sshd ...string) *manager {
 	net := realtest.NewNet(t)
 	bin, err := buildOnce()
 	require.NoError(t, err)
-	return &manager{t: t, net: net, host: net.Host(realtest.HostConfig{SSHD: sshd}), bin: bin,
+	return &manager{t: t, net: net, host: net.Host(host), bin: bin,
 		home: t.TempDir(), journal: t.TempDir()}
 }
 
@@ -233,9 +238,9 @@ func readAll(t *testing.T, dir string) string {
 const waitFor = `i=0; while [ ! -e /var/lib/go-on ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done`
 
 // startDeploy starts a deployment and returns when the installer runs.
-func (m *manager) startDeploy(pkg, name string) (*exec.Cmd, *bytes.Buffer) {
+func (m *manager) startDeploy(pkg, name string, flags ...string) (*exec.Cmd, *bytes.Buffer) {
 	m.t.Helper()
-	cmd := m.command("deploy", "--component", pkg, m.target(), "--json")
+	cmd := m.command(append([]string{"deploy", "--component", pkg, m.target(), "--json"}, flags...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	require.NoError(m.t, cmd.Start())

@@ -161,6 +161,7 @@ func (r *reporter) outcome(o sum.Outcome) {
 	if e.Error != "" && !strings.Contains(o.Text, e.Error) {
 		r.lines(e.Error)
 	}
+	r.lines(e.Advice)
 }
 
 func (r *reporter) recovered(rec sum.Recovery) {
@@ -190,6 +191,7 @@ func (r *reporter) fail(t *sum.Target, err error) {
 		return
 	}
 	r.line("error: %s", clean(err.Error()))
+	r.lines(adviceOn(err))
 }
 
 func (r *reporter) summary(e summaryEvent) {

@@ -30,6 +30,14 @@ func (a *app) work(ctx context.Context, command string, f *sessionFlags, detaile
 	if f.parallel < 0 || f.lease < 0 {
 		return usagef("--parallel and --lease must not be negative")
 	}
+	switch gen := sum.Generation(f.generation); {
+	case gen != sum.Current && gen != sum.Classic:
+		return usagef("--generation %q: want current or classic", f.generation)
+	case gen == sum.Classic && f.agentless:
+		return usagef("--generation classic is a conversation with agents: it excludes --agentless")
+	case gen != sum.Classic && (f.portPerTarget || f.firstPorts):
+		return usagef("--port-per-target and --first-ports are for --generation classic")
+	}
 	term := a.terminal(f.json)
 	defer term.close()
 	w := &work{command: command, flags: f, rep: newReporter(a.stdout, f.json, f.verbose, term.live), stderr: term.stderr}
@@ -60,13 +68,22 @@ func (a *app) work(ctx context.Context, command string, f *sessionFlags, detaile
 
 func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 	f := w.flags
+	if err := f.checkFiles(); err != nil {
+		return err
+	}
+	ports, err := portPolicies(f.ports)
+	if err != nil {
+		return err
+	}
 	login, sudo, err := a.passwords(f)
 	if err != nil {
 		return err
 	}
 	cfg := sum.Config{
 		Resolve: a.resolve, Installer: a.installer, Journal: f.journal,
-		BaseDirs: f.agentDirs, Lease: f.lease, Logger: w.log,
+		BaseDirs: f.agentDirs, Lease: f.lease, KeepLogs: f.keepLogs, Ports: ports, Logger: w.log,
+		Generation: sum.Generation(f.generation),
+		Classic:    sum.ClassicOptions{PortPerTarget: f.portPerTarget, Stay: f.firstPorts},
 	}
 	if cfg.Resolve == nil {
 		w.resolver, err = fleet.New(fleet.Config{

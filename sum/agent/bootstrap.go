@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -55,6 +56,9 @@ type Bootstrap struct {
 	// LeaseSeconds is how long the agent stays without hearing from the manager;
 	// 0 means DefaultLease.
 	LeaseSeconds int `json:"lease_seconds,omitempty"`
+	// KeepLogsSeconds is how long logs of agents that have left stay beside this
+	// one's directory; 0 means DefaultKeepLogs, and what is less than 0 for ever.
+	KeepLogsSeconds int64 `json:"keep_logs_seconds,omitempty"`
 	// Network is "unix", which "" means too, or "tcp".
 	Network string `json:"network,omitempty"`
 	// Listen is for "tcp": the address to listen on, as "host:port". Without a
@@ -62,6 +66,9 @@ type Bootstrap struct {
 	Listen string `json:"listen,omitempty"`
 	// AllowForeign: see channel.Server.
 	AllowForeign bool `json:"allow_foreign,omitempty"`
+	// Callback is for the classic generation: where the agent reaches the manager, as
+	// "host:port", in the order in which they are tried. Without any it calls nobody.
+	Callback []string `json:"callback,omitempty"`
 }
 
 // String names the bootstrap without its keys, so that it can be logged.
@@ -77,6 +84,10 @@ func (b Bootstrap) lease() time.Duration {
 		return DefaultLease
 	}
 	return time.Duration(b.LeaseSeconds) * time.Second
+}
+
+func (b Bootstrap) keepLogs() time.Duration {
+	return time.Duration(min(max(b.KeepLogsSeconds, -1), math.MaxInt64/int64(time.Second))) * time.Second
 }
 
 func (b Bootstrap) check() error {

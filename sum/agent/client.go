@@ -95,6 +95,20 @@ func (c *Client) beat(ctx context.Context, lease time.Duration) {
 	}
 }
 
+// Move asks the agent to listen on another port, which it returns, and with done,
+// over that, to listen there alone; see channel.MoveRequest. It fails with
+// errors.ErrUnsupported where the agent does not listen on TCP.
+func (c *Client) Move(ctx context.Context, done bool) (port uint16, err error) {
+	resp, err := c.ch.Move(ctx, &channel.MoveRequest{Done: done})
+	if err == nil && (resp.Port == 0 || resp.Port > 65535) {
+		err = &transport.Error{Op: "move", Kind: transport.ErrProtocol, Err: fmt.Errorf("port %d", resp.Port)}
+	}
+	if err != nil {
+		return 0, c.wrap("move", err)
+	}
+	return uint16(resp.Port), nil
+}
+
 // Close ends calls in progress and the connection, and leaves the agent to its
 // lease. Closing twice is no error.
 func (c *Client) Close(ctx context.Context) error {
@@ -277,7 +291,9 @@ func (c *Client) wrap(op string, err error) error {
 	var f *channel.Fault
 	if errors.As(err, &f) {
 		e.Code = transport.Code{Space: "agent", Value: f.Code}
-		e.Kind = kindOfFault(op, f.Code)
+		if e.Kind = kindOfFault(op, f.Code); e.Kind == ErrHostBusy {
+			e.Hint = hostBusyHint
+		}
 		return e
 	}
 	for _, k := range []struct{ is, kind error }{
@@ -309,6 +325,8 @@ func kindOfFault(op, code string) error {
 		return ErrJobConflict
 	case codeJobRunning:
 		return ErrJobRunning
+	case CodeHostBusy:
+		return ErrHostBusy
 	case codeNoSpace:
 		return transport.ErrNoSpace
 	case channel.CodeDigest:

@@ -30,7 +30,10 @@
 // # Nothing stays
 //
 // An agent that hears nothing from its manager for the length of its lease, and
-// has no job, deletes everything but records and logs, and ends. The clock is
+// has no job, deletes everything but records and logs, and ends. If it never had a
+// job, and logged no warning and no error, it deletes its log and its directory too.
+// Logs stay for 30 days after they were written ([StartOptions].KeepLogs): the next
+// agent that begins below the same base directory deletes older ones. The clock is
 // the monotonic one: setting the host's date changes nothing. What an agent that
 // was killed leaves behind is deleted by the shim of its job, if it had one; else
 // it stays until a manager starts an agent with the same ID and removes it, or
@@ -38,7 +41,8 @@
 //
 // # Where systemd runs
 //
-// Agent and jobs are then services of their own, started with systemd-run(1), so
+// Agent and jobs, also those of a manager that is the agent and starts itself anew
+// to watch over them, are then services of their own, started with systemd-run(1), so
 // that neither the end of the login that started them nor that of the agent's
 // unit is the end of a job. Their names ([UnitName], [JobUnitName]) come from the
 // ID of the agent, which is the name of its directory, and that of the job:
@@ -77,6 +81,22 @@
 // job has failed. A program whose shim died is [Running] until it ends, and no
 // other job is accepted as long; nobody enforces its timeout. What it came to is
 // not known: the job is then [Interrupted], and nothing ever starts it again.
+//
+// # One job on a host
+//
+// Managers that do not know of each other may work on one host at a time, each with
+// an agent of its own. But below one base directory one job's program runs at a time,
+// whoever started it: an agent, a manager that is itself the agent, or the scripts of
+// package agentless. Install refuses a second one with [ErrHostBusy], which names what
+// runs and since when, before anything is changed; of two that come at the same moment
+// one ends so before its program begins ([Status.HostBusy]).
+//
+// The host is held by a file in the base directory, .roundsman-job-*, from before the
+// program begins until it has ended: by the shim, and by the program itself if its shim
+// is killed. What the program leaves running in the background does not hold it, and
+// nothing holds it after a reboot. The files of the dead are deleted by whoever looks.
+// So whoever runs jobs must be able to write to the base directory, and managers that
+// use different base directories, or different users, do not exclude each other.
 //
 // # Platforms
 //

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -13,6 +14,10 @@ var (
 	ErrNoJob = errors.New("no such job")
 	// ErrJobRunning: a job runs, so the agent cannot go.
 	ErrJobRunning = errors.New("a job is running")
+	// ErrHostBusy: the program of another job runs on this host, maybe another
+	// manager's. It matches transport.ErrBusy too. The job was not begun; once the
+	// other has ended it can be tried again.
+	ErrHostBusy = fmt.Errorf("another job runs on this host: %w", transport.ErrBusy)
 	// ErrJobConflict: the job's ID is taken by a job with other contents.
 	ErrJobConflict = errors.New("job id is taken by another job")
 	// ErrNoDir: no directory of the target lets a program be put and executed.

@@ -93,8 +93,9 @@ func (h home) removeSocket() {
 	}
 }
 
-// clear deletes everything but logs and returns what stays. The caller holds the
-// lock, whose file goes last: until then nobody else can begin here.
+// clear deletes everything but logs and returns what stays. Where no job ever ran
+// and the log says nothing of note that is nothing, and the directory goes too. The
+// caller holds the lock, whose file goes last: until then nobody else can begin here.
 func (h home) clear() (left []string, err error) {
 	var errs []error
 	h.removeSocket()
@@ -119,9 +120,15 @@ func (h home) clear() (left []string, err error) {
 		}
 	}
 	os.Remove(h.jobs()) // if it is empty
+	if h.quiet() {
+		errs = append(errs, os.Remove(h.path(LogName)))
+	}
+	// What holders that were killed left is deleted by whoever looks.
+	_, _ = hostJobs(h.base(), "")
 	if err := os.Remove(h.lockPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
+	os.Remove(string(h)) // if it is empty
 	left, err = h.logs()
 	return left, errors.Join(append(errs, err)...)
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
@@ -26,6 +25,8 @@ type InProcessOptions struct {
 	// Shim says that this program can be started anew as the shim of a job: called
 	// by the name BinaryName it is Main, as install.RunAgent makes it.
 	Shim bool
+	// KeepLogs is as that of StartOptions.
+	KeepLogs time.Duration
 	// Lease is how long a shim whose manager has died waits after the end of its
 	// job before it cleans up; 0 means DefaultLease.
 	Lease time.Duration
@@ -151,9 +152,11 @@ func startInProcess(ctx context.Context, h home, opts InProcessOptions) (*inProc
 	log := slog.New(slog.NewTextHandler(p.log, nil)).With("pid", os.Getpid())
 	h.tidy()
 	p.svc = newService(h, newLease(lease), log)
+	p.svc.target = opts.Target
+	h.prune(opts.KeepLogs, log)
 	p.svc.spawn = func(id string) (<-chan struct{}, error) { return spawnInProcess(h, id) }
 	if opts.Shim {
-		p.svc.spawn = func(id string) (<-chan struct{}, error) { return spawnSelf(h, id) }
+		p.svc.spawn = func(id string) (<-chan struct{}, error) { return spawnSelf(h, id, log) }
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	log.Info("the manager is the agent", "target", opts.Target, "version", version(), "shim", opts.Shim)
@@ -166,18 +169,6 @@ func (p *inProcess) release() {
 		_ = p.log.Close()
 	}
 	_ = p.lock.Close()
-}
-
-// spawnSelf starts this program anew as the shim of a job. The file that it was
-// started from may have been replaced since, by an update of its own.
-func spawnSelf(h home, id string) (<-chan struct{}, error) {
-	self, err := runningProgram()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(self, "shim", "-job", h.jobDir(id))
-	cmd.Args[0] = BinaryName
-	return startShim(h, cmd)
 }
 
 // direct calls an operation of the service. The call returns when ctx ends or the
@@ -271,6 +262,11 @@ func (p *inProcess) Heartbeat(ctx context.Context, r *channel.HeartbeatRequest) 
 // Reboot implements channel.Handler.
 func (p *inProcess) Reboot(ctx context.Context, r *channel.RebootRequest) (*channel.RebootResponse, error) {
 	return direct(ctx, p, p.svc.Reboot, r)
+}
+
+// Move implements channel.Handler.
+func (p *inProcess) Move(ctx context.Context, r *channel.MoveRequest) (*channel.MoveResponse, error) {
+	return direct(ctx, p, p.svc.Move, r)
 }
 
 // Stop implements channel.Handler. It is the last call.

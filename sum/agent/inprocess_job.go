@@ -45,6 +45,7 @@ func (s *shim) executeInProcess(cmd *exec.Cmd, file *os.File) error {
 		return s.failed("start", err)
 	}
 	s.rec.Program = process{cmd.Process.Pid, processStart(cmd.Process.Pid)}
+	s.holdByProgram()
 	s.save()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -64,7 +65,7 @@ const busyTime = 5 * time.Second
 func startFree(proto *exec.Cmd) (*exec.Cmd, error) {
 	for end := time.Now().Add(busyTime); ; time.Sleep(5 * time.Millisecond) {
 		cmd := &exec.Cmd{Path: proto.Path, Args: proto.Args, Env: proto.Env, Dir: proto.Dir,
-			Stdout: proto.Stdout, Stderr: proto.Stderr, SysProcAttr: proto.SysProcAttr}
+			Stdout: proto.Stdout, Stderr: proto.Stderr, ExtraFiles: proto.ExtraFiles, SysProcAttr: proto.SysProcAttr}
 		start := cmd.Start
 		if umask() != installerUmask {
 			start = func() error { return startWithUmask(cmd) }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
@@ -52,9 +53,10 @@ func startWithUmask(cmd *exec.Cmd) error {
 	return <-answer
 }
 
-// runningProgram is the program of this process, also where its file was replaced.
+// runningProgram is the program of this process, also where its file was replaced,
+// by a name that others may use as long as this process runs.
 func runningProgram() (string, error) {
-	const self = "/proc/self/exe"
+	self := fmt.Sprintf("/proc/%d/exe", os.Getpid())
 	if _, err := os.Stat(self); err == nil {
 		return self, nil
 	}

@@ -26,15 +26,7 @@ func holdOutputBy(file *os.File, flock func(fd, how int) error) error {
 }
 
 // outputHeld reports whether a program has the job's log as its output.
-func (h home) outputHeld(id string) bool {
-	file, err := os.Open(h.output(id))
-	if err != nil {
-		return false
-	}
-	defer file.Close()
-	// Shared, so that those who look do not take each other for the program.
-	return unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
-}
+func (h home) outputHeld(id string) bool { return fileHeld(h.output(id)) }
 
 func wrapFlock(file *os.File, err error) error {
 	if err == nil {

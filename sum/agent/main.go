@@ -23,6 +23,7 @@ const (
 	ExitFailed     = 1
 	ExitUsage      = 2
 	ExitJobRunning = 3 // remove: a job runs, so nothing was deleted
+	ExitNoSpace    = 4 // the disk or the user's quota is full
 )
 
 var errNotHere = fmt.Errorf("not supported on %s: %w", runtime.GOOS, errors.ErrUnsupported)
@@ -50,7 +51,8 @@ const usage = `usage:
 //
 //	version          prints name, version and platform
 //	start -dir D     starts serve in the background; when it returns 0, D has a
-//	                 ready.json for the bootstrap.json that was there
+//	                 ready.json for the bootstrap.json that was there; where the
+//	                 service found no room on the disk it ends with ExitNoSpace
 //	serve -dir D     is the service; it replaces an older one in D
 //	connect -socket  copies standard input to a Unix socket and back, where the
 //	                 SSH server forbids forwarding; ends when either side does
@@ -133,8 +135,11 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "roundsman-agent %s: %v\n", name, err)
-		if errors.Is(err, ErrJobRunning) {
+		switch {
+		case errors.Is(err, ErrJobRunning):
 			return ExitJobRunning
+		case isNoSpace(err):
+			return ExitNoSpace
 		}
 		return ExitFailed
 	}

@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
+	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -18,8 +20,10 @@ type Ops interface {
 	// already, whole or in part, is not sent again.
 	Stage(ctx context.Context, f transport.File, progress func(done int64)) (transport.PutResult, error)
 	// Install starts a job from staged files. Job.ID is the idempotency key: a
-	// job that exists is reported and never started again. While a program runs
-	// on whose shim has died, another job fails with transport.ErrBusy.
+	// job that exists is reported and never started again. While another job runs
+	// on the host, of this agent or of another below the same base directory, it
+	// fails with ErrHostBusy; while a program runs on whose shim has died, at least
+	// with transport.ErrBusy.
 	Install(ctx context.Context, job Job) (Status, error)
 	// Status reports a job and the part of its log from logOffset (bytes) on.
 	// An unknown job is ErrNoJob.
@@ -37,7 +41,8 @@ type Ops interface {
 	// Reboot restarts the host after showing a message to its users.
 	Reboot(ctx context.Context, opts transport.RebootOptions) error
 	// Stop ends the agent. With remove it first deletes everything that it
-	// brought except logs, and returns the paths of those.
+	// brought except logs, and returns the paths of those. Where no job ran and
+	// nothing went wrong there are none.
 	Stop(ctx context.Context, remove bool) (left []string, err error)
 }
 
@@ -49,7 +54,8 @@ type InventoryRequest struct {
 // Probe is a program on the target that prints the version of something that no
 // package manager knows. It runs without a shell, under a limit of time and
 // output; the first line that it prints, trimmed, is the version. A program that
-// is missing or exits with a status other than 0 means: not installed.
+// is missing, exits with a status other than 0 or prints nothing means: not
+// installed; the inventory's Notes then have what it did, by ProbePart.
 type Probe struct {
 	Name    string
 	Argv    []string
@@ -61,8 +67,21 @@ const ProbeSource = "probe"
 
 // ProbePart is the Part of the Problem of a probe that gave no answer: it did not
 // end in time, or could not be run. A program that is missing, or that ends with
-// a status other than 0, is an answer.
+// a status other than 0, is an answer. It is the Part of the note on such a one, too.
 func ProbePart(name string) string { return "probe " + name }
+
+// ProbeNote is the text of the note on a probe that found nothing installed: code is
+// its exit status, or less than 0 if there is no such program, and line the first
+// line that it printed.
+func ProbeNote(code int, line string) string {
+	switch {
+	case code < 0:
+		return "its program was not found"
+	case line == "":
+		return fmt.Sprintf("it ended with exit status %d and printed nothing", code)
+	}
+	return fmt.Sprintf("it ended with exit status %d and printed %.200q", code, line)
+}
 
 // Job is one component to install.
 type Job struct {
@@ -139,14 +158,45 @@ type StartOptions struct {
 	// Place is where an earlier agent with this ID was, if that is known; no
 	// other directory is then tried.
 	Place *Place
-	// BaseDirs are tried in order; nil means DefaultBaseDirs.
+	// BaseDirs are tried in order; nil means DefaultBaseDirs. Jobs exclude each
+	// other below one base directory: managers that share a host share these.
 	BaseDirs []string
 	// Lease is how long the agent stays without hearing from the manager when it
 	// has no job; 0 means 15 minutes.
 	Lease time.Duration
+	// KeepLogs is how long logs of agents that have left stay on the target after
+	// they were last written; 0 means 30 days, and less than 0 for ever. An agent
+	// that begins deletes older ones below its base directory: the directories of
+	// the same user with the name of an ID of package sum that hold logs and job
+	// records alone. Without an agent the time is rounded up to whole days. A record
+	// that a manager has not fetched in that time is lost; the job is then one that
+	// nobody knows of, and an inventory has to decide.
+	KeepLogs time.Duration
 	// Opened is called before the first change on the target, and again when the
 	// place is known better. An error stops the start.
 	Opened func(ctx context.Context, p Place) error
+	// Classic, if not nil, asks for the conversation of HP SUM 4 to 6. It means
+	// nothing where no agent listens: on the manager's own host, and without agents.
+	Classic *Classic
+}
+
+// Classic is the conversation of HP SUM 4 to 6: the agent listens on TCP port
+// DefaultPort or the next free one of the target, the manager dials that, and the
+// agent dials the manager to tell of news. After the first contact each may go on
+// at a port above 1024 that nobody can foresee, so that the first is free for
+// others, and who finds it by a scan cannot hold up the conversation.
+type Classic struct {
+	// Dial dials the agent's port; nil is net.Dialer's. Where the connection does
+	// not know the target's address, as behind a jump host, the agent is reached
+	// through the connection instead.
+	Dial transport.DialFunc
+	// Stay leaves the conversation at the agent's first port.
+	Stay bool
+	// Callback, if not nil, is called before the agent starts, with what the manager
+	// proves itself with to that agent, and returns where the agent reaches the
+	// manager, as "host:port", in the order in which they are to be tried. release
+	// is called when the channel is closed, or the start failed.
+	Callback func(ctx context.Context, m *channel.ManagerCredentials) (addrs []string, release func(), err error)
 }
 
 // An Installer makes running agents. It is safe for concurrent use.

@@ -404,7 +404,8 @@ func TestTCP(t *testing.T) {
 	taken.putBootstrap()
 	code, _, stderr := taken.run("start", "-dir", taken.dir)
 	require.Equal(t, agent.ExitFailed, code)
-	require.Contains(t, stderr, "address already in use")
+	require.Contains(t, stderr, "port is taken")
+	require.Contains(t, stderr, port)
 	require.NoFileExists(t, taken.path(agent.BootstrapName), "keys do not stay")
 }
 

@@ -27,6 +27,7 @@ type record struct {
 	Digest    string           `json:"digest"` // of the Job; see jobDigest
 	Component string           `json:"component,omitempty"`
 	Release   string           `json:"component_version,omitempty"`
+	Target    string           `json:"target,omitempty"` // as its manager names the host
 	Argv      []string         `json:"argv"`
 	Files     []JobFile        `json:"files,omitempty"`
 	Profile   Profile          `json:"profile,omitempty"`
@@ -182,7 +183,7 @@ func (h home) settle(id string) (record, error) {
 	if r.BootID != bootID() {
 		r.Result.Text = "the host was restarted while the job ran"
 	}
-	return r, h.writeRecord(r)
+	return r, h.writeEnd(r)
 }
 
 // tidy deletes the directories of jobs that are over, which a shim that was
@@ -213,7 +214,7 @@ func (h home) abandon() {
 		}
 		r.State, r.Ended = Cancelled, time.Now().UTC()
 		r.Result = transport.Result{Verdict: transport.VerdictCancelled, Text: "the agent was removed before the job began"}
-		h.writeRecord(r)
+		h.writeEnd(r)
 	}
 }
 

@@ -61,7 +61,7 @@ func (s *service) revive(rec record) (record, error) {
 			rec.Result.Text = "the program was not started: the files of the job are gone"
 		}
 		s.log.Error("job given up", "job", rec.ID, "reason", rec.Result.Text)
-		if err := s.home.writeRecord(rec); err != nil {
+		if err := s.home.writeEnd(rec); err != nil {
 			return now, err
 		}
 		delete(s.tried, rec.ID)

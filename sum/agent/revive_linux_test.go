@@ -145,7 +145,8 @@ func TestEndOfLeaseLeavesWhatANewManagerHasPut(t *testing.T) {
 	require.NoError(t, err)
 	defer lock.Close()
 	done := make(chan error, 1)
-	go func() { done <- s.run(t.Context(), server, ln) }()
+	s.doors = newDoors(t.Context(), server)
+	go func() { done <- s.run(t.Context(), ln) }()
 	c := &channel.Client{Credentials: m, Dial: dial}
 	asked := make(chan struct{})
 	go func() {

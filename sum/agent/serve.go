@@ -7,21 +7,22 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
+	"sync"
 	"time"
 
+	"github.com/roundsman-go/roundsman/portalloc"
 	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
 const (
-	leaveTime  = 10 * time.Second // for an older agent to leave
-	replyTime  = 5 * time.Second  // for answers that are being sent
-	maxSocket  = 100              // bytes; sun_path has 104 or 108
-	portsTried = 200
+	leaveTime = 10 * time.Second // for an older agent to leave
+	replyTime = 5 * time.Second  // for answers that are being sent
+	maxSocket = 100              // bytes; sun_path has 104 or 108
 )
 
 // serve is the service, from the taking of the directory to its clearing.
@@ -62,12 +63,17 @@ func serve(ctx context.Context, h home) error {
 
 	svc := newService(h, newLease(boot.lease()), log)
 	svc.spawn = func(id string) (<-chan struct{}, error) { return spawnShim(h, id, log) }
-	svc.found = found
+	svc.target, svc.found = boot.Target, found
 	h.removeSocket() // of an agent that was killed
 	server := &channel.Server{
 		Credentials: credentials, Handler: svc, Blobs: svc, Logs: svc, AllowForeign: boot.AllowForeign, Logger: log,
 	}
-	ln, err := listen(ctx, h, boot)
+	ports, err := portalloc.New(portalloc.Config{Generation: portalloc.Classic})
+	if err != nil {
+		return err
+	}
+	defer ports.Close(context.WithoutCancel(ctx))
+	ln, err := listen(ctx, ports, h, boot)
 	if err != nil {
 		return err
 	}
@@ -76,6 +82,7 @@ func serve(ctx context.Context, h home) error {
 		ln.Close()
 		return err
 	}
+	h.prune(boot.keepLogs(), log)
 	ready := Ready{
 		Version: fileVersion, Nonce: boot.Nonce, PID: os.Getpid(), StartTime: processStart(os.Getpid()),
 		Network: ln.Addr().Network(), Addr: ln.Addr().String(), Epoch: server.Epoch(), AgentVersion: version(),
@@ -84,15 +91,25 @@ func serve(ctx context.Context, h home) error {
 		ln.Close()
 		return err
 	}
+	svc.doors = newDoors(ctx, server)
+	if boot.Network == "tcp" {
+		svc.doors.listen = dynamicPort(ports, ln.Addr())
+	}
 	log.Info("agent serves", "target", boot.Target, "version", version(), "network", ready.Network, "addr", ready.Addr, "lease", boot.lease())
 	svc.reviveAll()
-	return svc.run(ctx, server, ln)
+	if len(boot.Callback) > 0 {
+		rctx, cancel := context.WithCancel(ctx)
+		var reports sync.WaitGroup
+		reports.Go(func() { newReporter(h, credentials, boot.Callback, log).run(rctx) })
+		defer reports.Wait()
+		defer cancel()
+	}
+	return svc.run(ctx, ln)
 }
 
 // run serves until the lease ends, the manager says so, or ctx ends.
-func (s *service) run(ctx context.Context, server *channel.Server, ln net.Listener) error {
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(context.WithoutCancel(ctx), ln) }()
+func (s *service) run(ctx context.Context, ln net.Listener) error {
+	s.doors.first(ln)
 	lctx, cancel := context.WithCancel(ctx)
 	expired := make(chan struct{})
 	watched := make(chan struct{})
@@ -112,13 +129,11 @@ func (s *service) run(ctx context.Context, server *channel.Server, ln net.Listen
 	quit := func() error {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), replyTime)
 		defer cancel()
-		err := server.Close(grace)
-		<-served
-		return err
+		return s.doors.close(grace)
 	}
 	select {
-	case err := <-served:
-		return err
+	case err := <-s.doors.failed:
+		return errors.Join(err, quit())
 	case <-s.stopped:
 		s.log.Info("agent leaves: the manager asked")
 		return quit()
@@ -235,9 +250,9 @@ type listener struct {
 	cleanup func()
 }
 
-func listen(ctx context.Context, h home, boot Bootstrap) (*listener, error) {
+func listen(ctx context.Context, ports *portalloc.Allocator, h home, boot Bootstrap) (*listener, error) {
 	if boot.Network == "tcp" {
-		ln, err := listenTCP(ctx, boot.Listen)
+		ln, err := listenTCP(ctx, ports, boot.Listen)
 		return &listener{ln, func() {}}, err
 	}
 	path, dir := h.path(SocketName), ""
@@ -279,24 +294,29 @@ func listen(ctx context.Context, h home, boot Bootstrap) (*listener, error) {
 	}}, nil
 }
 
-// listenTCP takes the port that is given, or the first free one from DefaultPort on.
-func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
+// listenTCP takes the port that is given, 0 for one that nobody can foresee, or
+// without any the first free one from DefaultPort on.
+func listenTCP(ctx context.Context, ports *portalloc.Allocator, addr string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		host, port = addr, "" // without a port
 	}
-	first, last := DefaultPort, DefaultPort+portsTried
+	role, o := portalloc.Agent, portalloc.Options{}
 	if port != "" {
 		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil {
 			return nil, fmt.Errorf("listen address %q: %w", addr, err)
 		}
-		first, last = int(n), int(n)+1
-	}
-	for p := first; ; p++ {
-		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(p)))
-		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || p+1 >= last {
-			return ln, err
+		if o.Port = uint16(n); n == 0 {
+			role = portalloc.Dynamic
 		}
 	}
+	if host != "" {
+		ip, err := netip.ParseAddr(host)
+		if err != nil {
+			return nil, fmt.Errorf("listen address %q: %w", addr, err)
+		}
+		o.Addrs = []netip.Addr{ip}
+	}
+	return ports.Listen(ctx, role, o)
 }

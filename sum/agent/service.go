@@ -33,6 +33,7 @@ type service struct {
 	// collect is inventory.Collect, and search the path for programs.
 	collect func(ctx context.Context) *transport.Inventory
 	search  string
+	target  string   // as the manager names the host
 	found   snapshot // of the directory, when this process began
 	held    bool     // of kept: a job kept the lease
 
@@ -40,6 +41,8 @@ type service struct {
 	leaving  bool
 	starting map[string]<-chan struct{}
 	tried    map[string]time.Time // when a shim of the job was last started
+
+	doors *doors // nil where nobody comes through any
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed by Stop
@@ -169,6 +172,24 @@ func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channe
 	return statusToWire(rec), nil
 }
 
+// hostFree returns an error if a job holds the host, of this agent or another, or
+// is about to. The caller holds mu.
+func (s *service) hostFree() error {
+	for _, id := range append(s.home.busy(), s.begun()...) {
+		if rec, err := s.home.readRecord(id); err == nil {
+			return hostFault(rec.hostHolder(s.home))
+		}
+	}
+	by, err := s.home.hostHolder()
+	if err != nil {
+		return err
+	}
+	if by != nil {
+		return hostFault(*by)
+	}
+	return nil
+}
+
 // accept records a job. From then on it exists.
 func (s *service) accept(job Job) (record, error) {
 	for _, f := range job.Files {
@@ -179,7 +200,7 @@ func (s *service) accept(job Job) (record, error) {
 		}
 	}
 	rec := record{
-		Version: fileVersion, ID: job.ID, Digest: jobDigest(job), Component: job.Component, Release: job.Version,
+		Version: fileVersion, ID: job.ID, Digest: jobDigest(job), Component: job.Component, Release: job.Version, Target: s.target,
 		Argv: job.Argv, Files: job.Files, Profile: job.Profile, State: Accepted, Accepted: time.Now().UTC(), Tries: 1,
 	}
 	// What could not be read again must not be written.
@@ -188,18 +209,25 @@ func (s *service) accept(job Job) (record, error) {
 			return record{}, fault(channel.CodeBadRequest, "job %s is too large: its record would have %d bytes", job.ID, len(data))
 		}
 	}
+	if err := s.hostFree(); err != nil {
+		return record{}, err
+	}
 	sh := shim{home: s.home, id: job.ID}
 	if err := os.RemoveAll(sh.dir()); err != nil {
 		return record{}, err
 	}
 	if err := os.Mkdir(sh.dir(), 0o700); err != nil {
-		return record{}, err
-	}
-	if err := writeJSON(sh.spec(), job); err != nil {
 		return record{}, s.store.explain(err)
 	}
-	if err := s.home.writeRecord(rec); err != nil {
-		return record{}, s.store.explain(err)
+	err := writeJSON(sh.spec(), job)
+	if err == nil {
+		err = s.home.reserve(rec)
+	}
+	if err == nil {
+		err = s.home.writeRecord(rec)
+	}
+	if err != nil {
+		return record{}, errors.Join(s.store.explain(err), os.RemoveAll(sh.dir()))
 	}
 	s.log.Info("job accepted", "job", job.ID, "component", job.Component, "version", job.Version)
 	return rec, nil
@@ -294,10 +322,25 @@ func (s *service) Cancel(ctx context.Context, r *channel.CancelRequest) (*channe
 	}
 	rec.State, rec.Cancel, rec.Ended = Cancelled, true, time.Now().UTC()
 	rec.Result = transport.Result{Verdict: transport.VerdictCancelled, Text: "cancelled before it began"}
-	if err := s.home.writeRecord(rec); err != nil {
+	if err := s.home.writeEnd(rec); err != nil {
 		return nil, err
 	}
 	return statusToWire(rec), os.RemoveAll(sh.dir())
+}
+
+// Move implements channel.Handler.
+func (s *service) Move(ctx context.Context, r *channel.MoveRequest) (*channel.MoveResponse, error) {
+	s.lease.renew()
+	change := s.doors.move
+	if r.Done {
+		change = func(context.Context) (uint16, error) { return s.doors.moved() }
+	}
+	port, err := change(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("the conversation moves", "port", port, "done", r.Done)
+	return &channel.MoveResponse{Port: uint32(port)}, nil
 }
 
 // Stop implements channel.Handler. The files are gone when the answer is sent;

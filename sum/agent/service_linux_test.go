@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roundsman-go/roundsman/portalloc"
 	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/stretchr/testify/require"
@@ -308,18 +309,23 @@ func TestAgentLogIsCapped(t *testing.T) {
 }
 
 func TestListenTCP(t *testing.T) {
-	a, err := listenTCP(t.Context(), "127.0.0.1")
+	ports, err := portalloc.New(portalloc.Config{Generation: portalloc.Classic})
+	require.NoError(t, err)
+	defer ports.Close(t.Context())
+	a, err := listenTCP(t.Context(), ports, "127.0.0.1")
 	require.NoError(t, err)
 	defer a.Close()
 	port := a.Addr().(*net.TCPAddr).Port
 	require.GreaterOrEqual(t, port, DefaultPort)
-	b, err := listenTCP(t.Context(), "127.0.0.1:0")
+	b, err := listenTCP(t.Context(), ports, "127.0.0.1:0")
 	require.NoError(t, err)
 	defer b.Close()
-	_, err = listenTCP(t.Context(), a.Addr().String())
+	_, err = listenTCP(t.Context(), ports, a.Addr().String())
 	require.Error(t, err, "a port that is given is that one or none")
-	_, err = listenTCP(t.Context(), "127.0.0.1:x")
-	require.Error(t, err)
+	for _, bad := range []string{"127.0.0.1:x", "127.0.0.1:65536", "localhost:0"} {
+		_, err = listenTCP(t.Context(), ports, bad)
+		require.Error(t, err, bad)
+	}
 }
 
 func TestBootstrapPrintsNoKeys(t *testing.T) {

@@ -21,6 +21,7 @@ const (
 	killGrace = 10 * time.Second       // between SIGTERM and SIGKILL
 	drainTime = 3 * time.Second        // for output of a program that has ended
 	lockWait  = 5 * time.Second        // for whoever only looks whether the lock is held
+	roomPoll  = time.Second            // how often a result tries whether there is room for it
 )
 
 // shim watches over one job. It is a process of its own, unless the agent is in
@@ -36,8 +37,9 @@ type shim struct {
 	stopped   <-chan os.Signal
 	stopAsked bool
 
-	rec record
-	job Job
+	rec  record
+	job  Job
+	host *hostLock // while the program runs
 }
 
 func (s *shim) dir() string    { return s.home.jobDir(s.id) }
@@ -67,6 +69,11 @@ func (s *shim) run(ctx context.Context) error {
 	if err := s.prepare(); err != nil {
 		return s.failed("prepare", err)
 	}
+	by, err := s.takeHost()
+	if err != nil {
+		return s.failed("lock", err)
+	}
+	defer s.leaveHost()
 	if s.cancelled() {
 		s.rec.State = Cancelled
 		s.rec.Cancel = true
@@ -76,14 +83,20 @@ func (s *shim) run(ctx context.Context) error {
 		s.rec.State = Cancelled
 		return s.end(transport.Result{Verdict: transport.VerdictCancelled, Text: "its unit was stopped before it began"})
 	}
+	if by != nil {
+		return s.refused(*by)
+	}
 	cmd, out, err := s.command()
 	if err != nil {
 		return s.failed("start", err)
 	}
 	defer out.Close()
+	cmd.ExtraFiles = []*os.File{s.host.file}
 	// From here on a dead shim means that the program may have run.
 	s.rec.State, s.rec.Started, s.rec.BootID, s.rec.Shim = Running, time.Now().UTC(), bootID(), thisProcess()
-	if err := s.home.writeRecord(s.rec); err != nil {
+	if err := s.home.writeRecord(s.rec); isNoSpace(err) {
+		return s.failed("start", err)
+	} else if err != nil {
 		return err
 	}
 	if s.inProcess {
@@ -121,6 +134,9 @@ func (s *shim) prepare() error {
 	}
 	if jobDigest(s.job) != s.rec.Digest {
 		return errors.New("the job is not the one that was recorded")
+	}
+	if err := s.home.reserve(s.rec); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(s.work()); err != nil {
 		return err
@@ -185,7 +201,7 @@ func (s *shim) execute(cmd *exec.Cmd, file *os.File) error {
 		// it: so it gets the reading end of its own pipe.
 		if spare := spareReader(r); spare != nil {
 			defer spare.Close()
-			cmd.ExtraFiles = []*os.File{spare}
+			cmd.ExtraFiles = append(cmd.ExtraFiles, spare)
 		}
 	}
 	err = cmd.Start()
@@ -195,6 +211,7 @@ func (s *shim) execute(cmd *exec.Cmd, file *os.File) error {
 		return s.failed("start", err)
 	}
 	s.rec.Program = process{cmd.Process.Pid, processStart(cmd.Process.Pid)}
+	s.holdByProgram()
 	s.save()
 
 	drained := make(chan struct{})
@@ -320,26 +337,37 @@ func (s *shim) conclude(ps *os.ProcessState, why string, out jobOutput) {
 }
 
 // save updates the record of a running job. A failure is not the program's
-// business; end tries harder.
+// business; for the end there is room.
 func (s *shim) save() {
 	if err := s.home.writeRecord(s.rec); err != nil {
 		s.log.Error("writing the record", "job", s.id, "error", err)
 	}
 }
 
-// end records the job's end and deletes its directory. The payload may have
-// filled the disk, so the directory goes first if the record cannot be written.
+// end records the job's end and deletes its directory. Room for the record was
+// taken before the program began. Where that does not help, what the job has laid out
+// goes, and the end waits for room: the result of a program that has ended must not
+// be lost. It gives up when systemd stops the unit, as it does when the host goes
+// down, and when somebody has deleted the directory that the record is in.
 func (s *shim) end(res transport.Result) error {
+	// Before the record: whoever sees that the job is over may start the next.
+	s.leaveHost()
 	s.rec.Result, s.rec.Ended = res, time.Now().UTC()
-	err := s.home.writeRecord(s.rec)
-	for try := 0; err != nil && try < 150; try++ {
-		s.log.Error("writing the record", "job", s.id, "error", err)
-		os.RemoveAll(s.work())
-		time.Sleep(2 * time.Second)
-		err = s.home.writeRecord(s.rec)
-	}
-	if err != nil {
-		return err
+	err := s.home.writeEnd(s.rec)
+	for first := true; err != nil; first = false {
+		if _, gone := os.Lstat(s.home.jobs()); errors.Is(gone, fs.ErrNotExist) {
+			return err
+		}
+		if first {
+			s.log.Error("the result of a job waits for room to be recorded", "job", s.id, "error", err)
+			os.RemoveAll(s.work())
+		}
+		select {
+		case <-time.After(roomPoll):
+		case <-s.stopped:
+			return err
+		}
+		err = s.home.writeEnd(s.rec)
 	}
 	s.log.Info("job ended", "job", s.id, "state", s.rec.State, "verdict", s.rec.Result.Verdict, "code", s.rec.Result.Code.String())
 	return os.RemoveAll(s.dir())

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 )
 
@@ -17,6 +19,29 @@ func spawnShim(h home, id string, log *slog.Logger) (<-chan struct{}, error) {
 	if err != nil {
 		return nil, err
 	}
+	return spawn(h, id, self, log)
+}
+
+// spawnSelf is spawnShim for a manager that is the agent: it starts this program
+// anew, under the name by which that knows that it is to be Main. The file that it
+// was started from may have been replaced since, by an update of its own.
+func spawnSelf(h home, id string, log *slog.Logger) (<-chan struct{}, error) {
+	self, err := runningProgram()
+	if err != nil {
+		return nil, err
+	}
+	// It goes with the job's directory.
+	name := filepath.Join(h.jobDir(id), BinaryName)
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := os.Symlink(self, name); err != nil {
+		return nil, err
+	}
+	return spawn(h, id, name, log)
+}
+
+func spawn(h home, id, self string, log *slog.Logger) (<-chan struct{}, error) {
 	ctx := context.Background()
 	m, err := thisSystemdHost().find(ctx)
 	if err == nil {

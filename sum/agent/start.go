@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -24,11 +25,34 @@ func start(h home) error {
 		return err
 	}
 	err := launch(h, boot.Nonce)
+	if err != nil {
+		err = h.whyNotStarted(err)
+	}
 	if err != nil && h.waitsFor(boot.Nonce) {
 		// Whatever went wrong, the keys do not stay in a file.
 		os.Remove(h.path(BootstrapName))
 	}
 	return err
+}
+
+// startRoom is more than what a service writes until it is ready, in bytes.
+const startRoom = 64 << 10
+
+// whyNotStarted adds to err that there is no room. The service cannot say so, because
+// what it has to say goes to a file on the same disk.
+func (h home) whyNotStarted(err error) error {
+	name := h.path(tempPrefix + "room")
+	full := takeRoom(name, startRoom)
+	_ = os.Remove(name)
+	if !isNoSpace(full) {
+		return err
+	}
+	var cause *fs.PathError
+	if errors.As(full, &cause) {
+		full = cause.Err
+	}
+	free, _ := freeSpace(string(h))
+	return fmt.Errorf("%s has %d bytes free, too few for the service: %w (%w)", h, free, full, err)
 }
 
 // waitsFor reports whether the bootstrap with this nonce is there, which a service

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/channel"
@@ -169,6 +170,12 @@ func inventoryFromWire(r *channel.InventoryResponse) *transport.Inventory {
 	for _, p := range r.Results {
 		if version := firstLine(p.Output); version != "" && p.ExitCode != nil && *p.ExitCode == 0 {
 			inv.Software = append(inv.Software, transport.Software{Name: p.Name, Version: version, Source: ProbeSource})
+		} else if !slices.ContainsFunc(r.Problems, func(x channel.Problem) bool { return x.Part == ProbePart(p.Name) }) {
+			code := -1
+			if p.ExitCode != nil {
+				code = *p.ExitCode
+			}
+			inv.Notes = append(inv.Notes, transport.Problem{Part: ProbePart(p.Name), Text: ProbeNote(code, version)})
 		}
 	}
 	return inv

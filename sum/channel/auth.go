@@ -90,8 +90,13 @@ type authKeys struct{ request, response secret }
 // deriveKeys binds the keys to the connection: RFC 9266 names the exporter
 // label, its context and its length. With a shared secret the binding is the
 // salt. Without one, the input is exporter material under a label of our own,
-// because a channel binding is not meant to be kept secret.
-func (c *credentials) deriveKeys(cs tls.ConnectionState) (authKeys, error) {
+// because a channel binding is not meant to be kept secret. On a callback it is the
+// agent that asks.
+func (c *credentials) deriveKeys(cs tls.ConnectionState, callback bool) (authKeys, error) {
+	request, response := "roundsman agent-auth v1 manager to agent", "roundsman agent-auth v1 agent to manager"
+	if callback {
+		request, response = "roundsman agent-auth v1 callback, agent to manager", "roundsman agent-auth v1 callback, manager to agent"
+	}
 	var k authKeys
 	binding, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
 	if err != nil {
@@ -104,10 +109,10 @@ func (c *credentials) deriveKeys(cs tls.ConnectionState) (authKeys, error) {
 			return k, err
 		}
 	}
-	if k.request, err = hkdf.Key(sha256.New, input, binding, "roundsman agent-auth v1 manager to agent", sha256.Size); err != nil {
+	if k.request, err = hkdf.Key(sha256.New, input, binding, request, sha256.Size); err != nil {
 		return k, err
 	}
-	k.response, err = hkdf.Key(sha256.New, input, binding, "roundsman agent-auth v1 agent to manager", sha256.Size)
+	k.response, err = hkdf.Key(sha256.New, input, binding, response, sha256.Size)
 	return k, err
 }
 

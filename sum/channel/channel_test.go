@@ -393,7 +393,7 @@ func TestCloseDoesNotWaitForIdleConnections(t *testing.T) {
 		go s.Serve(context.Background(), l)
 		raw, err := l.dial(t.Context())
 		require.NoError(t, err)
-		conn := tls.Client(raw, m.c.clientTLS())
+		conn := tls.Client(raw, m.c.clientTLS(agentName))
 		require.NoError(t, conn.Handshake())
 		go io.Copy(io.Discard, conn)
 		synctest.Wait()

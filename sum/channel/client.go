@@ -46,6 +46,8 @@ type Client struct {
 	// StallTimeout ends an upload that makes no progress. 0 means 1 min.
 	StallTimeout time.Duration
 
+	callback *AgentCredentials // of a CallbackClient, instead of Credentials
+
 	once   sync.Once
 	places chan struct{}   // one value per connection in use
 	ended  context.Context // done when Close was called
@@ -105,6 +107,11 @@ func (c *Client) Reboot(ctx context.Context, r *RebootRequest) (*RebootResponse,
 	return invoke[RebootRequest, RebootResponse](ctx, c, "Reboot", r)
 }
 
+// Move implements [Handler].
+func (c *Client) Move(ctx context.Context, r *MoveRequest) (*MoveResponse, error) {
+	return invoke[MoveRequest, MoveResponse](ctx, c, "Move", r)
+}
+
 // Stop implements [Handler].
 func (c *Client) Stop(ctx context.Context, r *StopRequest) (*StopResponse, error) {
 	return invoke[StopRequest, StopResponse](ctx, c, "Stop", r)
@@ -143,6 +150,25 @@ func (c *Client) Close(ctx context.Context) error {
 	return nil
 }
 
+// side is whose credentials these are.
+func (c *Client) side() *credentials {
+	switch {
+	case c.callback != nil:
+		return c.callback.c
+	case c.Credentials != nil:
+		return c.Credentials.c
+	}
+	return nil
+}
+
+// operations is what can be asked for.
+func (c *Client) operations() map[string]operation {
+	if c.callback != nil {
+		return callbackOperations()
+	}
+	return operations()
+}
+
 // invoke calls one operation.
 func invoke[Q, P any](ctx context.Context, c *Client, name string, req *Q) (*P, error) {
 	if req == nil {
@@ -176,7 +202,7 @@ func invoke[Q, P any](ctx context.Context, c *Client, name string, req *Q) (*P, 
 		return nil, err
 	}
 	resp := new(P)
-	if err := decodeReply(name, r, resp); err != nil {
+	if err := decodeReply(c.operations()[name], r, resp); err != nil {
 		return nil, &Error{Op: name, Err: err, Sent: !errors.Is(err, ErrFault)}
 	}
 	return resp, nil
@@ -184,14 +210,14 @@ func invoke[Q, P any](ctx context.Context, c *Client, name string, req *Q) (*P, 
 
 // decodeReply reads the response or the fault. The sender was authenticated but
 // may still be hostile: the same strict parser is used as on the agent.
-func decodeReply(name string, r *answer, resp any) error {
+func decodeReply(op operation, r *answer, resp any) error {
 	if !isSOAPType(r.header.Get("Content-Type")) {
 		return refuse("the answer is not application/soap+xml")
 	}
 	got, err := scanEnvelope(r.body, func(n xml.Name) *schema {
 		switch {
-		case n == xml.Name{Space: Namespace, Local: name + "Response"} && r.status == http.StatusOK:
-			return operations()[name].response
+		case n == xml.Name{Space: Namespace, Local: op.name + "Response"} && r.status == http.StatusOK:
+			return op.response
 		case n == xml.Name{Space: soapNS, Local: "Fault"} && r.status != http.StatusOK:
 			return faultSchema()
 		}
@@ -217,7 +243,7 @@ func decodeReply(name string, r *answer, resp any) error {
 // of the epoch is an error here; other faults are for the caller to read.
 func (c *Client) do(ctx context.Context, m *message) (*answer, error) {
 	c.init()
-	if c.Credentials == nil || c.Credentials.c == nil || c.Dial == nil {
+	if c.side() == nil || c.Dial == nil {
 		return nil, &Error{Op: m.op, Err: errors.New("no Credentials or no Dial")}
 	}
 	c.mu.Lock()

@@ -103,7 +103,12 @@ func (c *Client) dial(ctx context.Context) (*clientConn, error) {
 		return nil, fmt.Errorf("dial: %w", err)
 	}
 	k := &clientConn{client: c, raw: &countingConn{Conn: raw}, peeked: make(chan error, 1)}
-	k.tls = tls.Client(k.raw, c.Credentials.c.clientTLS())
+	creds := c.side()
+	name := creds.peerName
+	if c.callback != nil {
+		name = callbackName(creds.peer)
+	}
+	k.tls = tls.Client(k.raw, creds.clientTLS(name))
 	hctx, cancel := context.WithTimeout(ctx, orDefault(c.HandshakeTimeout, defaultClientHandshake))
 	defer cancel()
 	if err := k.tls.HandshakeContext(hctx); err != nil {
@@ -119,7 +124,7 @@ func (c *Client) dial(ctx context.Context) (*clientConn, error) {
 		}
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
-	if k.keys, err = c.Credentials.c.deriveKeys(k.tls.ConnectionState()); err != nil {
+	if k.keys, err = creds.deriveKeys(k.tls.ConnectionState(), c.callback != nil); err != nil {
 		k.close()
 		return nil, err
 	}

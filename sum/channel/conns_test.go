@@ -56,15 +56,16 @@ func TestHandshakeIsLimited(t *testing.T) {
 
 func TestConnTable(t *testing.T) {
 	newTable := func() *connTable {
-		return &connTable{maxPending: 4, maxPendingPerAddr: 2, maxConns: 2, pending: map[*serverConn]bool{}, trusted: map[*serverConn]bool{}}
+		return newConnTable(4, 2, 2)
 	}
 	from := func(ip string) net.Conn {
 		a, b := net.Pipe()
 		t.Cleanup(func() { a.Close(); b.Close() })
 		return addrConn{a, &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}}
 	}
+	serving := &run{}
 	enter := func(tb *connTable, ip string) *serverConn {
-		c, ok := tb.enter(from(ip))
+		c, ok := tb.enter(from(ip), serving)
 		require.True(t, ok)
 		return c
 	}
@@ -108,6 +109,31 @@ func TestConnTable(t *testing.T) {
 		tb.end(conns[1])
 		require.True(t, tb.trust(enter(tb, "10.0.0.9")))
 		require.False(t, tb.trusted[conns[1]])
+	})
+	t.Run("several listeners", func(t *testing.T) {
+		tb := newTable()
+		a := enter(tb, "10.0.0.1")
+		other, ok := tb.enter(from("10.0.0.1"), &run{})
+		require.True(t, ok)
+		require.True(t, tb.trust(a) && tb.trust(other))
+		more := enter(tb, "10.0.0.1")
+		require.True(t, tb.trust(more))
+		require.False(t, tb.trusted[a], "one peer has its number on all of them together")
+		tb.close(other.run, true)
+		require.Equal(t, map[*serverConn]bool{more: true}, tb.trusted, "the end of one is not that of the other")
+		more.Close()
+		require.Empty(t, tb.trustedAt)
+		require.Empty(t, tb.pendingAt)
+		require.Empty(t, tb.with)
+	})
+	t.Run("who is expected", func(t *testing.T) {
+		tb := newTable()
+		known := enter(tb, "10.0.0.1")
+		tb.name(known, &party{})
+		for range 5 {
+			enter(tb, "10.0.0.1").spoke = true
+		}
+		require.True(t, tb.pending[known], "strangers displaced whom an agent's handshake named")
 	})
 }
 

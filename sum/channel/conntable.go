@@ -13,19 +13,33 @@ import (
 // it is not the newcomer that goes but the one least likely to be the manager:
 // whoever holds sockets without speaking is evicted as soon as someone comes.
 type connTable struct {
-	maxPending, maxPendingPerAddr, maxConns int
+	maxPending, maxPendingPerAddr int
+	maxConns                      int // with one peer
 
 	mu      sync.Mutex
 	clock   uint64 // counts events; orders connections by age and use
-	closed  bool
 	pending map[*serverConn]bool
 	trusted map[*serverConn]bool
+	// The same by what is asked for at every connection.
+	pendingAt map[netip.Prefix]int
+	trustedAt map[netip.Prefix]int
+	with      map[*credentials]map[*serverConn]bool // trusted
+}
+
+func newConnTable(maxPending, maxPendingPerAddr, maxConns int) *connTable {
+	return &connTable{
+		maxPending: maxPending, maxPendingPerAddr: maxPendingPerAddr, maxConns: maxConns,
+		pending: make(map[*serverConn]bool), trusted: make(map[*serverConn]bool),
+		pendingAt: make(map[netip.Prefix]int), trustedAt: make(map[netip.Prefix]int),
+		with: make(map[*credentials]map[*serverConn]bool),
+	}
 }
 
 // serverConn is one accepted connection, below TLS.
 type serverConn struct {
 	net.Conn
 	table *connTable
+	run   *run
 	addr  netip.Prefix // who; the zero value where that is not known
 	tls   *tls.Conn
 
@@ -35,9 +49,11 @@ type serverConn struct {
 	// Guarded by table.mu.
 	used   uint64 // when it came, or when its last request ended
 	spoke  bool   // it sent something
+	named  bool   // it asked for one of several parties that are expected
 	active int    // requests being served
 
 	// Set before the connection is served, then used by one request at a time.
+	party  *party
 	keys   authKeys
 	mu     sync.Mutex
 	window replayWindow
@@ -58,12 +74,19 @@ func (c *serverConn) Read(p []byte) (int, error) {
 func (c *serverConn) Close() error {
 	c.closeOnce.Do(func() {
 		c.table.mu.Lock()
-		delete(c.table.pending, c)
-		delete(c.table.trusted, c)
+		c.table.remove(c)
 		c.table.mu.Unlock()
 		c.closeErr = c.Conn.Close()
 	})
 	return c.closeErr
+}
+
+// peer says by whose credentials it was let in.
+func (c *serverConn) peer() *credentials {
+	if c.party == nil {
+		return nil
+	}
+	return c.party.creds
 }
 
 // acceptReplay records a sequence number of this connection.
@@ -91,22 +114,42 @@ func addrKey(a net.Addr) netip.Prefix {
 	return p
 }
 
+// count changes how many connections there are of an address.
+func count(m map[netip.Prefix]int, addr netip.Prefix, by int) {
+	if m[addr] += by; m[addr] == 0 {
+		delete(m, addr)
+	}
+}
+
+// remove takes a connection out of both pools. The caller holds mu.
+func (t *connTable) remove(c *serverConn) {
+	if t.pending[c] {
+		delete(t.pending, c)
+		count(t.pendingAt, c.addr, -1)
+	}
+	if t.trusted[c] {
+		delete(t.trusted, c)
+		count(t.trustedAt, c.addr, -1)
+		same := t.with[c.peer()]
+		if delete(same, c); len(same) == 0 {
+			delete(t.with, c.peer())
+		}
+	}
+}
+
 // enter adds a connection that has not authenticated, evicting another if need
-// be. It reports false if the table is closed.
-func (t *connTable) enter(raw net.Conn) (*serverConn, bool) {
-	c := &serverConn{Conn: withDeadlines(raw), table: t, addr: addrKey(raw.RemoteAddr())}
+// be. It reports false if the run has ended.
+func (t *connTable) enter(raw net.Conn, r *run) (*serverConn, bool) {
+	c := &serverConn{Conn: withDeadlines(raw), table: t, run: r, addr: addrKey(raw.RemoteAddr())}
 	t.mu.Lock()
-	if t.closed {
+	if r.shut {
 		t.mu.Unlock()
 		c.Conn.Close()
 		return nil, false
 	}
 	var victims []*serverConn
-	if c.addr.IsValid() {
-		same := func(o *serverConn) bool { return o.addr == c.addr }
-		if n := t.countPending(same); n >= t.maxPendingPerAddr {
-			victims = append(victims, t.evictPending(same))
-		}
+	if c.addr.IsValid() && t.pendingAt[c.addr] >= t.maxPendingPerAddr {
+		victims = append(victims, t.evictPending(func(o *serverConn) bool { return o.addr == c.addr }))
 	}
 	if len(t.pending) >= t.maxPending {
 		victims = append(victims, t.evictPending(func(*serverConn) bool { return true }))
@@ -114,6 +157,7 @@ func (t *connTable) enter(raw net.Conn) (*serverConn, bool) {
 	t.clock++
 	c.used = t.clock
 	t.pending[c] = true
+	count(t.pendingAt, c.addr, 1)
 	t.mu.Unlock()
 	for _, v := range victims {
 		v.Close()
@@ -121,28 +165,27 @@ func (t *connTable) enter(raw net.Conn) (*serverConn, bool) {
 	return c, true
 }
 
-func (t *connTable) countPending(match func(*serverConn) bool) int {
-	n := 0
-	for c := range t.pending {
-		if match(c) {
-			n++
-		}
-	}
-	return n
+// name notes whom a connection asked for.
+func (t *connTable) name(c *serverConn, p *party) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.party, c.named = p, true
 }
 
 // evictPending removes the oldest of the lowest rank: silent strangers first,
-// last of all those that speak from an address the manager is known at.
+// last of all those that speak, from an address the peer is known at, and to
+// somebody who is expected.
 func (t *connTable) evictPending(match func(*serverConn) bool) *serverConn {
 	rank := func(c *serverConn) int {
 		r := 0
 		if c.spoke {
 			r++
 		}
-		for m := range t.trusted {
-			if m.addr == c.addr {
-				return r + 2
-			}
+		if t.trustedAt[c.addr] > 0 {
+			r += 2
+		}
+		if c.named {
+			r += 4
 		}
 		return r
 	}
@@ -157,22 +200,23 @@ func (t *connTable) evictPending(match func(*serverConn) bool) *serverConn {
 			victim, best = c, r
 		}
 	}
-	delete(t.pending, victim)
+	t.remove(victim)
 	return victim
 }
 
 // trust moves a connection that has authenticated to its own pool. A manager
 // that comes back after its line was cut takes the place of its dead
-// connections. It reports false if all others are busy, or c was evicted.
+// connections, and nobody else's. It reports false if all of its others are busy, or
+// c was evicted.
 func (t *connTable) trust(c *serverConn) bool {
 	t.mu.Lock()
-	if t.closed || !t.pending[c] {
+	if r := c.run; r.shut || !t.pending[c] {
 		t.mu.Unlock()
 		return false
 	}
 	var victim *serverConn
-	if len(t.trusted) >= t.maxConns {
-		for o := range t.trusted {
+	if same := t.with[c.peer()]; len(same) >= t.maxConns {
+		for o := range same {
 			if o.active == 0 && (victim == nil || o.used < victim.used) {
 				victim = o
 			}
@@ -181,12 +225,19 @@ func (t *connTable) trust(c *serverConn) bool {
 			t.mu.Unlock()
 			return false
 		}
-		delete(t.trusted, victim)
+		t.remove(victim)
 	}
-	delete(t.pending, c)
+	t.remove(c)
 	t.clock++
 	c.used = t.clock
 	t.trusted[c] = true
+	count(t.trustedAt, c.addr, 1)
+	same := t.with[c.peer()]
+	if same == nil {
+		same = make(map[*serverConn]bool)
+		t.with[c.peer()] = same
+	}
+	same[c] = true
 	t.mu.Unlock()
 	if victim != nil {
 		victim.Close()
@@ -209,17 +260,32 @@ func (t *connTable) end(c *serverConn) {
 	t.mu.Unlock()
 }
 
-// close closes connections, and lets no more in. With busyToo false, those that
-// serve a request may finish.
-func (t *connTable) close(busyToo bool) {
+// closeWith closes the connections with one peer.
+func (t *connTable) closeWith(p *credentials) {
 	t.mu.Lock()
-	t.closed = true
 	var list []*serverConn
-	for c := range t.pending {
+	for c := range t.with[p] {
 		list = append(list, c)
 	}
+	t.mu.Unlock()
+	for _, c := range list {
+		c.Close()
+	}
+}
+
+// close closes the connections of a run, and lets no more in. With busyToo false,
+// those that serve a request may finish.
+func (t *connTable) close(r *run, busyToo bool) {
+	t.mu.Lock()
+	r.shut = true
+	var list []*serverConn
+	for c := range t.pending {
+		if c.run == r {
+			list = append(list, c)
+		}
+	}
 	for c := range t.trusted {
-		if busyToo || c.active == 0 {
+		if c.run == r && (busyToo || c.active == 0) {
 			list = append(list, c)
 		}
 	}

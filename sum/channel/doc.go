@@ -30,6 +30,16 @@
 //	PUT  /blobs/<sha256>  Content-Range: bytes a-b/n  -> Upload-Offset
 //	GET  /logs/<name>     Range: bytes=a-             -> 206 Content-Range, at most 1 MiB
 //
+// # Callbacks
+//
+// In the classic generation the agent connects to its manager as well, to tell of
+// news ([CallbackHandler]). A [Callbacks] receives the agents of any number of nodes
+// on one listener; an agent finds its manager there by the name that the handshake
+// asks for, which is made of the fingerprint of the manager's key. Both sides prove
+// themselves with the same certificates as in the other direction, and messages are
+// authenticated in the same way, with keys of their own. Foreign clients are not
+// let in here, whatever [Server.AllowForeign] says of agents.
+//
 // # Threats
 //
 //	who                      what stops them

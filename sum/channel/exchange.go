@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -49,7 +50,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer c.table.end(c)
 	x := &exchange{s: s, c: c, w: w, r: r, ctl: http.NewResponseController(w)}
 	if err := x.gate(); err != nil {
-		s.logger().Warn("request refused", "remote", r.RemoteAddr, "code", faultOf(err).Code)
+		level := slog.LevelWarn
+		if x.auth != nil && x.auth.epoch == unknownEpoch {
+			level = slog.LevelDebug // it asks for the epoch
+		}
+		s.logger().Log(r.Context(), level, "request refused", "remote", r.RemoteAddr, "code", faultOf(err).Code)
 		x.refuse(err)
 		return
 	}
@@ -98,7 +103,7 @@ func (x *exchange) gate() error {
 }
 
 func (x *exchange) isWSDL() bool {
-	return x.r.Method == http.MethodGet && strings.EqualFold(x.r.RequestURI, wsdlPath)
+	return x.s.callbacks == nil && x.r.Method == http.MethodGet && strings.EqualFold(x.r.RequestURI, wsdlPath)
 }
 
 func (x *exchange) isUpload() bool {
@@ -258,7 +263,7 @@ func (x *exchange) call(op operation, req any) (resp any, err error) {
 			err = &Fault{Code: CodeInternal, Message: "the agent failed inside " + op.name}
 		}
 	}()
-	return op.serve(x.r.Context(), x.s.Handler, req)
+	return op.serve(x.r.Context(), x.c.party.handler, req)
 }
 
 func fillEpoch(have *string, epoch string) {
@@ -274,7 +279,7 @@ func (x *exchange) parseSOAP() (op operation, req any, err error) {
 		return op, nil, fmt.Errorf("%w: the content type is not application/soap+xml in UTF-8", ErrMalformed)
 	}
 	name, err := scanEnvelope(x.body, func(name xml.Name) *schema {
-		if op, ok := operations()[name.Local]; ok && name.Space == Namespace {
+		if op, ok := x.s.operations()[name.Local]; ok && name.Space == Namespace {
 			return op.request
 		}
 		return nil
@@ -282,7 +287,7 @@ func (x *exchange) parseSOAP() (op operation, req any, err error) {
 	if err != nil {
 		return op, nil, err
 	}
-	op = operations()[name.Local]
+	op = x.s.operations()[name.Local]
 	if x.foreign && !op.foreign {
 		return op, nil, &Fault{Code: CodeUnauthorized, Message: op.name + " needs message authentication"}
 	}

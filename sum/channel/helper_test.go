@@ -135,6 +135,11 @@ func (f *fakeAgent) Reboot(context.Context, *RebootRequest) (*RebootResponse, er
 	return nil, &Fault{Code: CodeBusy, Retryable: true, Message: "a job is running"}
 }
 
+func (f *fakeAgent) Move(_ context.Context, r *MoveRequest) (*MoveResponse, error) {
+	f.count("Move")
+	return &MoveResponse{Port: 40000}, nil
+}
+
 func (f *fakeAgent) Stop(_ context.Context, r *StopRequest) (*StopResponse, error) {
 	f.count("Stop")
 	return &StopResponse{Removed: r.Remove, Left: []string{"/var/lib/x/agent.log"}}, nil
@@ -295,7 +300,7 @@ func (r *rig) dialRaw(creds *ManagerCredentials, adjust func(*tls.Config)) (*raw
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { raw.Close() })
 	raw.SetDeadline(time.Now().Add(30 * time.Second))
-	cfg := creds.c.clientTLS()
+	cfg := creds.c.clientTLS(creds.c.peerName)
 	if adjust != nil {
 		adjust(cfg)
 	}
@@ -304,7 +309,7 @@ func (r *rig) dialRaw(creds *ManagerCredentials, adjust func(*tls.Config)) (*raw
 		return nil, err
 	}
 	c.br = bufio.NewReader(c.conn)
-	c.keys, err = creds.c.deriveKeys(c.conn.ConnectionState())
+	c.keys, err = creds.c.deriveKeys(c.conn.ConnectionState(), false)
 	require.NoError(r.t, err)
 	return c, nil
 }

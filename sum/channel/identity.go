@@ -22,7 +22,16 @@ import (
 const (
 	agentName   = "agent.roundsman.internal"
 	managerName = "manager.roundsman.internal"
+
+	// callbackDomain is below what an agent calls its manager by when it is the
+	// agent that connects: one listener serves the agents of many nodes, and has to
+	// know in the handshake which of its identities is meant.
+	callbackDomain = ".callback.roundsman.internal"
 )
+
+// callbackName is the server name of the manager with this key. It is public, and
+// says no more than the certificate does.
+func callbackName(manager Fingerprint) string { return manager.String()[:32] + callbackDomain }
 
 const secretLen = 32 // bytes
 
@@ -237,6 +246,11 @@ func newLeaf(t, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (tls.Certificate,
 	if err != nil {
 		return tls.Certificate{}, err
 	}
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	t.DNSNames = append(t.DNSNames, callbackName(sha256.Sum256(spki)))
 	if ca == nil {
 		ca, caKey = t, key
 	}

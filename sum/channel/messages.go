@@ -30,6 +30,9 @@ type Handler interface {
 	Heartbeat(context.Context, *HeartbeatRequest) (*HeartbeatResponse, error)
 	// Reboot restarts the host after showing Message to its users.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
+	// Move moves the conversation from the port of the first contact to one of its
+	// own, above 1024 and not to be foreseen.
+	Move(context.Context, *MoveRequest) (*MoveResponse, error)
 	// Stop ends the agent after the reply was sent.
 	Stop(context.Context, *StopRequest) (*StopResponse, error)
 }
@@ -219,6 +222,20 @@ type RebootRequest struct {
 
 // RebootResponse says that the restart is scheduled.
 type RebootResponse struct{}
+
+// MoveRequest moves the conversation. It is sent twice: over the first port, which
+// the agent answers with another on which it listens then, too; and with Done over
+// that one, after which it listens on that alone. The first port is free for others
+// then, and who finds it cannot hold up the conversation. An agent that does not
+// hear the second within a minute closes the new port again.
+type MoveRequest struct {
+	Done bool `xml:"Done,omitempty"`
+}
+
+// MoveResponse says where the conversation goes on.
+type MoveResponse struct {
+	Port uint32 `xml:"Port"` // TCP
+}
 
 // StopRequest ends the agent.
 type StopRequest struct {

@@ -148,7 +148,7 @@ func (f Fingerprint) flip() Fingerprint { f[0] ^= 1; return f }
 func TestClocks(t *testing.T) {
 	m, a, err := NewIdentity("n")
 	require.NoError(t, err)
-	for _, cfg := range []*tls.Config{m.c.clientTLS(), a.c.serverTLS()} {
+	for _, cfg := range []*tls.Config{m.c.clientTLS(agentName), a.c.serverTLS()} {
 		at := cfg.Time()
 		require.True(t, at.After(certNotBefore) && at.Before(certNotAfter))
 		require.Equal(t, at, cfg.Time(), "it does not run")

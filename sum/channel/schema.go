@@ -61,18 +61,18 @@ type operation struct {
 	// server allows such clients at all.
 	foreign    bool
 	newRequest func() any
-	serve      func(context.Context, Handler, any) (any, error)
+	serve      func(ctx context.Context, handler, req any) (any, error)
 }
 
-func newOperation[Q, P any](name string, foreign bool, call func(Handler, context.Context, *Q) (*P, error)) operation {
+func newOperation[H, Q, P any](name string, foreign bool, call func(H, context.Context, *Q) (*P, error)) operation {
 	return operation{
 		name:       name,
 		request:    schemaOf(reflect.TypeFor[Q]()),
 		response:   schemaOf(reflect.TypeFor[P]()),
 		foreign:    foreign,
 		newRequest: func() any { return new(Q) },
-		serve: func(ctx context.Context, h Handler, req any) (any, error) {
-			p, err := call(h, ctx, req.(*Q))
+		serve: func(ctx context.Context, h, req any) (any, error) {
+			p, err := call(h.(H), ctx, req.(*Q))
 			if err == nil && p == nil {
 				err = fmt.Errorf("%s returned neither a response nor an error", name)
 			}
@@ -81,10 +81,9 @@ func newOperation[Q, P any](name string, foreign bool, call func(Handler, contex
 	}
 }
 
-// operations is computed once and never changes.
+// operations are those of [Handler]. They are computed once and never change.
 var operations = sync.OnceValue(func() map[string]operation {
-	table := make(map[string]operation)
-	for _, op := range []operation{
+	return tableOf(
 		newOperation("Inventory", true, Handler.Inventory),
 		newOperation("Install", false, Handler.Install),
 		newOperation("Status", true, Handler.Status),
@@ -92,12 +91,26 @@ var operations = sync.OnceValue(func() map[string]operation {
 		newOperation("Cancel", false, Handler.Cancel),
 		newOperation("Heartbeat", false, Handler.Heartbeat),
 		newOperation("Reboot", false, Handler.Reboot),
+		newOperation("Move", false, Handler.Move),
 		newOperation("Stop", false, Handler.Stop),
-	} {
+	)
+})
+
+// callbackOperations are those of [CallbackHandler].
+var callbackOperations = sync.OnceValue(func() map[string]operation {
+	return tableOf(
+		newOperation("Contact", false, CallbackHandler.Contact),
+		newOperation("Report", false, CallbackHandler.Report),
+	)
+})
+
+func tableOf(ops ...operation) map[string]operation {
+	table := make(map[string]operation)
+	for _, op := range ops {
 		table[op.name] = op
 	}
 	return table
-})
+}
 
 // checkText refuses strings that XML 1.0 cannot carry. The encoder would
 // silently replace such characters, and a changed argument is another command.

@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -60,11 +62,30 @@ type Server struct {
 	// MaxBlobBytes limits the size of a blob. 0 means 64 GiB.
 	MaxBlobBytes int64
 
+	callbacks *Callbacks // set where it is a manager that listens, to many agents
+
 	once   sync.Once
 	epoch  string
 	mu     sync.Mutex
 	closed bool
 	runs   map[*run]bool
+	shared *connTable // of the runs of callbacks, so that what is counted there counts once
+}
+
+// party is whom one connection is with, and who answers it.
+type party struct {
+	label   string // for the log; "" is the manager
+	creds   *credentials
+	handler any
+	gone    atomic.Bool // and whoever comes after this was set is not let in
+}
+
+// operations is what a server can be asked for.
+func (s *Server) operations() map[string]operation {
+	if s.callbacks != nil {
+		return callbackOperations()
+	}
+	return operations()
 }
 
 // Blobs stores files that the manager sends. Names are SHA-256 digests, 64
@@ -105,8 +126,10 @@ type run struct {
 	ln       net.Listener
 	table    *connTable
 	http     *http.Server
-	ready    chan net.Conn // handshake done; served by http
-	stopping chan struct{} // closed when nothing more is let in
+	ready    chan net.Conn  // handshake done; served by http
+	stopping chan struct{}  // closed when nothing more is let in
+	only     []*credentials // of a manager's listener: whose agents may come; nil is all
+	shut     bool           // guarded by table.mu
 	joined   sync.WaitGroup
 
 	closeOnce sync.Once
@@ -123,22 +146,20 @@ type connKey struct{}
 // with ErrClosed after Close, with the context's error after that ended. Serve
 // may be called for several listeners at once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	if s.Credentials == nil || s.Credentials.c == nil || s.Handler == nil {
+	return s.serve(ctx, ln, nil)
+}
+
+func (s *Server) serve(ctx context.Context, ln net.Listener, only []*credentials) error {
+	if s.callbacks == nil && (s.Credentials == nil || s.Credentials.c == nil || s.Handler == nil) {
 		ln.Close()
 		return &Error{Op: "serve", Err: errors.New("no Credentials or no Handler")}
 	}
 	hctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &run{
-		s:  s,
-		ln: ln,
-		table: &connTable{
-			maxPending:        orDefault(s.MaxPending, defaultMaxPending),
-			maxPendingPerAddr: orDefault(s.MaxPendingPerAddr, defaultMaxPendingPerAddr),
-			maxConns:          orDefault(s.MaxConns, defaultMaxConns),
-			pending:           make(map[*serverConn]bool),
-			trusted:           make(map[*serverConn]bool),
-		},
+		s:        s,
+		ln:       ln,
+		only:     only,
 		ready:    make(chan net.Conn),
 		stopping: make(chan struct{}),
 		closing:  make(chan context.Context, 1),
@@ -179,6 +200,12 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		s.runs = make(map[*run]bool)
 	}
 	s.runs[r] = true
+	if r.table = s.shared; r.table == nil {
+		r.table = newConnTable(orDefault(s.MaxPending, defaultMaxPending), orDefault(s.MaxPendingPerAddr, defaultMaxPendingPerAddr), orDefault(s.MaxConns, defaultMaxConns))
+	}
+	if s.callbacks != nil {
+		s.shared = r.table
+	}
 	s.mu.Unlock()
 	s.Epoch()
 
@@ -213,13 +240,13 @@ func (r *run) stop(grace context.Context, cancel context.CancelFunc) {
 	close(r.stopping)
 	r.ln.Close()
 	r.http.SetKeepAlivesEnabled(false)
-	r.table.close(false)
+	r.table.close(r, false)
 	if r.http.Shutdown(grace) != nil {
 		cancel()
 		r.http.Close()
 	}
 	cancel()
-	r.table.close(true)
+	r.table.close(r, true)
 	all := make(chan struct{})
 	go func() {
 		r.joined.Wait()
@@ -292,7 +319,7 @@ func (r *run) accept(ctx context.Context) error {
 			backoff, failures = 5*time.Millisecond, 0
 			// Here, not in the goroutine: the table evicts by age, so it must
 			// see connections in the order in which they came.
-			if c, ok := r.table.enter(raw); ok {
+			if c, ok := r.table.enter(raw, r); ok {
 				r.joined.Go(func() { r.admit(ctx, c) })
 			}
 			continue
@@ -318,14 +345,18 @@ func (r *run) admit(ctx context.Context, c *serverConn) {
 	timeout := orDefault(r.s.HandshakeTimeout, defaultHandshake)
 	hctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	c.tls = tls.Server(c, r.s.Credentials.c.serverTLS())
+	c.tls = tls.Server(c, r.tlsFor(c))
 	if err := c.tls.HandshakeContext(hctx); err != nil {
-		log.Info("connection refused: handshake failed", "error", err)
+		level := slog.LevelInfo
+		if r.s.callbacks != nil {
+			level = slog.LevelDebug // its port is open to many
+		}
+		log.Log(ctx, level, "connection refused: handshake failed", "error", err)
 		lingerClose(c, min(timeout, 500*time.Millisecond))
 		return
 	}
 	var err error
-	if c.keys, err = r.s.Credentials.c.deriveKeys(c.tls.ConnectionState()); err != nil {
+	if c.keys, err = c.party.creds.deriveKeys(c.tls.ConnectionState(), r.s.callbacks != nil); err != nil {
 		log.Error("connection refused: no keys", "error", err)
 		c.Close()
 		return
@@ -335,12 +366,39 @@ func (r *run) admit(ctx context.Context, c *serverConn) {
 		c.Close()
 		return
 	}
-	log.Debug("manager connected")
+	if c.party.gone.Load() {
+		c.Close()
+		return
+	}
+	if c.party.label == "" {
+		log.Debug("manager connected")
+	} else {
+		log.Debug("agent connected", "node", c.party.label)
+	}
 	select {
 	case r.ready <- c.tls:
 	case <-r.stopping:
 		c.Close()
 	}
+}
+
+// tlsFor says how the handshake of a connection goes, and finds with whom it is.
+func (r *run) tlsFor(c *serverConn) *tls.Config {
+	s := r.s
+	if s.callbacks == nil {
+		c.party = &party{creds: s.Credentials.c, handler: s.Handler}
+		return c.party.creds.serverTLS()
+	}
+	cfg := (&credentials{}).commonTLS()
+	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		p := s.callbacks.find(hello.ServerName)
+		if p == nil || r.only != nil && !slices.Contains(r.only, p.creds) {
+			return nil, fmt.Errorf("%w: nobody here has the name that is asked for", ErrTrust)
+		}
+		r.table.name(c, p)
+		return p.creds.serverTLS(), nil
+	}
+	return cfg
 }
 
 // readyListener gives net/http the connections that admit lets through.

@@ -156,7 +156,7 @@ func TestForgedAnswers(t *testing.T) {
 				if conn.Handshake() != nil {
 					return
 				}
-				keys, _ := a.c.deriveKeys(conn.ConnectionState())
+				keys, _ := a.c.deriveKeys(conn.ConnectionState(), false)
 				br := bufio.NewReader(conn)
 				req, err := http.ReadRequest(br)
 				if err != nil {

@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// clientTLS is the manager's side. Resumption is off on both sides, because a
+// clientTLS is the side that connects: the manager, or for a callback the agent,
+// which calls the manager by name. Resumption is off on both sides, because a
 // resumed session has been let past a changed set of roots (CVE-2025-68121).
-func (c *credentials) clientTLS() *tls.Config {
+func (c *credentials) clientTLS(name string) *tls.Config {
 	cfg := c.commonTLS()
-	cfg.ServerName = c.peerName
+	cfg.ServerName = name
 	if c.ca != nil {
 		cfg.RootCAs = c.pool()
 	} else {
@@ -25,7 +26,7 @@ func (c *credentials) clientTLS() *tls.Config {
 	return cfg
 }
 
-// serverTLS is the agent's side.
+// serverTLS is the side that is connected to.
 func (c *credentials) serverTLS() *tls.Config {
 	cfg := c.commonTLS()
 	cfg.Certificates = []tls.Certificate{c.cert}

@@ -25,7 +25,7 @@
 //	                 own host, which "linux" does not stand for), "ilo". Empty: any.
 //	package          {"source": "dpkg"|"rpm", "name": ..., "arch": ...}
 //	device           {"class": ..., "hardware_ids": [...], "part": "firmware"|"driver"}
-//	probe            {"argv": [...], "timeout_seconds": n}
+//	probe            {"argv": [...], "timeout_seconds": n}; see below
 //	files            list of {"name", "sha256", "size", "executable"}. Names are
 //	                 clean slash-separated paths below the directory of
 //	                 component.json; sha256 and size are verified where given.
@@ -50,6 +50,15 @@
 // is not that of a device. It takes a component.json with the device, or a probe,
 // to prove that the device reports the version. With none of the three nothing
 // can be compared or proven, and the outcome is Unverified.
+//
+// A probe is a program of the target that prints the version: the first line with
+// something on it, trimmed. One that is not there, ends with a status other than 0
+// or prints nothing says that nothing is installed. One that cannot be executed, is
+// ended by a signal or does not end in time says nothing: the component is then left
+// alone. A line that the scheme cannot read as a version is one that cannot be
+// compared, and not "not installed". If after the installation the probe does not
+// prove the version, the outcome is Unverified, and its text has the probe's command,
+// how it ended, and its first line.
 //
 // A device matches when its class is the given one and it has one of the
 // hardware IDs, whatever their case: "pci:8086:1572:103c:22fd", "pci:8086:1572",

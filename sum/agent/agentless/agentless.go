@@ -39,6 +39,8 @@ const (
 	exitNoTools     = 73
 	exitNoJob       = 74
 	exitBusy        = 75
+	exitHostBusy    = 76
+	exitNoSpace     = 77
 	exitUnavailable = 127
 )
 
@@ -83,7 +85,7 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 			reasons = append(reasons, fmt.Errorf("%s: %w", dir, err))
 			continue
 		}
-		_, err = c.script(ctx, "start", nil, prepareScript, dir, compact(janitorScript))
+		_, err = c.script(ctx, "start", nil, prepareScript, dir, compact(janitorScript), keepDays(opts.KeepLogs))
 		if err == nil {
 			bctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 			c.cancel = cancel
@@ -125,6 +127,7 @@ type commands struct {
 	target string
 	place  agent.Place
 	lease  time.Duration
+	base   bool // the directory above that of place was not there before
 
 	cancel context.CancelFunc
 	beats  sync.WaitGroup
@@ -172,6 +175,8 @@ func (c *commands) mark(ctx context.Context) (made bool, err error) {
 	fi, err := transport.Stat(ctx, c.conn, c.place.Dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		_, above := transport.Stat(ctx, c.conn, path.Dir(c.place.Dir))
+		c.base = errors.Is(above, fs.ErrNotExist)
 		err = transport.Mkdir(ctx, c.conn, c.place.Dir, 0o700)
 	case err == nil && (!fi.IsDir() || fi.Mode.Perm()&0o077 != 0):
 		err = fmt.Errorf("it exists and is not a directory for its owner alone: %v", fi.Mode)
@@ -226,6 +231,9 @@ func (c *commands) script(ctx context.Context, op string, env []string, script s
 	if exit == (transport.Exit{}) {
 		return out.Bytes(), nil
 	}
+	if exit.Code == exitHostBusy {
+		return nil, c.hostBusy(op, errs)
+	}
 	e := &agent.Error{Op: op, Target: c.target, Code: transport.Code{Space: "exit", Value: fmt.Sprint(exit.Code)}}
 	if s := strings.TrimSpace(string(errs)); s != "" {
 		e.Err = fmt.Errorf("%.500q", s)
@@ -241,6 +249,8 @@ func (c *commands) script(ctx context.Context, op string, env []string, script s
 		e.Kind = agent.ErrNoJob
 	case exitBusy:
 		e.Kind = agent.ErrJobRunning
+	case exitNoSpace:
+		e.Kind, e.Hint = transport.ErrNoSpace, "make room on the file system of "+c.place.Dir
 	}
 	return nil, e
 }
@@ -361,6 +371,9 @@ func (c *commands) Remove(ctx context.Context) ([]string, error) {
 	left, err := c.remove(ctx, "remove")
 	if err != nil {
 		return left, err
+	}
+	if c.base && len(left) == 0 {
+		_ = transport.Remove(ctx, c.conn, path.Dir(c.place.Dir)) // if it is empty
 	}
 	return left, c.Close(ctx)
 }

@@ -285,38 +285,43 @@ func TestSlowCopy(t *testing.T) {
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	l := newLab(t)
 	a := l.start(0)
-	var ids []string
-	for range 2 {
+	for _, cancel := range []bool{true, false} {
+		_ = os.Remove(gate)
 		job := l.job(a, "echo ran")
 		st, err := a.Install(t.Context(), job)
 		require.NoError(t, err)
 		require.Equal(t, agent.Accepted, st.State)
-		ids = append(ids, job.ID)
+		_, err = a.Remove(t.Context())
+		require.ErrorIs(t, err, agent.ErrJobRunning)
+		cancelled := make(chan error, 1)
+		if cancel {
+			go func() { _, err := a.Cancel(t.Context(), job.ID); cancelled <- err }()
+			require.Eventually(t, func() bool {
+				_, err := os.Stat(filepath.Join(l.base, "lab/jobs", job.ID, "cancel"))
+				return err == nil
+			}, time.Minute, 10*time.Millisecond)
+		}
+		require.NoError(t, os.WriteFile(gate, nil, 0o600))
+		if cancel {
+			require.NoError(t, <-cancelled)
+		}
+		st, log := l.end(a, job.ID)
+		if cancel {
+			require.Equal(t, agent.Cancelled, st.State)
+			require.Equal(t, transport.VerdictCancelled, st.Result.Verdict)
+			require.Empty(t, log)
+		} else {
+			require.Equal(t, agent.Done, st.State)
+			require.Equal(t, "ran\n", log)
+		}
 	}
-	_, err = a.Remove(t.Context())
-	require.ErrorIs(t, err, agent.ErrJobRunning)
-	cancelled := make(chan error, 1)
-	go func() { _, err := a.Cancel(t.Context(), ids[0]); cancelled <- err }()
-	require.Eventually(t, func() bool {
-		_, err := os.Stat(filepath.Join(l.base, "lab/jobs", ids[0], "cancel"))
-		return err == nil
-	}, time.Minute, 10*time.Millisecond)
-	require.NoError(t, os.WriteFile(gate, nil, 0o600))
-	require.NoError(t, <-cancelled)
-	st, log := l.end(a, ids[0])
-	require.Equal(t, agent.Cancelled, st.State)
-	require.Equal(t, transport.VerdictCancelled, st.Result.Verdict)
-	require.Empty(t, log)
-	st, log = l.end(a, ids[1])
-	require.Equal(t, agent.Done, st.State)
-	require.Equal(t, "ran\n", log)
 
 	// A file that cannot be laid out.
 	require.NoError(t, os.WriteFile(bin+"/cp", []byte("#!/bin/sh\necho no room >&2\nexit 1\n"), 0o755))
 	job := l.job(a, "echo ran")
 	_, err = a.Install(t.Context(), job)
 	require.NoError(t, err)
-	st, log = l.end(a, job.ID)
+	st, log := l.end(a, job.ID)
 	require.Equal(t, agent.Done, st.State)
 	require.Equal(t, transport.VerdictFailed, st.Result.Verdict)
 	require.Contains(t, st.Result.Text, "not started")
@@ -385,6 +390,23 @@ func TestJanitorComesLate(t *testing.T) {
 			require.ErrorIs(t, err, os.ErrNotExist)
 		})
 	}
+}
+
+// TestBeatWithoutRoom: each call is told from the one before also where nothing can
+// be written.
+func TestBeatWithoutRoom(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "agentless"), []byte("900\n"), 0o600))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "beat"), 0o700)) // in the place of a full disk
+	var seen []bool
+	for range 4 {
+		out, err := exec.Command("sh", "-c", compact(beatScript), "sh", dir).CombinedOutput()
+		require.NoError(t, err)
+		require.Empty(t, string(out))
+		_, err = os.Stat(filepath.Join(dir, "pulse"))
+		seen = append(seen, err == nil)
+	}
+	require.Equal(t, []bool{true, false, true, false}, seen)
 }
 
 func TestUnsafeDirectories(t *testing.T) {
@@ -459,4 +481,37 @@ func TestInventory(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(os.TempDir(), tempPrefix+strconv.Itoa(os.Getpid())+"-*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// A probe tells the same without an agent as with one.
+func TestProbes(t *testing.T) {
+	l := newLab(t)
+	a := l.start(0)
+	plain := filepath.Join(t.TempDir(), "plain")
+	require.NoError(t, os.WriteFile(plain, []byte("no program\n"), 0o600))
+	inv, err := a.Inventory(t.Context(), agent.InventoryRequest{Probes: []agent.Probe{
+		{Name: "missing", Argv: []string{"/no/such/program"}},
+		{Name: "fails", Argv: []string{"sh", "-c", "echo no such thing >&2; exit 3"}},
+		{Name: "silent", Argv: []string{"true"}},
+		{Name: "there", Argv: []string{"echo", "1.0"}},
+		{Name: "plain", Argv: []string{plain}},
+	}})
+	require.NoError(t, err)
+	said := map[string]string{}
+	for _, n := range inv.Notes {
+		said[n.Part] = n.Text
+	}
+	require.Len(t, said, 3)
+	require.Contains(t, said[agent.ProbePart("missing")], "exit status 127")
+	require.Equal(t, `it ended with exit status 3 and printed "no such thing"`, said[agent.ProbePart("fails")])
+	require.Equal(t, "it ended with exit status 0 and printed nothing", said[agent.ProbePart("silent")])
+	require.Contains(t, inv.Software, transport.Software{Name: "there", Version: "1.0", Source: agent.ProbeSource})
+	var problems []string
+	for _, p := range inv.Problems {
+		if p.Part == agent.ProbePart("plain") {
+			problems = append(problems, p.Text)
+		}
+	}
+	require.Len(t, problems, 1)
+	require.Contains(t, problems[0], "cannot be executed")
 }

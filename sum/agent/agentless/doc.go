@@ -7,7 +7,8 @@
 // [Installer] is an agent.Installer for sum.Config. What is promised of an agent
 // holds: a job's program runs under a parent of its own, which outlives the line
 // and the manager and records how the program ended; a job with the same ID never
-// runs twice; after the lease everything but logs is removed. What is different:
+// runs twice; one program runs at a time on the host, also where another manager has
+// put an agent there; after the lease everything but logs is removed. What is different:
 //
 //   - There is no channel of our own. The connection's security is all there is.
 //   - A signal that ended a program shows as exit status 128 plus its number.

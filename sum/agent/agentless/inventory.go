@@ -243,10 +243,10 @@ func (c *commands) probe(ctx context.Context, p agent.Probe, inv *transport.Inve
 	}
 	pctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var out firstBytes
+	var out, errs firstBytes
 	exit, err := transport.Run(pctx, c.conn, transport.Command{
 		Argv:  append([]string{"env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}, p.Argv...),
-		Stdin: strings.NewReader(""), Stdout: &out,
+		Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs,
 	})
 	switch {
 	case ctx.Err() != nil:
@@ -259,15 +259,28 @@ func (c *commands) probe(ctx context.Context, p agent.Probe, inv *transport.Inve
 		problem("%v", err)
 	case exit.Signal != "":
 		problem("%q was ended by a signal", p.Argv[0])
-	case exit.Code == 0:
-		for line := range strings.Lines(strings.ToValidUTF8(string(out), "\uFFFD")) {
-			if line = strings.TrimSpace(line); line != "" {
-				inv.Software = append(inv.Software, transport.Software{Name: p.Name, Version: line, Source: agent.ProbeSource})
-				break
-			}
+	case exit.Code == 126: // env(1), of a program that is there
+		problem("%q cannot be executed: %.200q", p.Argv[0], firstLine(errs))
+	case exit.Code == 0 && firstLine(out) != "":
+		inv.Software = append(inv.Software, transport.Software{Name: p.Name, Version: firstLine(out), Source: agent.ProbeSource})
+	default: // 127 is env(1)'s of one that is not there
+		line := firstLine(out)
+		if line == "" {
+			line = firstLine(errs)
 		}
+		inv.Notes = append(inv.Notes, transport.Problem{Part: agent.ProbePart(p.Name), Text: agent.ProbeNote(exit.Code, line)})
 	}
 	return nil
+}
+
+// firstLine is the first line with something on it, trimmed.
+func firstLine(b []byte) string {
+	for line := range strings.Lines(strings.ToValidUTF8(string(b), "\uFFFD")) {
+		if line = strings.TrimSpace(line); line != "" {
+			return line
+		}
+	}
+	return ""
 }
 
 // firstBytes keeps the beginning of what is written to it.

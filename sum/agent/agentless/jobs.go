@@ -50,7 +50,7 @@ func (c *commands) Install(ctx context.Context, job agent.Job) (agent.Status, er
 		name, _, _ := strings.Cut(e, "=")
 		extra = append(extra, fmt.Sprintf(`%s="$%s"`, name, name)) // Job.Check knows the name
 	}
-	args := []string{c.place.Dir, job.ID, compact(parentScript), spec, fmt.Sprint(enforced), fmt.Sprint(maxLog / 512), strings.Join(extra, " ")}
+	args := []string{c.place.Dir, job.ID, compact(parentScript), spec, fmt.Sprint(enforced), fmt.Sprint(maxLog / 512), c.holderOf(job), strings.Join(extra, " ")}
 	for _, f := range job.Files {
 		x := "-"
 		if f.Executable {
@@ -165,6 +165,7 @@ func fromRecord(b []byte) ([]byte, error) {
 	var r struct {
 		ID, State, Spec, Run, Exit, Cancel string
 		Timeout, Begun, Failed, Cut        bool
+		Busy                               *agent.HostHolder
 	}
 	if err := json.Unmarshal(line, &r); err != nil || !ok {
 		return nil, errors.New("the record of a job cannot be read")
@@ -180,6 +181,10 @@ func fromRecord(b []byte) ([]byte, error) {
 			out = append(out, word+"\n"...)
 		}
 	}
+	if r.Busy != nil {
+		by, _ := json.Marshal(r.Busy) // strings and a time
+		out = fmt.Appendf(out, "busy %s\n", by)
+	}
 	return append(append(out, '\n'), rest...), nil
 }
 
@@ -190,6 +195,7 @@ func parseStatus(b []byte) (agent.Status, []byte, error) {
 	var limit, now int64
 	var state string
 	var timeout, cancelled, begun, noKill bool
+	var by agent.HostHolder
 	if record, ok := bytes.CutPrefix(b, []byte("record\n")); ok {
 		var err error
 		if b, err = fromRecord(record); err != nil {
@@ -251,6 +257,8 @@ func parseStatus(b []byte) (agent.Status, []byte, error) {
 			begun = true
 		case "cut":
 			st.LogTruncated = true
+		case "busy":
+			_ = json.Unmarshal(line[len("busy"):], &by)
 		case "now":
 			now = num(1)
 		}
@@ -269,6 +277,9 @@ func parseStatus(b []byte) (agent.Status, []byte, error) {
 	case "cancelled":
 		st.State = agent.Cancelled
 		st.Result = transport.Result{Verdict: transport.VerdictCancelled, Text: "it ended before its program began"}
+	case "busy":
+		st.State = agent.Done
+		st.Result = transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: agent.CodeHostBusy}, Text: by.String()}
 	case "failed":
 		st.State = agent.Done
 		st.Result = transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: "prepare"},

@@ -1,9 +1,14 @@
 package agentless
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+)
 
 // The scripts run in any POSIX sh of a Linux system. Beyond POSIX they need
-// setsid(1), mkfifo(1), and head, tail and date as GNU and busybox have them.
+// setsid(1), mkfifo(1), random(4), and dd, head, tail and date as GNU and busybox
+// have them.
 //
 // A directory of ours holds
 //
@@ -19,10 +24,12 @@ import "strings"
 //	  failed         it could not be started, because of its files
 //	  cancel         time at which the job was cancelled
 //	  timeout        the limit was enforced
+//	  busy           of another job, which had the host: this one was not begun
 //	  exit           status and time
+//	  json.room, exit.room   what becomes ID.json and exit
 //	  work/          the program's directory, until it ends
 //	preparing        the process that fills the directory
-//	beat             changes with every call; the lease counts from there
+//	beat, pulse      change with every call; the lease counts from there
 //	janitor          process and start of what removes all this after the lease
 
 // functions are shared by the scripts.
@@ -33,7 +40,13 @@ boot() { cat /proc/sys/kernel/random/boot_id; }
 # late FILE: takes back a file that was written, if clear has begun meanwhile and may
 # not have seen it.
 late() { [ -e "$D/agentless" ] || { rm -f "$1"; rmdir "$D/jobs" "$D"; } 2>/dev/null; }
-beat() { if [ -e "$D/agentless" ]; then echo "$$ $(date +%s)" >"$D/beat"; late "$D/beat"; fi 2>/dev/null; }
+# beat: where there is no room for the words, whether "pulse" is there tells calls apart.
+beat() {
+	[ -e "$D/agentless" ] || return 0
+	echo "$$ $(date +%s)" >"$D/beat" || if [ -e "$D/pulse" ]; then rm -f "$D/pulse"; else : >"$D/pulse"; fi
+	late "$D/beat"
+	late "$D/pulse"
+} 2>/dev/null
 # flush FILE: has a file on the disk before anything that depends on it happens.
 flush() { dd if=/dev/null of="$1" conv=notrunc,fsync 2>/dev/null; }
 # alive FILE: whether the process that a file names first, with its start, is there.
@@ -48,6 +61,7 @@ state() {
 	elif parent "$1"; then if [ -e "$1/begun" ]; then echo running; else echo accepted; fi
 	elif [ -s "$1/exit" ]; then echo done
 	elif [ -e "$1/begun" ]; then if orphan "$1"; then echo running; else echo interrupted; fi
+	elif [ -s "$1/busy" ]; then echo busy
 	elif [ -e "$1/failed" ]; then echo failed
 	else echo cancelled
 	fi
@@ -81,7 +95,7 @@ busy() {
 save() {
 	[ -e "$1/spec" ] || return 0
 	i=${1##*/}
-	{
+	put "$1.json" "$({
 		if [ -n "$2" ]; then printf '{"id":"%s","state":"done","exit":"%s"' "$i" "$2"
 		else
 			printf '{"id":"%s","state":"%s"' "$i" "$(state "$1")"
@@ -89,12 +103,13 @@ save() {
 		fi
 		for f in spec run cancel; do
 			if read -r a <"$1/$f"; then printf ',"%s":"%s"' "$f" "$a"; fi
-		done 2>/dev/null
+		done
+		if [ -s "$1/busy" ]; then printf ',"busy":%s' "$(holder "$1/busy")"; fi
 		for f in timeout begun failed cut; do
 			if [ -e "$1/$f" ]; then printf ',"%s":true' "$f"; fi
 		done
 		printf '}\n'
-	} >"$1.json.new" 2>/dev/null && flush "$1.json.new" && mv "$1.json.new" "$1.json"
+	} 2>/dev/null)" "$1/json.room"
 }
 # clear: removes everything but logs, unless something runs: then it fails. Whoever
 # is about to start a job sees that the marker is gone, or is seen.
@@ -120,6 +135,7 @@ clear() {
 		esac
 	done
 	rmdir "$D/jobs" "$D" 2>/dev/null
+	hosts >/dev/null
 	return 0
 }
 # hard JOB: kills the process group of the job, but for the parent and what takes
@@ -138,13 +154,14 @@ hard() {
 		kill -9 "${f##*/}" 2>/dev/null
 	done
 }
-`
+` + hostFunctions + roomFunctions
 
-// prepareScript DIR JANITOR fills a directory that only its owner may enter. It ends
+// prepareScript DIR JANITOR DAYS fills a directory that only its owner may enter. It ends
 // with 72 if the directory is somebody else's. A manager may be killed, and what it
 // left removed, while this goes on: so it makes neither directory nor marker, and
-// either it sees that the marker is gone, or removeScript sees and awaits it.
-const prepareScript = functions + `
+// either it sees that the marker is gone, or removeScript sees and awaits it. Then it
+// removes logs that are older than DAYS, unless that is "".
+const prepareScript = functions + pruneFunctions + `
 D=$1
 umask 077
 [ -d "$D" ] && ! [ -L "$D" ] && [ -O "$D" ] || exit 72
@@ -156,7 +173,7 @@ while [ "$d" != / ]; do # nobody else may put another in its place
 	case $(LC_ALL=C ls -ldnL "$d") in d???????w[!tT]*) exit 72;; d*) ;; *) exit 72;; esac
 done
 command -v setsid >/dev/null && command -v mkfifo >/dev/null && [ -n "$(start $$)" ] && [ -n "$(boot)" ] || exit 73
-echo "$$ $(start $$)" >"$D/preparing" || exit 1
+echo "$$ $(start $$)" >"$D/preparing" || { [ ! -e "$D/agentless" ] || spare; exit 1; }
 [ -e "$D/agentless" ] || { rm -f "$D/preparing"; exit 1; }
 mkdir -p "$D/blobs" "$D/jobs" "$D/claims" || exit 1
 beat
@@ -164,6 +181,7 @@ alive "$D/janitor" || {
 	setsid sh -c "$2" sh "$D" </dev/null >/dev/null 2>&1 &
 }
 rm -f "$D/preparing"
+[ -z "$3" ] || prune "$3"
 `
 
 // janitorScript DIR removes the directory but for its logs when nobody has called
@@ -178,7 +196,7 @@ late "$D/janitor"
 while read -r lease <"$D/agentless"; do
 	p=$((lease/10)); [ $p -gt 0 ] || p=1; [ $p -lt 30 ] || p=30
 	sleep $p
-	now=$(cat "$D/beat" 2>/dev/null)
+	now=$(cat "$D/beat" 2>/dev/null; [ -e "$D/pulse" ] && echo pulse)
 	if [ "$now" != "$seen" ] || [ -n "$(busy)" ]; then seen=$now idle=0; continue; fi
 	idle=$((idle+p))
 	[ $idle -ge "$lease" ] || continue
@@ -193,22 +211,27 @@ D=$1
 beat
 `
 
-// installScript DIR ID PARENT SPEC LIMIT CAP EXTRA FILES... -- ARGV... has a job
-// started, unless there is one, and prints the specification of the one that is there
-// then. EXTRA is put before a command and gives it further variables; files are given
-// by name, digest and "x" or "-".
+// installScript DIR ID PARENT SPEC LIMIT CAP HOLDER EXTRA FILES... -- ARGV... has a
+// job started, unless there is one, and prints the specification of the one that is
+// there then. It ends with 76, and prints who has it, while another job has the host,
+// and with 77 where the disk has no room for the job's files. HOLDER is what others
+// are told of this one. EXTRA is put before a command and gives it further variables;
+// files are given by name, digest and "x" or "-".
 const installScript = functions + `
 staged() { while [ "$1" != -- ]; do [ -f "$D/blobs/$2" ] || return 1; shift 3; done; }
-D=$1 id=$2 parent=$3 spec=$4 limit=$5 cap=$6 extra=$7
-shift 7
+D=$1 id=$2 parent=$3 spec=$4 limit=$5 cap=$6 holder=$7 extra=$8
+shift 8
 j=$D/jobs/$id
 beat
 if ! [ -e "$j" ] && ! [ -e "$j.json" ] && ! [ -e "$D/claims/$id" ]; then
 	staged "$@" || exit 71
+	o=$(hosts | head -n 1)
+	if [ -n "$o" ]; then holder "$o" >&2; exit 76; fi
+	spare
 	path=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	# The values of variables are no arguments of what stays.
 	eval "env -i PATH=\"\$path\" HOME=\"\${HOME:-/}\" LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive TMPDIR=\"\$j/work\" $extra \\
-		setsid sh -c \"\$parent\" sh \"\$D\" \"\$id\" \"\$spec\" \"\$limit\" \"\$cap\" \"\$@\" </dev/null >/dev/null 2>&1 &"
+		setsid sh -c \"\$parent\" sh \"\$D\" \"\$id\" \"\$spec\" \"\$limit\" \"\$cap\" \"\$holder\" \"\$@\" </dev/null >/dev/null 2>&1 &"
 	n=0
 	until [ -e "$j/spec" ] || [ $n -ge 100 ]; do n=$((n+1)); sleep 0.1 2>/dev/null || sleep 1; done
 fi
@@ -218,20 +241,27 @@ else sed -n 's/.*"spec":"\([^"]*\)".*/\1/p' "$j.json"
 fi
 `
 
-// parentScript DIR ID SPEC LIMIT CAP FILES... -- PROGRAM [ARGUMENT...] is the parent
+// parentScript DIR ID SPEC LIMIT CAP HOLDER FILES... -- PROGRAM [ARGUMENT...] is the parent
 // of the job's program, of whose output it keeps CAP blocks of 512 bytes: it leads a
 // session of its own, claims the job, lays out its files, and records how the program
 // ended.
 const parentScript = functions + `
-D=$1 id=$2 spec=$3 limit=$4 cap=$5
-shift 5
+D=$1 id=$2 spec=$3 limit=$4 cap=$5 holder=$6
+shift 6
 j=$D/jobs/$id log=$D/jobs/$id.log t=$D/stage.$id.$$
 trap : HUP INT TERM
 umask 077
 mkdir "$t" || exit
-echo "$spec" >"$t/spec" && echo "$$ $(start $$) $(boot) $(date +%s)" >"$t/run" || { rm -rf "$t"; exit; }
+echo "$spec" >"$t/spec" && echo "$$ $(start $$) $(boot) $(date +%s)" >"$t/run" &&
+	room "$t/json.room" 4096 && room "$t/exit.room" 4096 || { rm -rf "$t"; exit; }
 mkdir "$D/claims/$id" 2>/dev/null || { rm -rf "$t"; exit; }
 mv "$t" "$j" || exit
+h=${D%/*}/` + agent.HostLockPrefix + `$id.$$.$(start $$).$(boot)
+trap 'rm -f "$h"' EXIT
+printf '%s,"since":"%s"}\n' "${holder%?}" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$h" 2>"$log"
+[ -e "$h" ] || { : >"$j/failed"; exit; }
+hold "$h" >"$j/busy" || { [ -s "$j/busy" ] || : >"$j/failed"; exit; }
+rm -f "$j/busy"
 mkdir "$j/work" && : >"$log" && mkfifo "$j/pipe" || { : >"$j/failed"; exit; }
 while [ "$1" != -- ]; do
 	{
@@ -259,16 +289,16 @@ if [ "$limit" != 0 ]; then
 		trap '' HUP INT TERM
 		n=0
 		while [ $n -lt "$limit" ]; do
-			[ -e "$j/exit" ] || ! kill -0 $$ && exit
+			[ -e "$j/pipe" ] && kill -0 $$ || exit
 			sleep 1
 			n=$((n+1))
 		done
-		[ -e "$j/exit" ] && exit
+		[ -e "$j/pipe" ] || exit
 		: >"$j/timeout"
 		kill -TERM -$$
 		n=0
 		while [ $n -lt 10 ]; do
-			[ -e "$j/exit" ] && exit
+			[ -e "$j/pipe" ] || exit
 			sleep 1
 			n=$((n+1))
 		done
@@ -279,18 +309,17 @@ fi
 echo "$r $w" >"$j/ours"
 (trap - HUP INT TERM; umask 022; exec "$@") </dev/null >"$j/pipe" 2>&1
 s="$? $(date +%s)"
+rm -f "$j/pipe" # it has ended, and to say so has taken no room
 # What the program left running in the background may hold the pipe.
 n=0
 while ! [ -e "$j/drained" ] && [ $n -lt 30 ]; do sleep 0.1 2>/dev/null || sleep 1; n=$((n+1)); done
-n=0
-until save "$j" "$s" && echo "$s" >"$j/exit.new" && flush "$j/exit.new" && mv "$j/exit.new" "$j/exit"; do
-	n=$((n+1))
-	[ $n -lt 150 ] || exit
-	rm -rf "$j/work"
-	sleep 2
-done 2>/dev/null
+rm -f "$h"
+# later waits for room, as long as there is something to record the end in.
+later() { [ -e "$j/spec" ] || exit; rm -rf "$j/work"; sleep 2; }
+until save "$j" "$s"; do later; done
+until put "$j/exit" "$s" "$j/exit.room"; do later; done
 cd /
-rm -rf "$j/work" "$j/pipe"
+rm -rf "$j/work" "$j"/*.room
 `
 
 // statusScript DIR OFFSET MAX [ID] prints what is known of a job, or of all, and of
@@ -305,6 +334,7 @@ one() {
 	for f in spec run exit cancel; do
 		if read -r a <"$1/$f"; then echo "$f $a"; fi
 	done 2>/dev/null
+	[ -s "$1/busy" ] && echo "busy $(holder "$1/busy")"
 	[ -e "$1/timeout" ] && echo timeout
 	[ -e "$1/begun" ] && echo begun
 	[ -e "$1/failed" ] && echo failed

@@ -122,7 +122,7 @@ func (a *fakeAgent) Inventory(ctx context.Context, req agent.InventoryRequest) (
 		h := a.h
 		inv := &transport.Inventory{
 			Taken: time.Now(), Identity: h.identity,
-			Devices: slices.Clone(h.devices), Problems: slices.Clone(h.problems),
+			Devices: slices.Clone(h.devices), Problems: slices.Clone(h.problems), Notes: slices.Clone(h.notes),
 		}
 		if inv.Identity == (transport.Identity{}) {
 			inv.Identity = a.ident
@@ -175,7 +175,11 @@ func (a *fakeAgent) Install(ctx context.Context, spec agent.Job) (agent.Status, 
 		a.p.jobs[spec.ID] = j
 		a.p.order = append(a.p.order, spec.ID)
 		out = j.status(-1)
-		j.begin(a.h.bootID())
+		if j.script.HostBusy {
+			j.refuse()
+		} else {
+			j.begin(a.h.bootID())
+		}
 		return nil
 	})
 	if err != nil {

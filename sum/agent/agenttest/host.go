@@ -20,6 +20,7 @@ type Host struct {
 	devices   []transport.Device
 	software  []transport.Software
 	problems  []transport.Problem
+	notes     []transport.Problem
 	scripts   map[string]func(agent.Job) Job
 	faults    []*armed
 	calls     map[Op]int
@@ -52,6 +53,14 @@ func (h *Host) SetSoftware(s ...transport.Software) {
 	h.in.mu.Lock()
 	defer h.in.mu.Unlock()
 	h.software = slices.Clone(s)
+}
+
+// SetNotes sets the notes of the inventory, such as those of probes that found
+// nothing installed.
+func (h *Host) SetNotes(n ...transport.Problem) {
+	h.in.mu.Lock()
+	defer h.in.mu.Unlock()
+	h.notes = slices.Clone(n)
 }
 
 // SetProblems sets the problems of the inventory.

@@ -180,7 +180,7 @@ func (p *place) remove() {
 // logs returns the paths of what stays.
 func (p *place) logs() []string {
 	var out []string
-	if p.epoch > 0 {
+	if p.epoch > 0 && len(p.order) > 0 { // one that did nothing leaves nothing
 		out = append(out, p.dir+"/agent.log")
 	}
 	for _, id := range p.order {

@@ -31,6 +31,9 @@ type Job struct {
 	// AgentDies ends the agent in the step in which the program was seen
 	// running: the call fails with transport.ErrConnLost, and the job goes on.
 	AgentDies bool
+	// HostBusy lets the job end before its program begins, because the job of
+	// another manager has the host.
+	HostBusy bool
 	// Interrupted lets the job end so instead of Done, without an effect.
 	Interrupted bool
 	// Overdue reports the job as past its timeout while it runs.
@@ -77,6 +80,13 @@ func (j *job) held() bool {
 func (j *job) begin(bootID string) {
 	j.state, j.started, j.bootID = agent.Running, time.Now(), bootID
 	j.starts++
+}
+
+// refuse ends a job that another one kept out.
+func (j *job) refuse() {
+	j.end(agent.Done, nil)
+	by := agent.HostHolder{Agent: "another", Component: "other", Version: "1.0", Since: j.ended}
+	j.result = transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: agent.CodeHostBusy}, Text: by.String()}
 }
 
 // step lets the program go on by one piece of output, or to its end.

@@ -41,7 +41,8 @@
 // channel goes through the connection that is there already: by forwarding to
 // that socket, or where the server forbids this through the agent's command
 // "connect", whose standard input and output are piped. No further port of the
-// target is used, unless [Installer.Network] asks for the classic way.
+// target is used, unless StartOptions.Classic asks for the conversation of HP SUM 4
+// to 6 (see [agent.Classic]), or [Installer.Network] for its port alone.
 //
 // # The manager's own host
 //

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"path/filepath"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
@@ -43,14 +42,9 @@ func ExampleInstaller_inProcess() {
 			fmt.Println(s.Name, s.Version)
 		}
 	}
-	left, err := a.Remove(ctx)
-	if err != nil {
+	if _, err := a.Remove(ctx); err != nil { // what stays are the logs of jobs, if any ran
 		log.Fatal(err)
-	}
-	for _, name := range left {
-		fmt.Println("left:", filepath.Base(name))
 	}
 	// Output:
 	// tool 1.2.3
-	// left: agent.log
 }

@@ -17,7 +17,7 @@ func (in *Installer) inProcess(conn transport.Conn) bool { return in.InProcess &
 // launchInProcess makes this process the agent in r.dir.
 func (r *run) launchInProcess(ctx context.Context) (*installed, error) {
 	client, err := agent.NewInProcess(ctx, agent.InProcessOptions{
-		Target: r.opts.Target, Dir: filepath.FromSlash(r.dir), Shim: hasSelf(r.in.source()), Lease: r.opts.Lease,
+		Target: r.opts.Target, Dir: filepath.FromSlash(r.dir), Shim: hasSelf(r.in.source()), Lease: r.opts.Lease, KeepLogs: r.opts.KeepLogs,
 	})
 	if errors.Is(err, transport.ErrBusy) {
 		r.touched = false // what is there is another manager's
@@ -25,7 +25,7 @@ func (r *run) launchInProcess(ctx context.Context) (*installed, error) {
 	if err != nil {
 		return nil, r.fail(nil, err, "")
 	}
-	return &installed{Client: client, in: r.in, conn: r.conn, target: r.opts.Target, place: r.place()}, nil
+	return &installed{Client: client, way: &way{run: r}, place: r.place()}, nil
 }
 
 // hasSelf reports whether a source is or has a Self that RunAgent gave.

@@ -12,15 +12,19 @@ import (
 // installed is a running agent.
 type installed struct {
 	*agent.Client
-	in     *Installer
-	conn   transport.Conn
-	target string
-	place  agent.Place
+	*way
+	place agent.Place
 }
 
 var _ agent.Agent = (*installed)(nil)
 
 func (a *installed) Place() agent.Place { return a.place }
+
+// Close implements agent.Agent.
+func (a *installed) Close(ctx context.Context) error {
+	defer a.way.close()
+	return a.Client.Close(ctx)
+}
 
 // Remove implements agent.Agent. Where the channel is dead it goes through the
 // connection.
@@ -31,18 +35,21 @@ func (a *installed) Remove(ctx context.Context) ([]string, error) {
 	}
 	// The channel goes first: where it is a command on the connection it may
 	// take the only place that a limit leaves.
-	cerr := a.Client.Close(ctx)
+	cerr := a.Close(ctx)
 	if err == nil {
 		if left, rest, werr := a.waitGone(ctx); werr == nil && !rest {
+			if len(left) == 0 {
+				removeEmpty(ctx, a.conn, a.made)
+			}
 			return left, nil
 		}
 	}
-	left, serr := a.in.sweep(ctx, a.conn, a.place, a.target)
+	left, serr := a.in.sweep(ctx, a.conn, a.place, a.opts.Target)
 	if serr != nil {
 		return nil, serr
 	}
 	if err == nil && cerr != nil {
-		a.in.log().DebugContext(ctx, "closing the channel", "target", a.target, "err", cerr)
+		a.in.log().DebugContext(ctx, "closing the channel", "target", a.opts.Target, "err", cerr)
 	}
 	return left, nil
 }

@@ -109,6 +109,9 @@ func (r *run) fail(kind error, err error, hint string) error {
 // agent.ErrPolicy too where a security policy is why, agent.ErrQuarantined and agent.ErrStart, and with the errors of the connection
 // and of opts.Opened.
 func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.StartOptions) (agent.Agent, error) {
+	if conn != nil && conn.Path().SameHost {
+		opts.Classic = nil
+	}
 	r := &run{in: in, conn: conn, opts: opts}
 	if err := r.check(); err != nil {
 		return nil, err
@@ -118,6 +121,9 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 		return nil, r.fail(nil, err, "")
 	}
 	if commands {
+		if opts.Classic != nil {
+			in.log().InfoContext(ctx, "there is no classic conversation where there is no agent", "target", opts.Target)
+		}
 		return (&agentless.Installer{Logger: in.Logger}).Start(ctx, conn, opts)
 	}
 	if r.sys, err = probe(ctx, conn); err != nil {
@@ -445,7 +451,7 @@ func (r *run) undone(ctx context.Context, cause error) error {
 	return &e
 }
 
-// removeEmpty removes directories that a failed Start made, if they are empty.
+// removeEmpty removes directories that a Start made, if they are empty.
 func removeEmpty(ctx context.Context, conn transport.Conn, made []string) {
 	for i := len(made) - 1; i >= 0; i-- {
 		if err := transport.Remove(ctx, conn, made[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,13 +19,51 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-const maxReady = 64 << 10 // bytes
+const (
+	maxReady = 64 << 10 // bytes
+	moveTime = 15 * time.Second
+	dialTime = 15 * time.Second // to connect to a port of the agent's own
+
+	opDialAgent = "dial the agent"
+)
 
 // launch starts the agent that is in r.dir and connects to it.
 func (r *run) launch(ctx context.Context) (*installed, error) {
 	manager, theirs, err := channel.NewIdentity(r.opts.Target)
 	if err != nil {
 		return nil, r.fail(nil, err, "")
+	}
+	way := &way{run: r}
+	a, err := way.start(ctx, manager, theirs)
+	if err != nil {
+		way.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// way is how one agent is reached, and reaches the manager.
+type way struct {
+	*run
+	callback []string // where the agent reaches the manager
+	release  func()   // of Classic.Callback
+	once     sync.Once
+}
+
+func (w *way) close() {
+	w.once.Do(func() {
+		if w.release != nil {
+			w.release()
+		}
+	})
+}
+
+func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, theirs *channel.AgentCredentials) (*installed, error) {
+	if c := r.opts.Classic; c != nil && c.Callback != nil {
+		var err error
+		if r.callback, r.release, err = c.Callback(ctx, manager); err != nil {
+			return nil, r.fail(nil, err, "")
+		}
 	}
 	nonce := channel.NewJobID()
 	if err := r.putBootstrap(ctx, theirs, nonce); err != nil {
@@ -38,6 +77,10 @@ func (r *run) launch(ctx context.Context) (*installed, error) {
 		if gone := r.vanished(ctx); gone != nil {
 			return nil, gone
 		}
+		if exit.Code == agent.ExitNoSpace {
+			return nil, &agent.Error{Op: "start", Target: r.opts.Target, Kind: agent.ErrStart, Code: exitCode(exit),
+				Err: fmt.Errorf("%w: %.2000s", transport.ErrNoSpace, bytes.TrimSpace(out)), Hint: "make room on the file system of " + r.dir}
+		}
 		return nil, &agent.Error{Op: "start", Target: r.opts.Target, Kind: agent.ErrStart, Code: exitCode(exit),
 			Err: fmt.Errorf("%.2000s", bytes.TrimSpace(out)), Hint: "see " + r.name(agent.LogName)}
 	}
@@ -50,29 +93,99 @@ func (r *run) launch(ctx context.Context) (*installed, error) {
 	if err := r.opened(ctx, place); err != nil {
 		return nil, err
 	}
-	d := &dialer{run: r, ready: ready}
-	client, err := agent.NewClient(ctx, agent.ClientOptions{Target: r.opts.Target, Credentials: manager, Dial: d.dial, Epoch: ready.Epoch, Logger: r.in.Logger})
+	client, err := r.client(ctx, manager, ready)
 	if err != nil {
-		return nil, r.fail(nil, err, "")
+		return nil, r.unreached(ctx, err)
 	}
-	return &installed{Client: client, in: r.in, conn: r.conn, target: r.opts.Target, place: place}, nil
+	if c := r.opts.Classic; c != nil && !c.Stay {
+		if client, place.Addr, err = r.move(ctx, client, manager, ready); err == nil {
+			err = r.opened(ctx, place)
+		}
+		if err != nil {
+			cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
+			defer cancel()
+			_ = client.Close(cctx)
+			return nil, r.unreached(ctx, err)
+		}
+	}
+	return &installed{Client: client, way: r, place: place}, nil
 }
 
-func (r *run) putBootstrap(ctx context.Context, theirs *channel.AgentCredentials, nonce string) error {
+// unreached tells a port that nobody can dial from a line that was lost: it is no use
+// to dial that again, and the operator has to know which one it is.
+func (r *way) unreached(ctx context.Context, err error) error {
+	var dial *transport.Error
+	if !errors.As(err, &dial) || dial.Kind != transport.ErrUnreachable || dial.Op != opDialAgent || ctx.Err() != nil {
+		return r.fail(nil, err, "")
+	}
+	if _, lost := transport.Stat(ctx, r.conn, r.dir); lost != nil && stops(ctx, lost) {
+		return r.fail(nil, lost, "") // so it is the line after all
+	}
+	return r.fail(transport.ErrUnreachable, dial, "")
+}
+
+func (r *way) client(ctx context.Context, manager *channel.ManagerCredentials, ready agent.Ready) (*agent.Client, error) {
+	d := &dialer{run: r.run, ready: ready}
+	return agent.NewClient(ctx, agent.ClientOptions{Target: r.opts.Target, Credentials: manager, Dial: d.dial, Epoch: ready.Epoch, Logger: r.in.Logger})
+}
+
+// move takes the conversation to a port of its own. Where that one cannot be
+// reached, it stays: only a firewall in between that knows the first port alone
+// must not stop an update.
+func (r *way) move(ctx context.Context, first *agent.Client, manager *channel.ManagerCredentials, ready agent.Ready) (*agent.Client, string, error) {
+	stay := func(err error) (*agent.Client, string, error) {
+		if ctx.Err() != nil {
+			return first, "", err
+		}
+		r.in.log().WarnContext(ctx, "the conversation stays at the agent's first port, where a port scanner may disturb it",
+			"target", r.opts.Target, "addr", ready.Addr, "err", err)
+		return first, ready.Addr, nil
+	}
+	port, err := first.Move(ctx, false)
+	if err != nil {
+		return stay(err)
+	}
+	listen, err := netip.ParseAddrPort(ready.Addr)
+	if err != nil {
+		return stay(err)
+	}
+	there := ready
+	there.Addr = netip.AddrPortFrom(listen.Addr(), port).String()
+	dctx, cancel := context.WithTimeout(ctx, moveTime)
+	defer cancel()
+	next, err := r.client(dctx, manager, there)
+	if err != nil {
+		return stay(err)
+	}
+	if _, err = next.Move(dctx, true); err != nil {
+		// The agent may have closed the first port by now.
+		_ = next.Close(ctx)
+		return first, "", &agent.Error{Op: "start", Target: r.opts.Target, Kind: transport.ErrConnLost, Err: err}
+	}
+	_ = first.Close(ctx)
+	r.in.log().DebugContext(ctx, "the conversation has moved", "target", r.opts.Target, "addr", there.Addr)
+	return next, there.Addr, nil
+}
+
+func (r *way) putBootstrap(ctx context.Context, theirs *channel.AgentCredentials, nonce string) error {
 	credentials, err := theirs.MarshalBootstrap()
 	if err != nil {
 		return r.fail(nil, err, "")
 	}
 	network := r.in.Network
-	if network == "" {
+	switch {
+	case r.opts.Classic != nil:
+		network = "tcp"
+	case network == "":
 		network = "unix"
 	}
 	data, err := json.Marshal(agent.Bootstrap{
 		Version: 1, Nonce: nonce, Target: r.opts.Target, Credentials: credentials,
 		// A lease that is not whole seconds is rounded up: it must not become 0,
 		// which is the default.
-		LeaseSeconds: int((max(r.opts.Lease, 0) + time.Second - 1) / time.Second),
-		Network:      network, Listen: r.in.Listen, AllowForeign: r.in.AllowForeign,
+		LeaseSeconds:    int((max(r.opts.Lease, 0) + time.Second - 1) / time.Second),
+		KeepLogsSeconds: keepSeconds(r.opts.KeepLogs),
+		Network:         network, Listen: r.in.Listen, AllowForeign: r.in.AllowForeign, Callback: r.callback,
 	})
 	if err != nil {
 		return r.fail(nil, err, "")
@@ -150,6 +263,12 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
 	return c, nil
 }
 
+// remoteKnown reports whether a connection knows the target's address.
+func remoteKnown(conn transport.Conn) bool {
+	remote := conn.Path().Remote
+	return remote.IsValid() && !remote.Addr().IsUnspecified()
+}
+
 // dialTCP dials the agent's port on the target's own address. Where the
 // connection does not know that, as behind a jump host, the target itself dials:
 // what the agent says of its address means nothing on the manager, where it might
@@ -161,11 +280,13 @@ func (d *dialer) dialTCP(ctx context.Context) (net.Conn, error) {
 			Hint: "the agent must say at which IP address and port it listens"}
 	}
 	conn, dial := d.run.conn, d.run.in.DialContext
+	if c := d.run.opts.Classic; dial == nil && c != nil && remoteKnown(conn) {
+		dial = c.Dial
+	}
 	host, port := listen.Addr().Unmap(), strconv.Itoa(int(listen.Port()))
-	remote := conn.Path().Remote
 	switch {
-	case remote.IsValid() && !remote.Addr().IsUnspecified():
-		host = remote.Addr().Unmap()
+	case remoteKnown(conn):
+		host = conn.Path().Remote.Addr().Unmap()
 		if dial == nil {
 			dial = (&net.Dialer{}).DialContext
 		}
@@ -178,10 +299,18 @@ func (d *dialer) dialTCP(ctx context.Context) (net.Conn, error) {
 		return nil, &transport.Error{Op: "dial", Target: d.run.opts.Target, Path: d.ready.Addr, Kind: transport.ErrInvalid,
 			Hint: "the connection does not know the target's address: give Installer.Listen the one to dial"}
 	}
-	c, err := dial(ctx, "tcp", net.JoinHostPort(host.String(), port))
+	dctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	c, err := dial(dctx, "tcp", net.JoinHostPort(host.String(), port))
 	if err != nil {
-		return nil, &transport.Error{Op: "dial", Target: d.run.opts.Target, Path: d.ready.Addr, Kind: transport.ErrUnreachable, Err: err,
-			Hint: "the firewall of the target must let the manager reach TCP port " + port}
+		if dctx.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("no answer within %v", dialTime) // not the caller's deadline
+		}
+		hint := "firewalls, that of the target among them, must let the manager reach TCP port " + port
+		if d.run.opts.Classic != nil {
+			hint += ", from its ports 60000 and up"
+		}
+		return nil, &transport.Error{Op: opDialAgent, Target: d.run.opts.Target, Path: net.JoinHostPort(host.String(), port), Kind: transport.ErrUnreachable, Err: err, Hint: hint}
 	}
 	return c, nil
 }

@@ -2,6 +2,7 @@ package install_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
 	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/local"
 	"github.com/roundsman-go/roundsman/transport/ssh/sshtest"
 	"github.com/stretchr/testify/require"
 )
@@ -36,8 +38,83 @@ func TestRemoveOfADeadAgent(t *testing.T) {
 	require.NoError(t, syscall.Kill(l.agentPID(), syscall.SIGKILL))
 	left, err := a.Remove(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{l.dir() + "/agent.log"}, left)
+	require.Empty(t, left, "no job ran, and nothing was wrong")
 	l.requireClean()
+	require.NoDirExists(t, l.dir())
+}
+
+// What Start made goes again, with the directories above, and nothing else.
+func TestRemoveLeavesNothing(t *testing.T) {
+	l := newLab(t, sshtest.Config{})
+	outer := l.base
+	l.base = filepath.Join(l.base, "opt", "agents")
+	for _, there := range []string{"", outer} {
+		if there != "" {
+			require.NoError(t, os.Mkdir(there, 0o700))
+		}
+		left, err := l.start(l.dial()).Remove(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, left)
+		require.NoDirExists(t, filepath.Join(outer, "opt"))
+		if there != "" {
+			require.DirExists(t, there)
+		} else {
+			require.NoDirExists(t, outer)
+		}
+	}
+}
+
+// An agent that has a warning to tell leaves its log.
+func TestRemoveLeavesWarnings(t *testing.T) {
+	l := newLab(t, sshtest.Config{})
+	a := l.start(l.dial())
+	log, err := os.OpenFile(l.dir()+"/agent.log", os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = log.WriteString("time=2026-01-01T00:00:00Z level=WARN msg=careful\n")
+	require.NoError(t, err)
+	require.NoError(t, log.Close())
+	left, err := a.Remove(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{l.dir() + "/agent.log"}, left)
+}
+
+// Whoever begins, with an agent or as one, removes what is old.
+func TestStartPrunes(t *testing.T) {
+	for name, start := range map[string]func(l *lab, o agent.StartOptions) agent.Agent{
+		"agent": func(l *lab, o agent.StartOptions) agent.Agent {
+			a, err := installer().Start(t.Context(), l.dial(), o)
+			require.NoError(l.t, err)
+			return a
+		},
+		"in process": func(l *lab, o agent.StartOptions) agent.Agent {
+			conn, err := (&local.Transport{}).Dial(l.t.Context(), transport.Endpoint{})
+			require.NoError(l.t, err)
+			l.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+			a, err := (&install.Installer{InProcess: true}).Start(t.Context(), conn, o)
+			require.NoError(l.t, err)
+			return a
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, sshtest.Config{})
+			for keep, stays := range map[time.Duration]bool{0: false, time.Nanosecond: false, 31 * 24 * time.Hour: true, -1: true} {
+				old := filepath.Join(l.base, "0123456789abcdef")
+				require.NoError(t, os.MkdirAll(old, 0o700))
+				require.NoError(t, os.WriteFile(old+"/agent.log", nil, 0o600))
+				at := time.Now().Add(-30*24*time.Hour - time.Minute)
+				require.NoError(t, os.Chtimes(old+"/agent.log", at, at))
+				require.NoError(t, os.Chtimes(old, at, at))
+				o := l.opts()
+				o.KeepLogs = keep
+				a := start(l, o)
+				_, err := os.Stat(old)
+				require.Equal(t, stays, err == nil, keep)
+				left, err := a.Remove(t.Context())
+				require.NoError(t, err)
+				require.Empty(t, left)
+			}
+		})
+	}
 }
 
 func TestSweepSparesARunningJob(t *testing.T) {
@@ -84,7 +161,7 @@ func TestSweepOfLiveAgentAndOfNothing(t *testing.T) {
 	a := l.start(l.dial())
 	left, err := installer().Sweep(t.Context(), l.dial(), a.Place())
 	require.NoError(t, err)
-	require.Equal(t, []string{l.dir() + "/agent.log"}, left)
+	require.Empty(t, left)
 	l.requireClean()
 	left, err = installer().Sweep(t.Context(), l.dial(), agent.Place{ID: "x", Dir: l.base + "/x"})
 	require.NoError(t, err)

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/roundsman-go/roundsman/portalloc"
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// advices say by which flags of this program something can be done about a class
+// of failure. The packages below do not know them: their errors name fields of Go.
+// The first class that matches counts.
+var advices = []struct {
+	is   error
+	text string
+}{
+	{agent.ErrPolicy, "--agentless puts no program on the target, and --agent-dir DIR names another directory for it"},
+	{agent.ErrNoBinary, "--agentless puts no program on the target"},
+	{agent.ErrNoDir, "--agent-dir DIR names a directory on the target for the agent, and --agentless puts no program there"},
+	{sum.ErrJournal, "--journal DIR names another directory for the journal"},
+	{portalloc.ErrExhausted, portAdvice},
+	{portalloc.ErrBusy, portAdvice},
+	{portalloc.ErrDisabled, portAdvice},
+	{transport.ErrTrust, "--known-hosts FILE names a file with the keys of targets, in which you have the one that this target is known to have (ssh-keyscan prints it)"},
+	{transport.ErrAuth, "--identity FILE names a private key, and --password-file FILE has the password; for sudo, --sudo-password-file FILE"},
+	{transport.ErrTimeout, "ConnectTimeout in ~/.ssh/config, or in that of --ssh-config FILE, gives a target longer"},
+}
+
+const portAdvice = "--port ROLE=PORT gives a role of the manager another port, and --port ROLE=FIRST-LAST a range"
+
+// adviceOn returns what can be done about an error by flags, or "".
+func adviceOn(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return ""
+	}
+	for _, a := range advices {
+		if errors.Is(err, a.is) {
+			return a.text
+		}
+	}
+	return ""
+}
+
+// portRoles are the roles of --port, by name.
+func portRoles() map[string]portalloc.Role {
+	roles := map[string]portalloc.Role{}
+	for _, r := range []portalloc.Role{portalloc.LocalIPC, portalloc.ManagerToTarget, portalloc.TargetToManager,
+		portalloc.HTTP, portalloc.Port, portalloc.SSLPort, portalloc.FTP, portalloc.Dynamic} {
+		roles[r.String()] = r
+	}
+	return roles
+}
+
+const portRoleNames = "port, ssl_port, ftp_port, http; classic: local-ipc, manager-to-target, target-to-manager, dynamic"
+
+// portPolicies parses the values of --port.
+func portPolicies(values []string) (map[portalloc.Role]portalloc.Policy, error) {
+	if len(values) == 0 {
+		return nil, nil
+	}
+	roles, out := portRoles(), map[portalloc.Role]portalloc.Policy{}
+	for _, v := range values {
+		name, ports, _ := strings.Cut(v, "=")
+		role, known := roles[name]
+		if !known {
+			return nil, usagef("--port %s: no role %q; the roles are %s", v, name, portRoleNames)
+		}
+		if _, twice := out[role]; twice {
+			return nil, usagef("--port %s: the role is given twice", v)
+		}
+		first, last, isRange := strings.Cut(ports, "-")
+		a, err := strconv.ParseUint(first, 10, 16)
+		b := a
+		if err == nil && isRange {
+			b, err = strconv.ParseUint(last, 10, 16)
+		}
+		switch {
+		case err != nil || b < a || isRange && a == 0:
+			return nil, usagef("--port %s: want ROLE=PORT, or ROLE=FIRST-LAST, with ports up to 65535", v)
+		case isRange:
+			out[role] = portalloc.Policy{First: uint16(a), Last: uint16(b)}
+		case a == 0: // off
+			out[role] = portalloc.Policy{}
+		default:
+			out[role] = portalloc.Fixed(uint16(a))
+		}
+	}
+	return out, nil
+}
+
+// checkFiles looks for the files that flags name, before anything is dialled.
+func (f *sessionFlags) checkFiles() error {
+	for flag, files := range map[string][]string{"--known-hosts": f.knownHosts, "--identity": f.identities} {
+		for _, name := range files {
+			fi, err := os.Stat(name)
+			if err != nil && flag == "--identity" {
+				if _, perr := os.Stat(name + ".pub"); perr == nil {
+					continue // the private half is in the agent alone
+				}
+			}
+			switch {
+			case err != nil:
+				return usageError{fmt.Errorf("%s %s: %w", flag, name, err)}
+			case fi.IsDir():
+				return usagef("%s %s: it is a directory", flag, name)
+			}
+		}
+	}
+	return nil
+}
+
+// checkWords refuses words beside --component that name neither a target nor a file:
+// they are taken for further components, as the shell makes several words of a pattern.
+func checkWords(words []string) error {
+	for _, w := range words {
+		if _, err := os.Stat(w); errors.Is(err, os.ErrNotExist) {
+			return usagef("%q is neither a target, such as linux://%s, nor a file: beside --component, words without \"://\" are further components", w, w)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,60 @@
+package agentless
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+)
+
+// pruneFunctions delete the directories of agents that have left, as package agent
+// does.
+const pruneFunctions = `
+# oldlogs DIR DAYS: whether a directory of ours holds nothing but logs and the records
+# of jobs, all of them so old.
+oldlogs() (
+	d=$1
+	[ -d "$d" ] && ! [ -L "$d" ] && [ -O "$d" ] || exit 1
+	case $(LC_ALL=C ls -ldn "$d") in d???--[-S]---*) ;; *) exit 1;; esac
+	for f in "$d"/* "$d"/.[!.]* "$d"/..?* "$d"/jobs/* "$d"/jobs/.[!.]* "$d"/jobs/..?*; do
+		[ -e "$f" ] || [ -L "$f" ] || continue
+		[ -O "$f" ] && ! [ -L "$f" ] || exit 1
+		case ${f#"$d"/} in
+		jobs) [ -d "$f" ] || exit 1; continue;;
+		agent.log|jobs/*.json|jobs/*.log) [ -f "$f" ] || exit 1;;
+		*) exit 1;;
+		esac
+		n=${f##*/}
+		n=${n%.*}
+		case ${f#"$d"/} in agent.log) continue;; esac
+		case $n in *[!0-9a-f]*) exit 1;; esac
+		[ ${#n} = 32 ] || exit 1
+	done
+	# With an error it prints something too.
+	[ -z "$(find "$d" -mtime "-$2" 2>&1)" ]
+)
+# prune DAYS
+prune() (
+	for d in "${D%/*}"/*; do
+		n=${d##*/}
+		case $n in *[!0-9a-f]*) continue;; esac
+		[ ${#n} = 16 ] && [ "$n" != "${D##*/}" ] && oldlogs "$d" "$1" || continue
+		rm -f "$d"/agent.log "$d"/jobs/*.json "$d"/jobs/*.log
+		# Somebody may have begun to use it: what is not empty stays.
+		rmdir "$d/jobs" "$d" 2>/dev/null
+	done
+	exit 0
+)
+`
+
+// keepDays is StartOptions.KeepLogs as find(1) counts: in days, and "" for ever.
+func keepDays(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d < 0:
+		return ""
+	case d == 0:
+		d = agent.DefaultKeepLogs
+	}
+	return strconv.FormatInt(int64(d/day)+int64(min(d%day, 1)), 10)
+}

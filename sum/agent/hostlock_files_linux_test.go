@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/roundsman-go/roundsman/sum/channel"
+	"github.com/stretchr/testify/require"
+)
+
+// hostFile puts a file into a base directory as a holder would.
+func hostFile(t *testing.T, base string, p process, boot, content string) string {
+	t.Helper()
+	name := filepath.Join(base, HostLockPrefix+strings.Join([]string{channel.NewJobID(), strconv.Itoa(p.PID), p.Start, boot}, "."))
+	require.NoError(t, os.WriteFile(name, []byte(content), 0o600))
+	return name
+}
+
+func TestHostHolders(t *testing.T) {
+	dead := process{os.Getpid(), "1"} // another process had the number
+	me := thisProcess()
+	leader := exec.Command("sh", "-c", "sleep 600 >/dev/null & echo; exec sleep 600")
+	leader.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := leader.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, leader.Start())
+	_, err = out.Read(make([]byte, 1)) // now its child is there
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = syscall.Kill(-leader.Process.Pid, syscall.SIGKILL) })
+	led := process{leader.Process.Pid, processStart(leader.Process.Pid)}
+	require.NoError(t, leader.Process.Kill())
+	_ = leader.Wait()
+
+	used := exec.Command("sleep", "600") // leads a group, too
+	used.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, used.Start())
+	t.Cleanup(func() { _ = used.Process.Kill(); _ = used.Wait() })
+	again := process{used.Process.Pid, "1"}
+
+	for name, x := range map[string]struct {
+		p       process
+		boot    string
+		content string
+		lock    bool // by another process
+		want    bool
+	}{
+		"alive":                        {me, bootID(), "{\"component\":\"c\"}\nheld\n", false, true},
+		"alive, nothing written yet":   {me, bootID(), "", false, true},
+		"alive, in the middle":         {me, bootID(), "{\"compo", false, true},
+		"after a reboot":               {me, "another", "{}\nheld\n", false, false},
+		"after a reboot, with program": {me, "another", "{}\nheld\nprogram " + strconv.Itoa(me.PID) + " " + me.Start + "\n", false, false},
+		"dead":                         {dead, bootID(), "{}\nheld\n", false, false},
+		"dead, nothing written":        {dead, bootID(), "", false, false},
+		"dead, and its program lives":  {dead, bootID(), "{}\nheld\nprogram " + strconv.Itoa(me.PID) + " " + me.Start + "\n", false, true},
+		"dead, and its program":        {dead, bootID(), "{}\nheld\nprogram " + strconv.Itoa(me.PID) + " 1\n", true, false},
+		"dead, unrecorded program":     {dead, bootID(), "{}\nheld\n", true, true},
+		"dead, and its group lives":    {led, bootID(), "{}\nheld group\n", false, true},
+		"dead, its number used again":  {again, bootID(), "{}\nheld group\n", false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := t.TempDir()
+			file := hostFile(t, base, x.p, x.boot, x.content)
+			if x.lock {
+				f, err := os.Open(file)
+				require.NoError(t, err)
+				defer f.Close()
+				require.NoError(t, holdOutput(f))
+			}
+			jobs, err := hostJobs(base, "")
+			require.NoError(t, err)
+			if x.want {
+				require.Len(t, jobs, 1)
+				require.FileExists(t, file)
+				return
+			}
+			require.Empty(t, jobs)
+			require.NoFileExists(t, file, "it is swept")
+		})
+	}
+}
+
+// What only looks like a file of ours is left alone, and keeps nobody out.
+func TestHostLockNames(t *testing.T) {
+	base := t.TempDir()
+	id := channel.NewJobID()
+	for _, name := range []string{
+		HostLockPrefix, HostLockPrefix + "x", HostLockPrefix + id, HostLockPrefix + id + ".1", HostLockPrefix + id + ".0.1.b",
+		HostLockPrefix + id + ".-1.1.b", HostLockPrefix + id + ".1..b", HostLockPrefix + id + ".1.1.b.c", "roundsman-job-" + id + ".1.1.b",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(base, name), nil, 0o600))
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(base, HostLockPrefix+id+".1.1."+bootID()), 0o700))
+	victim := filepath.Join(base, "victim")
+	require.NoError(t, os.WriteFile(victim, nil, 0o600))
+	require.NoError(t, os.Symlink(victim, filepath.Join(base, HostLockPrefix+id+".2.1."+bootID())))
+	before, err := os.ReadDir(base)
+	require.NoError(t, err)
+	jobs, err := hostJobs(base, "")
+	require.NoError(t, err)
+	require.Empty(t, jobs)
+	after, err := os.ReadDir(base)
+	require.NoError(t, err)
+	require.Len(t, after, len(before))
+}
+
+// Two that come at the same time do not both withdraw, nor both begin.
+func TestHostTieIsBroken(t *testing.T) {
+	base := t.TempDir()
+	h := home(filepath.Join(base, "agent"))
+	rec := record{ID: strings.Repeat("5", 32), Component: "mine"}
+	// One that sorts later, and has not begun, is waited for; it withdraws.
+	other := filepath.Join(base, HostLockPrefix+strings.Repeat("9", 32)+"."+strconv.Itoa(os.Getpid())+"."+thisProcess().Start+"."+bootID())
+	require.NoError(t, os.WriteFile(other, []byte("{}\n"), 0o600))
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		for {
+			if own, _ := filepath.Glob(filepath.Join(base, HostLockPrefix+rec.ID+".*")); len(own) == 1 {
+				break
+			}
+		}
+		_ = os.Remove(other)
+	}()
+	lock, by, err := h.takeHost(rec)
+	<-waited
+	require.NoError(t, err)
+	require.Nil(t, by)
+	require.NoError(t, lock.release())
+	require.NoError(t, lock.release(), "twice is no error")
+
+	// One that sorts before is given way to at once.
+	first := hostFile(t, base, thisProcess(), bootID(), "")
+	require.NoError(t, os.Rename(first, filepath.Join(base, HostLockPrefix+strings.Repeat("1", 32)+first[strings.Index(first, "."+strconv.Itoa(os.Getpid())+"."):])))
+	lock, by, err = h.takeHost(rec)
+	require.NoError(t, err)
+	require.Nil(t, lock)
+	require.NotNil(t, by)
+	own, err := filepath.Glob(filepath.Join(base, HostLockPrefix+rec.ID+".*"))
+	require.NoError(t, err)
+	require.Empty(t, own)
+}

@@ -1,0 +1,6 @@
+//go:build !linux && !darwin
+
+package agent
+
+func fileHeld(string) bool { return false }
+func groupAlive(int) bool  { return false }

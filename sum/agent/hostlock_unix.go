@@ -1,0 +1,31 @@
+//go:build linux || darwin
+
+package agent
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// fileHeld reports whether a process has a file locked (flock).
+func fileHeld(name string) bool {
+	file, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	// Shared, so that those who look do not take each other for the holder.
+	return unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
+}
+
+// groupAlive reports whether the process group that a process led still has
+// members, now that the process itself is gone. Its number is not given to a new
+// process as long.
+func groupAlive(leader int) bool {
+	if processStart(leader) != "" {
+		return false
+	}
+	err := unix.Kill(-leader, 0)
+	return err == nil || err == unix.EPERM
+}

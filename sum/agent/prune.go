@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"bufio"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/channel"
+)
+
+// DefaultKeepLogs is how long logs stay on a target if nothing else is said.
+const DefaultKeepLogs = 30 * 24 * time.Hour
+
+// keepLogs is the retention in force; false is for ever.
+func keepLogs(d time.Duration) (time.Duration, bool) {
+	if d == 0 {
+		d = DefaultKeepLogs
+	}
+	return d, d > 0
+}
+
+// maxPruned bounds the work of one start.
+const maxPruned = 1000
+
+// isAgentID reports whether a name has the form of the IDs that package sum gives
+// to agents: 16 lower-case hexadecimal digits.
+func isAgentID(name string) bool {
+	return len(name) == 16 && strings.Trim(name, "0123456789abcdef") == ""
+}
+
+// prune deletes the directories of agents that have left, beside this one, in which
+// nothing was written for as long as logs are kept. It takes those of this user
+// alone, with the name of an ID that package sum gives, that hold logs and the
+// records of jobs and nothing else: no lock, no program, no job, no marker. A job
+// whose record a manager still waits for writes there as long as it runs, so its
+// directory is not that old; what is older nobody has asked for.
+func (h home) prune(keep time.Duration, log *slog.Logger) {
+	keep, prunes := keepLogs(keep)
+	if !prunes {
+		return
+	}
+	base, err := os.OpenRoot(h.base())
+	if err != nil {
+		return
+	}
+	defer base.Close()
+	dir, err := base.Open(".")
+	if err != nil {
+		return
+	}
+	entries, err := dir.ReadDir(-1)
+	dir.Close()
+	if err != nil {
+		return
+	}
+	before, n := time.Now().Add(-keep), 0
+	for _, e := range entries {
+		if !e.IsDir() || !isAgentID(e.Name()) || e.Name() == h.id() {
+			continue
+		}
+		switch done, err := pruneDir(base, e.Name(), before); {
+		case err != nil:
+			log.Warn("old logs could not be removed", "dir", h.base()+"/"+e.Name(), "error", err)
+		case done:
+			n++
+		}
+		if n == maxPruned {
+			break
+		}
+	}
+	if n > 0 {
+		log.Info("removed logs that were kept long enough", "directories", n, "kept", keep)
+	}
+}
+
+// pruneDir deletes one directory if it may go. Links are not followed: to none out
+// of the base directory, and to none that is in the place of one of ours.
+func pruneDir(base *os.Root, name string, before time.Time) (bool, error) {
+	fi, err := base.Lstat(name)
+	if err != nil || !fi.IsDir() || !ownedByMe(fi) || fi.Mode().Perm()&0o077 != 0 {
+		return false, ignoreNotExist(err)
+	}
+	root, err := base.OpenRoot(name)
+	if err != nil {
+		return false, ignoreNotExist(err)
+	}
+	defer root.Close()
+	if there, err := root.Stat("."); err != nil || !os.SameFile(fi, there) {
+		return false, ignoreNotExist(err)
+	}
+	files, err := onlyLogs(root, before)
+	if err != nil || files == nil {
+		return false, ignoreNotExist(err)
+	}
+	for _, f := range files {
+		if err := root.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+	}
+	// Somebody may have begun to use it: what is not empty stays.
+	if err := base.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return true, nil
+}
+
+// onlyLogs returns what is to be deleted of a directory that holds nothing but logs
+// last written before a time, its directories last, and nil of any other.
+func onlyLogs(root *os.Root, before time.Time) ([]string, error) {
+	files := []string{}
+	var dirs []string
+	for _, dir := range []string{".", "jobs"} {
+		fi, err := root.Lstat(dir)
+		if dir == "jobs" && errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err != nil || !fi.IsDir() || !ownedByMe(fi) || !fi.ModTime().Before(before) {
+			return nil, err
+		}
+		f, err := root.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		entries, err := f.ReadDir(-1)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			name := path.Join(dir, e.Name())
+			if name == "jobs" {
+				continue
+			}
+			fi, err := e.Info()
+			if err != nil || !fi.Mode().IsRegular() || !isLog(name) || !ownedByMe(fi) || !fi.ModTime().Before(before) {
+				return nil, err
+			}
+			files = append(files, name)
+		}
+		if dir != "." {
+			dirs = append(dirs, dir)
+		}
+	}
+	return append(files, dirs...), nil
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// quiet reports whether no job ever ran here and agent.log has nothing that anybody
+// would look for: its lines tell, of each, that it is no warning and no error.
+func (h home) quiet() bool {
+	entries, err := os.ReadDir(h.jobs())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	for _, e := range entries {
+		if id, _, _ := strings.Cut(e.Name(), "."); channel.ValidJobID(id) {
+			return false
+		}
+	}
+	fi, err := os.Lstat(h.path(LogName))
+	if err != nil || !fi.Mode().IsRegular() {
+		return false
+	}
+	f, err := os.Open(h.path(LogName))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		// slog.TextHandler: time=... level=INFO msg=...
+		_, rest, _ := strings.Cut(lines.Text(), " ")
+		level, _, _ := strings.Cut(rest, " ")
+		if level != "level="+slog.LevelInfo.String() && level != "level="+slog.LevelDebug.String() {
+			return false
+		}
+	}
+	return lines.Err() == nil
+}

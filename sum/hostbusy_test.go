@@ -1,0 +1,46 @@
+package sum_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/agenttest"
+)
+
+// A host on which another manager's job runs is left alone, whether that is known
+// at once or only when the job is about to begin, and the outcome says what to do.
+func TestHostBusy(t *testing.T) {
+	for name, set := range map[string]func(h *agenttest.Host){
+		"refused": func(h *agenttest.Host) {
+			h.Fault(agenttest.Fault{Op: agenttest.Install, Call: 1, Err: agent.HostBusyError("install", "t", agent.HostHolder{Component: "other", Version: "1.0"})})
+		},
+		"lost the race": func(h *agenttest.Host) { h.OnInstall("thing", agenttest.Job{HostBusy: true}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, server)
+			s := l.open()
+			n := l.nodes(s)[0]
+			host := l.agents.Host(n.Target().Name)
+			set(host)
+			inventories := host.Calls(agenttest.Inventory)
+			o := deploy(t, n, l.component("7.0", 100))
+			require.Equal(t, sum.Failed, o.Kind, "%+v", o)
+			require.ErrorIs(t, o.Err, agent.ErrHostBusy)
+			require.Contains(t, o.Text, `"other 1.0" runs there`)
+			require.Contains(t, o.Text, "run again when that has ended")
+			require.LessOrEqual(t, host.Calls(agenttest.Inventory)-inventories, 2, "nothing was begun, so nothing is read again")
+			require.Zero(t, l.applied(n.Target().Name))
+			// Nothing of it waits to be recovered, and the next attempt does it.
+			rec, err := sum.Recover(t.Context(), n, sum.DeployOptions{})
+			require.NoError(t, err)
+			require.Empty(t, rec.Outcomes)
+			host.OnInstall("thing", agenttest.Job{})
+			require.Equal(t, sum.Updated, deploy(t, n, l.component("7.0", 100)).Kind)
+			l.clean(s)
+		})
+	}
+}
