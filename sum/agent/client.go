@@ -269,7 +269,7 @@ func (c *Client) Log(ctx context.Context, name string, w io.Writer) error {
 // fs.ErrPermission where the agent's user may not restart the host. The delay is
 // rounded up to whole minutes.
 func (c *Client) Reboot(ctx context.Context, opts transport.RebootOptions) error {
-	_, err := c.ch.Reboot(ctx, &channel.RebootRequest{Message: opts.Message, DelaySeconds: seconds(opts.Delay)})
+	_, err := c.ch.Reboot(ctx, &channel.RebootRequest{Message: rebootMessage(opts.Message), DelaySeconds: seconds(opts.Delay)})
 	return c.wrap("reboot", err)
 }
 

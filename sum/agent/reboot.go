@@ -48,7 +48,18 @@ func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channe
 func ShutdownArgs(message string, delay time.Duration) []string {
 	minutes := (delay + time.Minute - 1) / time.Minute
 	args := []string{"shutdown", "-r", "+" + strconv.FormatInt(int64(minutes), 10)}
-	// One line, and nothing that moves the cursor of whoever reads it.
+	if message = rebootMessage(message); message == "" {
+		return args
+	}
+	if message[0] == '-' {
+		message = " " + message // else it would be an option
+	}
+	return append(args, message)
+}
+
+// rebootMessage is a message as users get it: one line, and nothing that moves the
+// cursor of whoever reads it.
+func rebootMessage(message string) string {
 	message = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
@@ -59,11 +70,5 @@ func ShutdownArgs(message string, delay time.Duration) []string {
 	for len(message) > maxRebootMessage {
 		message = strings.ToValidUTF8(message[:maxRebootMessage], "")
 	}
-	if message == "" {
-		return args
-	}
-	if message[0] == '-' {
-		message = " " + message // else it would be an option
-	}
-	return append(args, message)
+	return message
 }

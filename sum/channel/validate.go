@@ -55,6 +55,7 @@ func ValidLogName(s string) bool {
 // their extension.
 func reservedOnWindows(name string) bool {
 	base, _, _ := strings.Cut(strings.ToUpper(name), ".")
+	base = strings.TrimRight(base, " ")
 	switch base {
 	case "CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$":
 		return true
@@ -140,7 +141,8 @@ func validFileName(name string) bool {
 		return false
 	}
 	for part := range strings.SplitSeq(name, "/") {
-		if reservedOnWindows(part) {
+		// Windows takes final dots and spaces away.
+		if reservedOnWindows(part) || strings.HasSuffix(part, ".") || strings.HasSuffix(part, " ") {
 			return false
 		}
 	}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) rebootCommand() *cobra.Command {
+	var f sessionFlags
+	var opts transport.RebootOptions
+	cmd := &cobra.Command{
+		Use:   "reboot TARGET... [--message TEXT] [--delay TIME] [--json]",
+		Short: "Restart targets, and wait until they are back",
+		Long: `Reboot restarts targets and waits until each answers under another boot ID, which
+proves that it has restarted. Users who are logged in there see the message.
+
+A target on which a job runs is not restarted. What deploy reported as
+UpdatedNeedsReboot is proven by an inventory afterwards.
+
+` + sessionHelp + "\n\n" + exitHelp,
+		Example: "  roundsman reboot linux://root@db1 --message 'ファームウェア更新のため再起動します' --delay 5m",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if opts.Delay < 0 {
+				return usagef("--delay must not be negative")
+			}
+			list, err := targets(args, f.fleet)
+			if err != nil {
+				return err
+			}
+			if len(list) == 0 {
+				return errNoTargets
+			}
+			return a.work(cmd.Context(), "reboot", &f, false, func(ctx context.Context, w *work) error {
+				nodes, err := w.nodes(list)
+				if err != nil {
+					return err
+				}
+				for r := range sum.Each(ctx, nodes, w.each(), func(ctx context.Context, n *sum.Node) (transport.Identity, error) {
+					w.rep.begin(n.Target(), "reboot")
+					return sum.Reboot(ctx, n, opts)
+				}) {
+					w.rep.idle(r.Node.Target())
+					if r.Err != nil {
+						w.fail(ctx, r.Node.Target(), r.Err)
+						continue
+					}
+					w.rep.rebooted(r.Node.Target(), r.Value)
+				}
+				return nil
+			})
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&opts.Message, "message", "", "`TEXT` for users who are logged in, in any language")
+	cmd.Flags().DurationVar(&opts.Delay, "delay", 0, "`TIME` until then, rounded up to minutes on servers")
+	return cmd
+}
+
+// rebootedEvent says that a target has restarted.
+type rebootedEvent struct {
+	header
+	Target string `json:"target"`
+	Name   string `json:"name,omitempty"`
+	BootID string `json:"boot_id"` // that it has now
+}
+
+func (r *reporter) rebooted(t sum.Target, id transport.Identity) {
+	if r.json {
+		r.event(rebootedEvent{newHeader("rebooted"), t.String(), t.Name, id.BootID})
+		return
+	}
+	r.line("%s: restarted, boot ID %s", clean(targetKey(t)), clean(id.BootID))
+}
