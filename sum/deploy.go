@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -79,7 +80,7 @@ func (n *Node) deploy(ctx context.Context, plan TargetPlan, comps []*component.C
 			o.Text = "stopped before it began"
 		default:
 			o = n.apply(ctx, it, planned[it.Digest], opts)
-			if opts.StopOnFailure && (o.Kind == Failed || o.Kind == Unverified) {
+			if opts.StopOnFailure && (o.Kind == Failed || o.Kind == Unverified) || errors.Is(o.Err, agent.ErrHostBusy) {
 				failed = it.Component
 			}
 			if err := n.s.books.note(context.WithoutCancel(ctx), o); err != nil {

@@ -113,6 +113,11 @@ func (n *Node) recoverJob(ctx context.Context, id string, r jobRecord, damaged e
 		}
 		return err
 	})
+	if errors.Is(err, agent.ErrNoRecords) {
+		// It may have run and ended, and its record be gone since.
+		cl := claim{begun: true, lost: "the target has no record of it any more, nor of the agent that had it in " + r.Place.Dir, entry: n.jobEntry(id, r)}
+		return n.conclusion(ctx, r.Item, read, cl, opts)
+	}
 	if errors.Is(err, agent.ErrNoJob) {
 		o := n.outcome(r.Item, Cancelled)
 		o.Text = "the request never reached the target; nothing was installed"

@@ -2,6 +2,7 @@ package sum_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/agenttest"
 	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
@@ -322,4 +324,38 @@ func TestSweptAgentForgotten(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, rec.Removed, 1)
 	l.clean(s)
+}
+
+// TestRecoverWithoutRecords: where the target has forgotten everything, the inventory
+// decides, and nothing is said to have been left alone.
+func TestRecoverWithoutRecords(t *testing.T) {
+	t.Parallel()
+	for _, worked := range []bool{true, false} {
+		t.Run(fmt.Sprint("proven: ", worked), func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, server)
+			s := l.open()
+			n, c := l.nodes(s)[0], l.component("2.0", 100)
+			if !worked {
+				c.Match = component.Match{} // or nobody can tell
+			}
+			l.begin(n, plan(t, n, c, sum.PlanOptions{}), c, transporttest.Flash{}).die(s)
+			h := l.agents.Host(n.Target().Name)
+			h.Fault(agenttest.Fault{Op: agenttest.Status, Err: agent.ErrNoRecords})
+			s = l.open()
+			n = l.nodes(s)[0]
+			r, err := sum.Recover(t.Context(), n, sum.DeployOptions{})
+			require.NoError(t, err)
+			require.Len(t, r.Outcomes, 1)
+			if worked {
+				require.Equal(t, sum.Updated, r.Outcomes[0].Kind, r.Outcomes[0].Text)
+			} else {
+				require.Equal(t, sum.Unverified, r.Outcomes[0].Kind, r.Outcomes[0].Text)
+				require.Contains(t, r.Outcomes[0].Text, "no record")
+			}
+			require.Equal(t, 1, l.applied(n.Target().Name))
+			h.ClearFaults()
+			l.clean(s)
+		})
+	}
 }

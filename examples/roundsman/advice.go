@@ -11,6 +11,7 @@ import (
 	"github.com/roundsman-go/roundsman/portalloc"
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -40,7 +41,11 @@ func adviceOn(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return ""
 	}
+	var inChannel *channel.Error // whose trust is not that of ssh
 	for _, a := range advices {
+		if (a.is == transport.ErrTrust || a.is == transport.ErrAuth || a.is == transport.ErrTimeout) && errors.As(err, &inChannel) {
+			continue
+		}
 		if errors.Is(err, a.is) {
 			return a.text
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/agenttest"
+	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -159,5 +160,14 @@ func TestKeepLogsFlag(t *testing.T) {
 		}
 		require.Zero(t, (&app{resolve: b.resolve, installer: s}).run(t.Context(), args, strings.NewReader(""), &b.out, &b.errs, nil), b.errs.String())
 		require.Equal(t, want, s.opts.KeepLogs)
+	}
+}
+
+// TestAdviceOnTheChannel: who is refused by the agent's channel is helped by no key
+// for SSH.
+func TestAdviceOnTheChannel(t *testing.T) {
+	for _, kind := range []error{transport.ErrTrust, transport.ErrAuth, transport.ErrTimeout} {
+		require.NotEmpty(t, adviceOn(kind))
+		require.Empty(t, adviceOn(&agent.Error{Op: "connect", Kind: kind, Err: &channel.Error{Op: "dial", Kind: channel.ErrTrust}}))
 	}
 }

@@ -46,7 +46,7 @@ func (f *sessionFlags) add(cmd *cobra.Command) {
 	s.IntVar(&f.parallel, "parallel", 0, "`N` targets are worked on at a time (32)")
 	s.StringArrayVar(&f.agentDirs, "agent-dir", nil, "`DIR` on the target below which the agent may live; can be repeated")
 	s.DurationVar(&f.lease, "lease", 0, "how long an agent stays when the manager is silent (15m)")
-	s.DurationVar(&f.keepLogs, "keep-logs", 0, "how long the logs of runs that are over stay on a target, such as 48h; less than 0: for ever (720h)")
+	s.DurationVar(&f.keepLogs, "keep-logs", 0, "how long the logs of runs that are over stay on a target, those of other managers among them, such as 48h; less than 0: for ever (720h, and never less for records of jobs)")
 	s.StringArrayVar(&f.ports, "port", nil, "`ROLE=PORT` of the manager, or ROLE=FIRST-LAST; can be repeated. Roles: "+portRoleNames)
 	s.StringArrayVar(&f.identities, "identity", nil, "private key `FILE`, instead of those OpenSSH would use; can be repeated")
 	s.StringArrayVar(&f.knownHosts, "known-hosts", nil, "known_hosts `FILE`, instead of those OpenSSH would use; can be repeated")

@@ -323,6 +323,8 @@ func kindOfFault(op, code string) error {
 		return fs.ErrNotExist
 	case channel.CodeConflict:
 		return ErrJobConflict
+	case codeNoRecords:
+		return ErrNoRecords
 	case codeJobRunning:
 		return ErrJobRunning
 	case CodeHostBusy:

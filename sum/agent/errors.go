@@ -12,6 +12,10 @@ import (
 var (
 	// ErrNoJob: the agent has no record of this job.
 	ErrNoJob = errors.New("no such job")
+	// ErrNoRecords: the agent has no record of this job, nor of anything: its
+	// directory is new. The job may have run, and its record have been deleted since.
+	// It matches ErrNoJob too.
+	ErrNoRecords = fmt.Errorf("%w: the directory of the agent is new", ErrNoJob)
 	// ErrJobRunning: a job runs, so the agent cannot go.
 	ErrJobRunning = errors.New("a job is running")
 	// ErrHostBusy: the program of another job runs on this host, maybe another

@@ -26,6 +26,15 @@ func (h home) output(id string) string  { return filepath.Join(h.jobs(), id+".lo
 func (h home) jobDir(id string) string  { return filepath.Join(h.jobs(), id) }
 func (h home) jobLock(id string) string { return filepath.Join(h.jobDir(id), "lock") }
 
+// fresh reports whether nothing of an earlier agent is known here.
+func (h home) fresh() bool {
+	if _, err := os.Lstat(h.leasePath()); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	ids, err := h.jobIDs()
+	return len(ids) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
+}
+
 // prepare makes the directories. The agent runs programs with its own rights, so
 // a directory that others can write to would give them those rights.
 func (h home) prepare() error {

@@ -125,7 +125,7 @@ type hostLock struct{ file *os.File }
 func (h home) takeHost(rec record) (lock *hostLock, by *HostHolder, err error) {
 	me := thisProcess()
 	name := filepath.Join(h.base(), HostLockPrefix+strings.Join([]string{rec.ID, strconv.Itoa(me.PID), me.Start, bootID()}, "."))
-	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w: only who may write there can know that no other job runs on this host", err)
 	}
@@ -211,6 +211,10 @@ func hostJobs(base, mine string) ([]hostJob, error) {
 		if !ok || e.Name() == mine || !e.Type().IsRegular() {
 			continue
 		}
+		// Others who may write to the directory must not be able to hold the host.
+		if fi, err := e.Info(); err != nil || !ownedByMe(fi) {
+			continue
+		}
 		name := filepath.Join(base, e.Name())
 		content, err := readHostLock(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -230,7 +234,8 @@ func hostJobs(base, mine string) ([]hostJob, error) {
 			out = append(out, hostJob{content.HostHolder, e.Name(), true})
 			continue
 		}
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// One of another user stays, and holds nothing.
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return nil, err
 		}
 	}

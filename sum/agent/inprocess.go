@@ -128,13 +128,14 @@ func startInProcess(ctx context.Context, h home, opts InProcessOptions) (*inProc
 	if lease <= 0 {
 		lease = DefaultLease
 	}
-	p := &inProcess{lock: lock}
+	p, fresh := &inProcess{lock: lock}, false
 	err = func() error {
 		// Again: whoever held the lock may have deleted everything as it left.
 		if err := h.prepare(); err != nil {
 			return err
 		}
 		h.removeSocket() // of an agent that was killed
+		fresh = h.fresh()
 		for _, name := range []string{ReadyName, BootstrapName} {
 			if err := os.RemoveAll(h.path(name)); err != nil {
 				return err
@@ -152,7 +153,7 @@ func startInProcess(ctx context.Context, h home, opts InProcessOptions) (*inProc
 	log := slog.New(slog.NewTextHandler(p.log, nil)).With("pid", os.Getpid())
 	h.tidy()
 	p.svc = newService(h, newLease(lease), log)
-	p.svc.target = opts.Target
+	p.svc.target, p.svc.fresh = opts.Target, fresh
 	h.prune(opts.KeepLogs, log)
 	p.svc.spawn = func(id string) (<-chan struct{}, error) { return spawnInProcess(h, id) }
 	if opts.Shim {

@@ -168,9 +168,9 @@ type StartOptions struct {
 	// they were last written; 0 means 30 days, and less than 0 for ever. An agent
 	// that begins deletes older ones below its base directory: the directories of
 	// the same user with the name of an ID of package sum that hold logs and job
-	// records alone. Without an agent the time is rounded up to whole days. A record
-	// that a manager has not fetched in that time is lost; the job is then one that
-	// nobody knows of, and an inventory has to decide.
+	// records alone. Without an agent the time is rounded up to whole days. They
+	// may be another manager's: so records stay for 30 days at least. One that nobody
+	// has fetched by then is lost; an inventory has to decide on its job (ErrNoRecords).
 	KeepLogs time.Duration
 	// Opened is called before the first change on the target, and again when the
 	// place is known better. An error stops the start.

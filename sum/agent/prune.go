@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,9 +37,9 @@ func isAgentID(name string) bool {
 // prune deletes the directories of agents that have left, beside this one, in which
 // nothing was written for as long as logs are kept. It takes those of this user
 // alone, with the name of an ID that package sum gives, that hold logs and the
-// records of jobs and nothing else: no lock, no program, no job, no marker. A job
-// whose record a manager still waits for writes there as long as it runs, so its
-// directory is not that old; what is older nobody has asked for.
+// records of jobs and nothing else: no lock, no program, no job, no marker. A record
+// may be another manager's, which has not asked for it yet: those stay for
+// DefaultKeepLogs at least, whatever this one wants.
 func (h home) prune(keep time.Duration, log *slog.Logger) {
 	keep, prunes := keepLogs(keep)
 	if !prunes {
@@ -58,12 +59,13 @@ func (h home) prune(keep time.Duration, log *slog.Logger) {
 	if err != nil {
 		return
 	}
-	before, n := time.Now().Add(-keep), 0
+	now := time.Now()
+	logs, records, n := now.Add(-keep), now.Add(-max(keep, DefaultKeepLogs)), 0
 	for _, e := range entries {
 		if !e.IsDir() || !isAgentID(e.Name()) || e.Name() == h.id() {
 			continue
 		}
-		switch done, err := pruneDir(base, e.Name(), before); {
+		switch done, err := pruneDir(base, e.Name(), logs, records); {
 		case err != nil:
 			log.Warn("old logs could not be removed", "dir", h.base()+"/"+e.Name(), "error", err)
 		case done:
@@ -80,7 +82,7 @@ func (h home) prune(keep time.Duration, log *slog.Logger) {
 
 // pruneDir deletes one directory if it may go. Links are not followed: to none out
 // of the base directory, and to none that is in the place of one of ours.
-func pruneDir(base *os.Root, name string, before time.Time) (bool, error) {
+func pruneDir(base *os.Root, name string, logs, records time.Time) (bool, error) {
 	fi, err := base.Lstat(name)
 	if err != nil || !fi.IsDir() || !ownedByMe(fi) || fi.Mode().Perm()&0o077 != 0 {
 		return false, ignoreNotExist(err)
@@ -93,7 +95,10 @@ func pruneDir(base *os.Root, name string, before time.Time) (bool, error) {
 	if there, err := root.Stat("."); err != nil || !os.SameFile(fi, there) {
 		return false, ignoreNotExist(err)
 	}
-	files, err := onlyLogs(root, before)
+	files, err := onlyLogs(root, logs)
+	if err == nil && slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(f, "jobs/") }) {
+		files, err = onlyLogs(root, records)
+	}
 	if err != nil || files == nil {
 		return false, ignoreNotExist(err)
 	}
@@ -119,7 +124,7 @@ func onlyLogs(root *os.Root, before time.Time) ([]string, error) {
 		if dir == "jobs" && errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		if err != nil || !fi.IsDir() || !ownedByMe(fi) || !fi.ModTime().Before(before) {
+		if err != nil || !fi.IsDir() || !ownedByMe(fi) || !older(fi, before) {
 			return nil, err
 		}
 		f, err := root.Open(dir)
@@ -137,7 +142,7 @@ func onlyLogs(root *os.Root, before time.Time) ([]string, error) {
 				continue
 			}
 			fi, err := e.Info()
-			if err != nil || !fi.Mode().IsRegular() || !isLog(name) || !ownedByMe(fi) || !fi.ModTime().Before(before) {
+			if err != nil || !fi.Mode().IsRegular() || !isLog(name) || !ownedByMe(fi) || !older(fi, before) {
 				return nil, err
 			}
 			files = append(files, name)
@@ -147,6 +152,14 @@ func onlyLogs(root *os.Root, before time.Time) ([]string, error) {
 		}
 	}
 	return append(files, dirs...), nil
+}
+
+// firstLog is when no log of ours was written yet: a time before that is of a host
+// whose clock was wrong.
+var firstLog = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func older(fi fs.FileInfo, before time.Time) bool {
+	return fi.ModTime().Before(before) && fi.ModTime().After(firstLog)
 }
 
 func ignoreNotExist(err error) error {

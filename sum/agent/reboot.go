@@ -28,6 +28,13 @@ func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channe
 	if err != nil {
 		return nil, fault(channel.CodeUnsupported, "there is no program shutdown on this host")
 	}
+	// Nor while another manager's job runs.
+	switch by, err := s.home.hostHolder(); {
+	case err != nil:
+		return nil, err
+	case by != nil:
+		return nil, hostFault(*by)
+	}
 	args := ShutdownArgs(r.Message, time.Duration(r.DelaySeconds)*time.Second)
 	out, exit, err := runLimited(ctx, prog, args, shutdownTimeout, shutdownMaxOutput)
 	switch said := tail(out.head, 512); {

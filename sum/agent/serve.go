@@ -63,7 +63,7 @@ func serve(ctx context.Context, h home) error {
 
 	svc := newService(h, newLease(boot.lease()), log)
 	svc.spawn = func(id string) (<-chan struct{}, error) { return spawnShim(h, id, log) }
-	svc.target, svc.found = boot.Target, found
+	svc.target, svc.found, svc.fresh = boot.Target, found, h.fresh()
 	h.removeSocket() // of an agent that was killed
 	server := &channel.Server{
 		Credentials: credentials, Handler: svc, Blobs: svc, Logs: svc, AllowForeign: boot.AllowForeign, Logger: log,

@@ -36,6 +36,7 @@ type service struct {
 	target  string   // as the manager names the host
 	found   snapshot // of the directory, when this process began
 	held    bool     // of kept: a job kept the lease
+	fresh   bool     // nothing was known here when this process began
 
 	mu       sync.Mutex // held while a job is accepted or the agent leaves
 	leaving  bool
@@ -159,7 +160,12 @@ func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channe
 			return nil, err
 		}
 		if err := s.start(job.ID); err != nil {
-			return nil, fault(channel.CodeInternal, "%v", err)
+			// Whoever is told that will not look for it, and no later agent may start it.
+			rec.State, rec.Ended = Done, time.Now().UTC()
+			rec.Result = transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: "shim"},
+				Text: "the program was not started: " + err.Error()}
+			rerr := s.home.writeEnd(rec)
+			return nil, fault(channel.CodeInternal, "%v", errors.Join(err, rerr, os.RemoveAll(s.home.jobDir(job.ID))))
 		}
 	case err != nil:
 		return nil, err
@@ -236,7 +242,11 @@ func (s *service) accept(job Job) (record, error) {
 func (s *service) settle(id string) (record, error) {
 	rec, err := s.home.settle(id)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fault(channel.CodeNotFound, "no job %s", id)
+		code := channel.CodeNotFound
+		if s.fresh {
+			code = codeNoRecords
+		}
+		err = fault(code, "no job %s", id)
 	}
 	return rec, err
 }

@@ -355,7 +355,7 @@ func (s *shim) end(res transport.Result) error {
 	s.rec.Result, s.rec.Ended = res, time.Now().UTC()
 	err := s.home.writeEnd(s.rec)
 	for first := true; err != nil; first = false {
-		if _, gone := os.Lstat(s.home.jobs()); errors.Is(gone, fs.ErrNotExist) {
+		if _, gone := os.Lstat(s.home.jobs()); s.stopAsked || errors.Is(gone, fs.ErrNotExist) {
 			return err
 		}
 		if first {

@@ -18,6 +18,7 @@ import (
 // codeNoSpace and codeJobRunning are fault codes of the agent's own.
 const (
 	codeNoSpace    = "NoSpace"
+	codeNoRecords  = "NoRecords"
 	codeJobRunning = "JobRunning"
 )
 

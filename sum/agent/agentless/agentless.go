@@ -38,6 +38,7 @@ const (
 	exitUnsafe      = 72
 	exitNoTools     = 73
 	exitNoJob       = 74
+	exitNoRecords   = 78
 	exitBusy        = 75
 	exitHostBusy    = 76
 	exitNoSpace     = 77
@@ -247,6 +248,8 @@ func (c *commands) script(ctx context.Context, op string, env []string, script s
 		e.Kind, e.Hint = errors.ErrUnsupported, "a tool is missing on the target: setsid (util-linux), mkfifo, or a POSIX one"
 	case exitNoJob:
 		e.Kind = agent.ErrNoJob
+	case exitNoRecords:
+		e.Kind = agent.ErrNoRecords
 	case exitBusy:
 		e.Kind = agent.ErrJobRunning
 	case exitNoSpace:

@@ -10,8 +10,8 @@ import (
 // pruneFunctions delete the directories of agents that have left, as package agent
 // does.
 const pruneFunctions = `
-# oldlogs DIR DAYS: whether a directory of ours holds nothing but logs and the records
-# of jobs, all of them so old.
+# oldlogs DIR DAYS RECORDS: whether a directory of ours holds nothing but logs and the
+# records of jobs, all of them so old; with records, at least RECORDS days.
 oldlogs() (
 	d=$1
 	[ -d "$d" ] && ! [ -L "$d" ] && [ -O "$d" ] || exit 1
@@ -30,15 +30,20 @@ oldlogs() (
 		case $n in *[!0-9a-f]*) exit 1;; esac
 		[ ${#n} = 32 ] || exit 1
 	done
-	# With an error it prints something too.
-	[ -z "$(find "$d" -mtime "-$2" 2>&1)" ]
+	days=$2
+	for f in "$d"/jobs/*; do # a record may be another manager's, which has not asked for it yet
+		if [ -e "$f" ] && [ "$days" -lt "$3" ]; then days=$3; fi
+	done
+	# With an error it prints something too. What seems to be of before 2025 is of a host
+	# whose clock was wrong.
+	[ -z "$(find "$d" \( -mtime "-$days" -o -mtime "+$(( ($(date +%s) - 1735689600) / 86400 ))" \) 2>&1)" ]
 )
 # prune DAYS
 prune() (
 	for d in "${D%/*}"/*; do
 		n=${d##*/}
 		case $n in *[!0-9a-f]*) continue;; esac
-		[ ${#n} = 16 ] && [ "$n" != "${D##*/}" ] && oldlogs "$d" "$1" || continue
+		[ ${#n} = 16 ] && [ "$n" != "${D##*/}" ] && oldlogs "$d" "$1" 30 || continue
 		rm -f "$d"/agent.log "$d"/jobs/*.json "$d"/jobs/*.log
 		# Somebody may have begun to use it: what is not empty stays.
 		rmdir "$d/jobs" "$d" 2>/dev/null

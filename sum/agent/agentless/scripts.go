@@ -30,6 +30,7 @@ import (
 //	  work/          the program's directory, until it ends
 //	preparing        the process that fills the directory
 //	beat, pulse      change with every call; the lease counts from there
+//	fresh            nothing was here before
 //	janitor          process and start of what removes all this after the lease
 
 // functions are shared by the scripts.
@@ -66,10 +67,14 @@ state() {
 	else echo cancelled
 	fi
 }
-# absent ID: ends with 74 if there is no such job, and never will be.
+# absent ID: ends with 74 if there is no such job, and never will be; with 78 if
+# nothing was known here when the directory was filled.
 absent() {
 	until [ -e "$D/jobs/$1/spec" ] || [ -e "$D/jobs/$1.json" ]; do
-		mkdir "$D/claims/$1" 2>/dev/null && exit 74
+		if mkdir "$D/claims/$1" 2>/dev/null; then
+			[ -e "$D/fresh" ] && exit 78
+			exit 74
+		fi
 		live=
 		for r in "$D/stage.$1."*/run; do if alive "$r"; then live=1; fi; done
 		if [ -z "$live" ]; then
@@ -175,6 +180,7 @@ done
 command -v setsid >/dev/null && command -v mkfifo >/dev/null && [ -n "$(start $$)" ] && [ -n "$(boot)" ] || exit 73
 echo "$$ $(start $$)" >"$D/preparing" || { [ ! -e "$D/agentless" ] || spare; exit 1; }
 [ -e "$D/agentless" ] || { rm -f "$D/preparing"; exit 1; }
+if [ -e "$D/beat" ] || [ -e "$D/jobs" ]; then rm -f "$D/fresh"; else : >"$D/fresh"; fi
 mkdir -p "$D/blobs" "$D/jobs" "$D/claims" || exit 1
 beat
 alive "$D/janitor" || {
