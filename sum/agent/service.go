@@ -160,12 +160,7 @@ func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channe
 			return nil, err
 		}
 		if err := s.start(job.ID); err != nil {
-			// Whoever is told that will not look for it, and no later agent may start it.
-			rec.State, rec.Ended = Done, time.Now().UTC()
-			rec.Result = transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: "shim"},
-				Text: "the program was not started: " + err.Error()}
-			rerr := s.home.writeEnd(rec)
-			return nil, fault(channel.CodeInternal, "%v", errors.Join(err, rerr, os.RemoveAll(s.home.jobDir(job.ID))))
+			return nil, fault(channel.CodeInternal, "%v", err)
 		}
 	case err != nil:
 		return nil, err
