@@ -8,6 +8,7 @@ import (
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/agenttest"
+	"github.com/roundsman-go/roundsman/sum/component"
 )
 
 // A host on which another manager's job runs is left alone, whether that is known
@@ -38,6 +39,17 @@ func TestHostBusy(t *testing.T) {
 			rec, err := sum.Recover(t.Context(), n, sum.DeployOptions{})
 			require.NoError(t, err)
 			require.Empty(t, rec.Outcomes)
+			// Nor does the rest of a plan go on without it.
+			set(host)
+			other := l.component("7.0", 50)
+			other.Name = "rest"
+			both := []*component.Component{l.component("7.0", 100), other}
+			inv, err := sum.Inventory(t.Context(), n, both...)
+			require.NoError(t, err)
+			out, err := sum.Deploy(t.Context(), n, sum.MakePlan(n.Target(), inv, both, sum.PlanOptions{}), both, sum.DeployOptions{})
+			require.NoError(t, err)
+			require.Equal(t, []sum.OutcomeKind{sum.Failed, sum.Cancelled}, []sum.OutcomeKind{out[0].Kind, out[1].Kind})
+			require.Zero(t, l.applied(n.Target().Name))
 			host.OnInstall("thing", agenttest.Job{})
 			require.Equal(t, sum.Updated, deploy(t, n, l.component("7.0", 100)).Kind)
 			l.clean(s)

@@ -176,6 +176,8 @@ func testFullDisk(t *testing.T, dir string) {
 		stopped <- unix.SIGTERM
 		sh.stopped = stopped
 		require.ErrorIs(t, sh.end(sh.rec.Result), unix.ENOSPC)
+		sh.stopped, sh.stopAsked = make(chan os.Signal), true // while the program ran
+		require.ErrorIs(t, sh.end(sh.rec.Result), unix.ENOSPC)
 	})
 	// A job is refused whose result might have no room, and nothing is left of it.
 	t.Run("refused", func(t *testing.T) {

@@ -118,21 +118,28 @@ func hostFault(by HostHolder) error {
 func (h home) base() string { return filepath.Dir(string(h)) }
 
 // hostLock is a file by which a job holds the host.
-type hostLock struct{ file *os.File }
+type hostLock struct {
+	file *os.File
+	name string
+}
+
+// hostNew is the end of the name of a file until its first line is written: whoever
+// sees one without it can say who has the host.
+const hostNew = ".new"
 
 // takeHost holds the host for a job. Where another job does, it returns that one.
 // The caller has the lock of its job.
 func (h home) takeHost(rec record) (lock *hostLock, by *HostHolder, err error) {
 	me := thisProcess()
 	name := filepath.Join(h.base(), HostLockPrefix+strings.Join([]string{rec.ID, strconv.Itoa(me.PID), me.Start, bootID()}, "."))
-	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	file, err := os.OpenFile(name+hostNew, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w: only who may write there can know that no other job runs on this host", err)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	lock = &hostLock{file}
+	lock = &hostLock{file, name + hostNew}
 	withdraw := func(err error) error { return errors.Join(err, lock.release()) }
 	if err := holdOutput(file); err != nil {
 		return nil, nil, withdraw(err)
@@ -145,6 +152,10 @@ func (h home) takeHost(rec record) (lock *hostLock, by *HostHolder, err error) {
 	if err := lock.note(string(data)); err != nil {
 		return nil, nil, withdraw(err)
 	}
+	if err := os.Rename(lock.name, name); err != nil {
+		return nil, nil, withdraw(err)
+	}
+	lock.name = name
 	for end := time.Now().Add(hostWait); ; time.Sleep(20 * time.Millisecond) {
 		others, err := hostJobs(h.base(), filepath.Base(name))
 		if err != nil {
@@ -182,7 +193,7 @@ func (l *hostLock) release() error {
 	if l == nil || l.file == nil {
 		return nil
 	}
-	err := os.Remove(l.file.Name())
+	err := os.Remove(l.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -207,7 +218,8 @@ func hostJobs(base, mine string) ([]hostJob, error) {
 	}
 	var out []hostJob
 	for _, e := range entries {
-		holder, boot, ok := parseHostLock(e.Name())
+		whole, begun := strings.CutSuffix(e.Name(), hostNew)
+		holder, boot, ok := parseHostLock(whole)
 		if !ok || e.Name() == mine || !e.Type().IsRegular() {
 			continue
 		}
@@ -215,14 +227,17 @@ func hostJobs(base, mine string) ([]hostJob, error) {
 		if fi, err := e.Info(); err != nil || !ownedByMe(fi) {
 			continue
 		}
+		if begun && boot == bootID() && holder.alive() {
+			continue // it is not there yet
+		}
 		name := filepath.Join(base, e.Name())
 		content, err := readHostLock(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		switch {
-		case boot != bootID():
-		case holder.alive(), err != nil: // one of another user: it cannot be told
+		case boot != bootID(), begun:
+		case holder.alive(), err != nil: // what cannot be read may be held
 			out = append(out, hostJob{content.HostHolder, e.Name(), content.held})
 			continue
 		case content.program != process{}:
@@ -234,7 +249,7 @@ func hostJobs(base, mine string) ([]hostJob, error) {
 			out = append(out, hostJob{content.HostHolder, e.Name(), true})
 			continue
 		}
-		// One of another user stays, and holds nothing.
+		// Where it may not be deleted it stays, and holds nothing.
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return nil, err
 		}

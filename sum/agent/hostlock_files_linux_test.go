@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/stretchr/testify/require"
 )
@@ -85,6 +86,19 @@ func TestHostHolders(t *testing.T) {
 }
 
 // What only looks like a file of ours is left alone, and keeps nobody out.
+// TestHostFileOfAnotherUser: in a directory where others may write nobody else holds
+// the host, or keeps anybody from it.
+func TestHostFileOfAnotherUser(t *testing.T) {
+	realtest.NeedRoot(t)
+	base := t.TempDir()
+	file := hostFile(t, base, thisProcess(), bootID(), "{}\nheld\n")
+	require.NoError(t, os.Chown(file, 65534, 65534))
+	jobs, err := hostJobs(base, "")
+	require.NoError(t, err)
+	require.Empty(t, jobs)
+	require.FileExists(t, file, "it is not ours")
+}
+
 func TestHostLockNames(t *testing.T) {
 	base := t.TempDir()
 	id := channel.NewJobID()

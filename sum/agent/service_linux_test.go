@@ -157,6 +157,26 @@ func TestShimRefusesChangedFiles(t *testing.T) {
 	require.Equal(t, &channel.Code{Space: "agent", Value: "prepare"}, st.Code)
 }
 
+// TestNoRecords: see ErrNoRecords.
+func TestNoRecords(t *testing.T) {
+	s := testService(t)
+	require.True(t, s.home.fresh())
+	unknown := &channel.StatusRequest{JobID: channel.NewJobID()}
+	_, err := s.Status(t.Context(), unknown)
+	require.Equal(t, channel.CodeNotFound, faultCode(err))
+	require.Equal(t, ErrNoJob, kindOfFault("status", faultCode(err)))
+	s.fresh = true
+	_, err = s.Status(t.Context(), unknown)
+	require.Equal(t, ErrNoRecords, kindOfFault("status", faultCode(err)))
+	require.ErrorIs(t, ErrNoRecords, ErrNoJob)
+
+	require.NoError(t, s.home.noteLease(time.Hour))
+	require.False(t, s.home.fresh(), "an agent was here")
+	require.NoError(t, os.Remove(s.home.leasePath()))
+	require.NoError(t, s.home.writeRecord(record{Version: fileVersion, ID: channel.NewJobID(), State: Done}))
+	require.False(t, s.home.fresh(), "a job was")
+}
+
 func TestReboot(t *testing.T) {
 	require.Equal(t, []string{"shutdown", "-r", "+0"}, ShutdownArgs("", 0))
 	require.Equal(t, []string{"shutdown", "-r", "+2", "更新のため再起動します"}, ShutdownArgs("更新のため再起動します", 61*time.Second))

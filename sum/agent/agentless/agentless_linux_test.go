@@ -392,6 +392,19 @@ func TestJanitorComesLate(t *testing.T) {
 	}
 }
 
+// TestNoRecords: a directory that is new says so of a job that it does not know; one
+// that somebody comes back to has never had it.
+func TestNoRecords(t *testing.T) {
+	l := newLab(t)
+	a := l.start(0)
+	_, err := a.Status(t.Context(), channel.NewJobID(), 0)
+	require.ErrorIs(t, err, agent.ErrNoRecords)
+	require.ErrorIs(t, err, agent.ErrNoJob)
+	_, err = l.start(0).Status(t.Context(), channel.NewJobID(), 0)
+	require.ErrorIs(t, err, agent.ErrNoJob)
+	require.NotErrorIs(t, err, agent.ErrNoRecords)
+}
+
 // TestBeatWithoutRoom: each call is told from the one before also where nothing can
 // be written.
 func TestBeatWithoutRoom(t *testing.T) {

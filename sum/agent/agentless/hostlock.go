@@ -73,7 +73,9 @@ hold() (
 		printf '%s\n' "$o" | while IFS= read -r x; do
 			if [ $n -ge 50 ] || grep -q '^held' "$x" 2>/dev/null ||
 				[ "$(printf '%s\n' "${x##*/}" "${1##*/}" | LC_ALL=C sort | head -n 1)" = "${x##*/}" ]; then
-				holder "$x"
+				w=$(holder "$x")
+				if [ "$w" = '{}' ] && ! [ -e "$x" ]; then continue; fi # it has withdrawn itself
+				printf '%s\n' "$w"
 				exit 1
 			fi
 		done || exit 1

@@ -264,7 +264,8 @@ mkdir "$D/claims/$id" 2>/dev/null || { rm -rf "$t"; exit; }
 mv "$t" "$j" || exit
 h=${D%/*}/` + agent.HostLockPrefix + `$id.$$.$(start $$).$(boot)
 trap 'rm -f "$h"' EXIT
-printf '%s,"since":"%s"}\n' "${holder%?}" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$h" 2>"$log"
+printf '%s,"since":"%s"}\n' "${holder%?}" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$j/host" 2>"$log"
+mv "$j/host" "$h" 2>"$log" # whole: whoever sees it can say who has the host
 [ -e "$h" ] || { : >"$j/failed"; exit; }
 hold "$h" >"$j/busy" || { [ -s "$j/busy" ] || : >"$j/failed"; exit; }
 rm -f "$j/busy"
