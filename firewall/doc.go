@@ -23,12 +23,18 @@
 //
 // # What works where
 //
-// On Linux 5.12 and later: nftables, iptables on nftables, legacy iptables, ufw,
-// and several of them at once; IPv4 and IPv6. Where firewalld runs, on older
-// kernels, and on other systems [Open] or Allow fails with
+// On Linux: nftables, iptables on nftables, legacy iptables, ufw, firewalld, and
+// several of them at once; IPv4 and IPv6. On other systems [Open] fails with
 // [errors.ErrUnsupported]. [Firewall.State] tells what was found. It also names
-// filters that no rule in an input chain overrides: a drop in prerouting, in
-// ingress, or in a table of another owner.
+// filters that no rule of ours overrides: a drop in prerouting, in ingress, in a
+// table of another owner, or in a policy of firewalld that comes before the zones.
+//
+// With [None] the firewall is left alone, and [Lease.ByHand] says which rules to
+// add, in the syntax of the front ends that were found.
+//
+// After SIGKILL ports close at once, but in two cases after [Options.TTL]: in
+// firewalld, and on kernels before 5.12, whose nftables has no tables that end
+// with a process.
 //
 // What is opened is the way in. Answers have to get out by the host's own rules,
 // and a connection outlives its lease where they let established ones pass.
@@ -42,7 +48,9 @@
 //   - The table "inet roundsman.N-RUN-PID-START" belongs to a netlink socket of
 //     this process (flag owner). In it, packets from the peers to their ports get a
 //     mark. No other process can change it, "nft flush ruleset" passes it over, and
-//     the kernel destroys it with the socket.
+//     the kernel destroys it with the socket. An older kernel refuses such a table;
+//     then the openings in it have a timeout, all of them are renewed in one
+//     transaction, and a table without openings that last is a dead process's.
 //   - The gate: one rule at the head of each input chain, "accept what bears the
 //     mark". It is the same for all managers of a host, and lets nothing in when
 //     no table sets the mark.
@@ -57,6 +65,27 @@
 // of it: what is saved and restored while a manager runs stays as narrow as it
 // was. Without such a program, or in a table that it cannot read, they are made
 // through netlink.
+//
+// # firewalld
+//
+// The chains of firewalld take no gate: it deletes what is not its own, and newer
+// versions own their table. There the openings are rich rules with a timeout, over
+// D-Bus, in the zones that packets of the peer can arrive in: those with a source
+// that the peer is in, and unless such a source covers the whole prefix, those of
+// the host's interfaces. Their priorities are from the lowest 15,000, so that they
+// come before other rules, and tell the owner, because rich rules bear no comment.
+// They are renewed after a third of their time, put back after a reload and when
+// firewalld starts again, and follow interfaces and sources to other zones. Each
+// manager has rules of its own.
+//
+// A call takes firewalld some 20 milliseconds. Where there are more than about a
+// hundred openings, their timeouts grow with the number of them, so that it can
+// renew them in half of its time: a thousand last for four minutes.
+//
+// "firewall-cmd --runtime-to-permanent" during a run makes the rules permanent.
+// Nothing undoes this for the administrator who said it; [Sweep] logs the command
+// that does. If firewalld itself is killed, what it had opened, for whomever, stays
+// open until it starts and is reloaded; the log says so.
 //
 // # Reloads
 //

@@ -33,6 +33,8 @@ type State struct {
 	Blocks []Block
 	// Owners are the living processes that have opened ports.
 	Owners []Owner
+	// ByHand: the driver opens nothing itself. An administrator has to.
+	ByHand bool
 }
 
 // A Block is a filter that this package cannot override.
@@ -48,13 +50,17 @@ type Leftover struct {
 	Owner    Owner  // who put it there, if that can be told
 }
 
-// None returns a Driver for runs that leave the host's firewall alone: it finds
-// nothing, and what it opens is taken to be open already.
+// None returns a Driver for runs that leave the host's firewall alone: what it
+// opens is taken to be open already, and [Lease.ByHand] says which rules to add
+// where it is not, in the syntax of the front ends that were found. It only looks;
+// without administrator rights it guesses.
 func None() Driver { return none{} }
 
 type none struct{}
 
-func (none) State(context.Context) (State, error)              { return State{}, nil }
+func (none) State(ctx context.Context) (State, error) {
+	return State{FrontEnds: found(ctx), ByHand: true}, ctx.Err()
+}
 func (none) Sweep(context.Context) ([]Leftover, error)         { return nil, nil }
 func (none) Apply(context.Context, []Opening, []Opening) error { return nil }
 func (none) Wait(ctx context.Context) error                    { <-ctx.Done(); return ctx.Err() }

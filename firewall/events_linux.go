@@ -41,7 +41,8 @@ func (e *events) wait(ctx context.Context, longest time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { _ = e.f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	buf := make([]byte, 1<<16)
-	for more := 0; ctx.Err() == nil; more++ {
+	var first time.Time
+	for ctx.Err() == nil {
 		_, err := e.f.Read(buf)
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -49,8 +50,10 @@ func (e *events) wait(ctx context.Context, longest time.Duration) error {
 			}
 			return err
 		}
-		if more > 1000 {
-			break
+		if first.IsZero() {
+			first = time.Now()
+		} else if time.Since(first) > 200*time.Millisecond {
+			break // there is no quiet
 		}
 		if err := e.f.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
 			return err

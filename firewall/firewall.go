@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -31,16 +32,27 @@ type Options struct {
 	// nftables this happens at once, for legacy iptables after this time. The
 	// default is 5 seconds.
 	Check time.Duration
+	// TTL (Linux) is for how long ports stay open after a killed process where rules
+	// can only end by themselves: in firewalld, and before Linux 5.12. They are
+	// renewed after a third of it. Where firewalld has more than about a hundred of
+	// them, they last longer: see the package documentation. The default is 30
+	// seconds; less than 3 is refused.
+	TTL time.Duration
 	// LockFile (Linux) excludes other managers while shared rules change. It is
 	// there only while it is locked. The default is /run/roundsman-firewall.lock.
 	LockFile string
+
+	ownerFlag uint32 // for tests: one that no kernel knows makes this one an old one
 }
+
+const defaultTTL = 30 * time.Second
 
 // A Firewall holds the openings of this process. Its methods may be called from
 // several goroutines.
 type Firewall struct {
 	driver Driver
 	log    *slog.Logger
+	byHand []FrontEnd // where an administrator has to open the ports; the driver does not
 
 	turn   chan struct{} // holds one token; whoever has it may use what is below, and the driver
 	ledger ledger
@@ -64,19 +76,26 @@ func Open(ctx context.Context, o Options) (*Firewall, error) {
 	}
 	left, err := d.Sweep(ctx)
 	if err != nil {
-		return nil, errors.Join(wrap("open", nil, err), closeAfter(ctx, d))
+		return nil, also(wrap("open", o.Rules, err), closeAfter(ctx, d))
 	}
 	for _, l := range left {
-		log.Info("removed what a dead process left in the firewall", "what", l.What, "owner", l.Owner.String())
+		owner := "unknown"
+		if l.Owner != (Owner{}) {
+			owner = l.Owner.String()
+		}
+		log.Info("removed what a dead process left in the firewall", "what", l.What, "owner", owner)
 	}
 	state, err := d.State(ctx)
 	if err != nil {
-		return nil, errors.Join(wrap("open", nil, err), closeAfter(ctx, d))
+		return nil, also(wrap("open", o.Rules, err), closeAfter(ctx, d))
 	}
 	for _, b := range state.Blocks {
 		log.Warn("a filter may drop packets though the firewall is opened for them", "where", b.Where, "why", b.Why)
 	}
 	f := &Firewall{driver: d, log: log, turn: make(chan struct{}, 1), ledger: ledger{}}
+	if state.ByHand {
+		f.byHand = state.FrontEnds
+	}
 	f.turn <- struct{}{}
 	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
 	f.stop = stop
@@ -111,6 +130,9 @@ func (o Options) driver(ctx context.Context, op string) (Driver, *slog.Logger, e
 	if o.Check == 0 {
 		o.Check = 5 * time.Second
 	}
+	if o.TTL == 0 {
+		o.TTL = defaultTTL
+	}
 	invalid := ""
 	switch {
 	case !runName.MatchString(o.Run):
@@ -119,17 +141,26 @@ func (o Options) driver(ctx context.Context, op string) (Driver, *slog.Logger, e
 		invalid = "Mark must be a value other than zero within Mask"
 	case o.Check < 0:
 		invalid = "Check is negative"
+	case o.TTL < 3*time.Second:
+		invalid = "TTL is less than 3 seconds"
 	}
+	var err error
 	if invalid != "" {
-		return nil, nil, &Error{Op: op, Kind: ErrInvalid, Detail: invalid}
+		err = &Error{Op: op, Kind: ErrInvalid, Detail: invalid}
 	}
 	for _, r := range o.Rules {
-		if err := r.Validate(); err != nil {
-			return nil, nil, err
+		if err == nil {
+			err = r.Validate()
 		}
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, nil, wrap(op, nil, err)
+	if err == nil {
+		err = wrap(op, nil, ctx.Err())
+	}
+	if err != nil {
+		if o.Driver != nil {
+			err = also(err, closeAfter(ctx, o.Driver))
+		}
+		return nil, nil, err
 	}
 	if o.Driver != nil {
 		return o.Driver, o.Logger, nil
@@ -177,7 +208,11 @@ func (f *Firewall) Allow(ctx context.Context, rules ...Rule) (*Lease, error) {
 		f.ledger.change(openings, -1)
 		return nil, wrap("allow", rules, err)
 	}
-	return &Lease{f: f, rules: rules, openings: openings}, nil
+	l := &Lease{f: f, rules: slices.Clone(rules), openings: openings}
+	for _, command := range l.ByHand() {
+		f.log.Warn("the firewall is left alone: unless it lets the peer in already, add the rule by hand", "command", command)
+	}
+	return l, nil
 }
 
 // Close closes every port that is still open, and takes back what it put into
@@ -257,6 +292,11 @@ type Lease struct {
 // Rules returns what was asked for.
 func (l *Lease) Rules() []Rule { return append([]Rule(nil), l.rules...) }
 
+// ByHand returns the commands that an administrator has to type to open the ports,
+// in the syntax of each front end that was found, where the Driver leaves that to
+// him, as [None] does; else nothing.
+func (l *Lease) ByHand() []string { return commands(l.f.byHand, l.rules) }
+
 // Close closes the ports unless another lease of this process has them open.
 // Connections that exist go on where the host's rules let established ones
 // pass. Closing twice is no error, nor is closing after the Firewall. On a context
@@ -295,6 +335,14 @@ func closeAfter(ctx context.Context, d Driver) error {
 	ctx, cancel := lastWill(ctx)
 	defer cancel()
 	return d.Close(ctx)
+}
+
+// also is what went wrong, and what went wrong while it was undone, if anything.
+func also(err, undo error) error {
+	if undo == nil {
+		return err
+	}
+	return errors.Join(err, undo)
 }
 
 // wrap makes an Error of err. One that a driver made keeps its kind and hint.

@@ -46,14 +46,18 @@ func TestRulesAreChecked(t *testing.T) {
 	require.ErrorIs(t, err, firewall.ErrInvalid)
 	require.NoError(t, fw.Close(t.Context()))
 	require.Equal(t, []string{"Sweep", "State", "Close"}, host.Calls())
-	for _, o := range []firewall.Options{{Run: "a-b"}, {Mark: 0x100, Mask: 0xff}, {Mask: 0xff}, {Check: -1}, {Rules: []firewall.Rule{{}}}} {
+	for _, o := range []firewall.Options{{Run: "a-b"}, {Mark: 0x100, Mask: 0xff}, {Mask: 0xff}, {Check: -1}, {TTL: time.Second}, {Rules: []firewall.Rule{{}}}} {
 		o.Driver = host.Driver()
 		_, err := firewall.Open(t.Context(), o)
 		require.ErrorIs(t, err, firewall.ErrInvalid)
+		o.Driver = host.Driver() // the other one is closed
 		_, err = firewall.Sweep(t.Context(), o)
 		require.ErrorIs(t, err, firewall.ErrInvalid)
-		require.NoError(t, o.Driver.Close(t.Context()))
 	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = firewall.Open(ended, firewall.Options{Driver: host.Driver()})
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 // TestLeasesAreCounted: a port closes with the last lease that has it, also where
@@ -283,8 +287,35 @@ func TestNone(t *testing.T) {
 	require.NoError(t, l.Close(t.Context()))
 	s, err := fw.State(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, firewall.State{}, s)
+	require.True(t, s.ByHand)
 	require.NoError(t, fw.Close(t.Context()))
+}
+
+// TestByHand: where a driver opens nothing, the rules to add are named, in each
+// front end.
+func TestByHand(t *testing.T) {
+	host := firewalltest.NewHost(t)
+	frontEnds := []firewall.FrontEnd{firewall.Firewalld, firewall.UFW}
+	commands := []string{
+		`firewall-cmd --add-rich-rule='rule port port="443" protocol="tcp" accept'`,
+		"ufw allow 443/tcp",
+	}
+	for _, byHand := range []bool{false, true} {
+		host.SetState(firewall.State{FrontEnds: frontEnds, ByHand: byHand})
+		var log bytes.Buffer
+		fw, err := firewall.Open(t.Context(), firewall.Options{Driver: host.Driver(), Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+		require.NoError(t, err)
+		l, err := fw.Allow(t.Context(), rule443())
+		require.NoError(t, err)
+		if byHand {
+			require.Equal(t, commands, l.ByHand())
+			require.Contains(t, log.String(), commands[1])
+		} else {
+			require.Empty(t, l.ByHand())
+			require.NotContains(t, log.String(), commands[1])
+		}
+		require.NoError(t, fw.Close(t.Context()))
+	}
 }
 
 func TestPermissionIsOfFS(t *testing.T) {

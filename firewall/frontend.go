@@ -85,14 +85,20 @@ func (o Opening) syntax(f FrontEnd) string {
 	return ""
 }
 
-// byHand is a hint that names the rules to add in each front end.
-func byHand(frontEnds []FrontEnd, rules []Rule) string {
+// commands open the rules by hand in each front end.
+func commands(frontEnds []FrontEnd, rules []Rule) []string {
 	var lines []string
 	for _, f := range frontEnds {
 		for _, r := range rules {
 			lines = append(lines, Syntax(f, r)...)
 		}
 	}
+	return lines
+}
+
+// byHand is a hint that names the rules to add in each front end.
+func byHand(frontEnds []FrontEnd, rules []Rule) string {
+	lines := commands(frontEnds, rules)
 	if len(lines) == 0 {
 		return ""
 	}

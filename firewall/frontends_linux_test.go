@@ -63,11 +63,28 @@ ufw --force enable >/dev/null
 ufw reject 8080 >/dev/null
 `
 
+// firewalldRules starts firewalld on a bus of the host. What is closed is answered
+// with a reset: see nftRules.
+const firewalldRules = `
+for f in ipv4 ipv6; do
+	firewall-offline-cmd --zone=public --add-rich-rule="rule priority=32767 family=$f protocol value=tcp reject type=tcp-reset" >/dev/null
+done
+mkdir -p /run/dbus
+dbus-daemon --system --fork --nopidfile
+` + startFirewalld
+
+const startFirewalld = `
+setsid firewalld --nofork --nopid >>/run/firewalld.log 2>&1 </dev/null &
+for i in $(seq 300); do ! firewall-cmd --state >/dev/null 2>&1 || exit 0; sleep 0.1; done
+cat /run/firewalld.log
+exit 1
+`
+
 const restore = "iptables$V-restore </etc/fw.iptables; ip6tables$V-restore </etc/fw.ip6tables"
 
-// TestFrontEnds: in every front end a port opens for whom the rule names and for
+// TestRealFrontEnds: in every front end a port opens for whom the rule names and for
 // nobody else, survives reloads, closes when it should, and leaves nothing.
-func TestFrontEnds(t *testing.T) {
+func TestRealFrontEnds(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		programs []string
@@ -75,11 +92,13 @@ func TestFrontEnds(t *testing.T) {
 		reload   string
 		found    string
 		saved    string // what saves and restores the rules in force, if anything does
+		options  string
 	}{
-		{"nft", []string{"nft"}, nftRules, "nft -f /etc/fw.nft", "[nft]", ""},
-		{"iptables", []string{"iptables-nft", "ip6tables-nft"}, "V=-nft\n" + iptablesRules, "V=-nft\n" + restore, "[iptables-nft]", "-nft"},
-		{"iptables-legacy", []string{"iptables-legacy", "ip6tables-legacy"}, "V=-legacy\n" + iptablesRules, "V=-legacy\n" + restore, "[iptables-legacy]", "-legacy"},
-		{"ufw", []string{"ufw", "iptables-nft"}, ufwRules, "ufw reload", "[ufw]", "-nft"},
+		{"nft", []string{"nft"}, nftRules, "nft -f /etc/fw.nft", "[nft]", "", ""},
+		{"iptables", []string{"iptables-nft", "ip6tables-nft"}, "V=-nft\n" + iptablesRules, "V=-nft\n" + restore, "[iptables-nft]", "-nft", ""},
+		{"iptables-legacy", []string{"iptables-legacy", "ip6tables-legacy"}, "V=-legacy\n" + iptablesRules, "V=-legacy\n" + restore, "[iptables-legacy]", "-legacy", "check=200ms"}, // it tells nobody of changes
+		{"ufw", []string{"ufw", "iptables-nft"}, ufwRules, "ufw reload", "[ufw]", "-nft", ""},
+		{"firewalld", []string{"firewalld", "firewall-cmd", "dbus-daemon"}, firewalldRules, "firewall-cmd --reload >/dev/null", "[firewalld]", "", "ttl=6s"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			needs(t, tt.programs...)
@@ -94,11 +113,7 @@ func TestFrontEnds(t *testing.T) {
 			before := l.dump(tt.name)
 
 			require.Empty(t, l.reach("tcp"), "open before anything happened")
-			options := ""
-			if tt.name == "iptables-legacy" { // it tells nobody of changes
-				options = "200ms"
-			}
-			m, pid := l.manager(options)
+			m, pid := l.manager(tt.options)
 			require.Contains(t, m.do("state"), "{"+tt.found+" [] []}")
 			require.Equal(t, before, l.dump(tt.name), "changed without a lease")
 			m.do(allowFriend)
@@ -115,16 +130,21 @@ func TestFrontEnds(t *testing.T) {
 			}
 			restore()
 			require.Equal(t, friends, l.reach("tcp"), "after the rules in force were saved and restored")
+			require.Empty(t, l.reach("udp"), "saved and restored rules are wider")
 			m.do("allow tcp " + stranger4 + "/32 " + stranger6 + "/128")
 			require.Equal(t, friends+" stranger4 stranger6", l.reach("tcp"), "the stranger is not even connected")
 
 			l.kill(pid)
-			require.Empty(t, l.reach("tcp"), "open after SIGKILL")
-			dead := l.dump(tt.name)
-			require.Contains(t, dead, "roundsman-gate", "nothing to sweep")
-			require.NotContains(t, dead, "table inet roundsman.")
 			sweeper := l.start("manager")
-			require.Regexp(t, `^[1-9].*gate in chain .* test-`+pid+"-", sweeper.do("sweep"))
+			if tt.name == "firewalld" { // rules of it end by themselves
+				l.poll(func() bool { return l.reach("tcp") == "" }, "open after SIGKILL and the time that rules last")
+			} else {
+				require.Empty(t, l.reach("tcp"), "open after SIGKILL")
+				dead := l.dump(tt.name)
+				require.Contains(t, dead, "roundsman-gate", "nothing to sweep")
+				require.NotContains(t, dead, "table inet roundsman.")
+				require.Regexp(t, `^[1-9].*gate in chain .* test-`+pid+"-", sweeper.do("sweep"))
+			}
 			require.Equal(t, before, l.dump(tt.name), "after SIGKILL and Sweep")
 			require.Equal(t, "0 []", sweeper.do("sweep"))
 

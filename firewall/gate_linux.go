@@ -4,20 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
-// A gate opens ports on Linux. Two things make it:
+// A gate opens ports in nftables and iptables. Two things make it:
 //
 //   - a table of our own marks packets that match an opening. It belongs to this
-//     process's socket and ends with it;
+//     process's socket and ends with it, or its openings end by themselves;
 //   - a rule at the head of every input chain of others accepts marked packets.
 //     That is the gate itself. It never changes, serves every living owner, and
 //     lets nothing in when no table marks anything.
@@ -25,88 +27,51 @@ type gate struct {
 	owner      Owner
 	mark, mask uint32
 	check      time.Duration
+	ttl        time.Duration
+	ownerFlag  uint32
 	lockFile   string
 	log        *slog.Logger
 	events     *events
 
-	own  *ownTable // nil before the first Apply and after Close
-	used bool      // there may be gates that Close has to see to
-	held *os.File  // the lock file while it is locked
-	have map[Opening]bool
+	timed     bool      // the kernel has no tables that end with the process
+	own       *ownTable // nil before the first Apply and after Close
+	stale     bool      // own is to be made anew: its socket's state is unknown
+	used      bool      // there may be gates that Close has to see to
+	held      *os.File  // the lock file while it is locked
+	have      map[Opening]bool
+	firewalld bool // firewalld was there when we last looked
+
+	clock sync.Mutex
+	due   time.Time // when a timed table is to be renewed; guarded by clock, because Wait runs beside other calls
 }
 
-// system is this host's own firewall.
-func system(ctx context.Context, o Options) (Driver, error) {
-	owner, err := self(o.Run)
-	if err != nil {
-		return nil, err
+func newGate(o Options, owner Owner) (*gate, error) {
+	g := &gate{
+		owner: owner, mark: o.Mark, mask: o.Mask, check: o.Check, ttl: o.TTL, ownerFlag: o.ownerFlag,
+		lockFile: o.LockFile, log: o.Logger, have: map[Opening]bool{},
 	}
-	g := &gate{owner: owner, mark: o.Mark, mask: o.Mask, check: o.Check, lockFile: o.LockFile, log: o.Logger, have: map[Opening]bool{}}
 	if g.lockFile == "" {
 		g.lockFile = "/run/roundsman-firewall.lock"
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
-	if _, err := look(ctx); err != nil {
-		return nil, asSystem(err, o.Rules)
+	if g.ttl == 0 {
+		g.ttl = defaultTTL
 	}
-	if g.events, err = newEvents(); err != nil {
-		return nil, asSystem(err, o.Rules)
+	if g.ownerFlag == 0 {
+		g.ownerFlag = tableOwner
 	}
-	return g, nil
+	var err error
+	g.events, err = newEvents()
+	return g, err
 }
 
-// asSystem gives errors of the first contact their kind and hint.
-func asSystem(err error, rules []Rule) error {
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		e := &Error{Kind: ErrPermission, Cause: err, Hint: byHand(guess(), rules)}
-		if e.Hint == "" {
-			e.Hint = "run as root, or with CAP_NET_ADMIN"
-		}
-		return e
-	case errors.Is(err, errProtocol[0]), errors.Is(err, errProtocol[1]), errors.Is(err, errProtocol[2]):
-		return &Error{Kind: errors.ErrUnsupported, Detail: "this kernel has no nftables", Cause: err}
-	}
-	return err
-}
-
-// guess is what can be known of the front ends without rights.
-func guess() []FrontEnd {
-	if ufwEnabled() {
-		return []FrontEnd{UFW}
-	}
-	if _, err := os.Stat("/run/firewalld"); err == nil {
-		return []FrontEnd{Firewalld}
-	}
-	if lookPath("nft") == "" && lookPath("iptables") != "" {
-		return []FrontEnd{IptablesNFT}
-	}
-	return []FrontEnd{NFT}
-}
-
-// State implements [Driver].
-func (g *gate) State(ctx context.Context) (State, error) {
-	s, err := look(ctx)
-	if err != nil {
-		return State{}, err
-	}
-	return s.state(ctx)
-}
-
-// Sweep implements [Driver].
-func (g *gate) Sweep(ctx context.Context) ([]Leftover, error) {
-	unlock, err := g.lock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	return g.sweep(ctx)
-}
-
-// lock excludes other managers of the host.
+// lock excludes other managers of the host. It does not wait for long: whoever
+// waits cannot renew what it has open.
 func (g *gate) lock(ctx context.Context) (func(), error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("it is not free for 10 seconds"))
+	defer cancel()
 	file, unlock, err := lock(ctx, g.lockFile)
 	if err != nil {
 		return nil, err
@@ -115,12 +80,13 @@ func (g *gate) lock(ctx context.Context) (func(), error) {
 	return func() { g.held = nil; unlock() }, nil
 }
 
-// sweep removes what no living owner needs. An owner lives as long as its table:
-// the kernel sees to that, whatever namespace of processes the owner is in.
-func (g *gate) sweep(ctx context.Context) ([]Leftover, error) {
+// sweep removes what no living owner needs, and returns what it saw before. Whether
+// an owner lives is known from its table, whatever namespace of processes the
+// owner is in.
+func (g *gate) sweep(ctx context.Context) ([]Leftover, *survey, error) {
 	s, err := look(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var left []Leftover
 	living := false
@@ -128,62 +94,77 @@ func (g *gate) sweep(ctx context.Context) ([]Leftover, error) {
 		if !strings.HasPrefix(t.Name, tablePrefix) {
 			continue
 		}
-		if t.owned {
+		if t.alive {
 			living = true
 			continue
 		}
-		// Somebody restored a saved ruleset with a table of ours in it.
+		// The owner of a timed table died, or somebody restored a saved ruleset with
+		// a table of ours in it.
 		conn, err := nftables.New()
 		if err != nil {
-			return left, err
+			return left, s, err
 		}
 		conn.DelTable(&t.Table)
-		if err := conn.Flush(); err != nil {
-			return left, fmt.Errorf("delete table %s: %w", t.Name, err)
+		if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+			return left, s, fmt.Errorf("delete table %s: %w", t.Name, err)
 		}
 		o, _ := ownerOf(t)
 		left = append(left, Leftover{FrontEnd: NFT, What: "table " + familyNames[t.Family] + " " + t.Name, Owner: o})
 	}
 	if living {
-		return left, nil
+		return left, s, nil
 	}
-	for _, p := range s.places {
+	for _, p := range append(s.places, s.strays...) {
 		gates, err := p.remove(ctx, g)
 		left = append(left, gates...)
 		if err != nil {
-			return left, err
+			return left, s, err
 		}
 	}
-	return left, nil
+	return left, s, nil
 }
 
-// Apply implements [Driver].
-func (g *gate) Apply(ctx context.Context, add, remove []Opening) error {
+// apply opens and closes in one step.
+func (g *gate) apply(ctx context.Context, add, remove []Opening) error {
 	first := g.own == nil
 	if first && len(add) == 0 {
 		return nil
 	}
-	err := g.apply(ctx, add, remove)
+	err := g.change(ctx, add, remove)
 	if err != nil && first {
 		ctx, cancel := lastWill(ctx)
 		defer cancel()
-		if undo := g.takeBack(ctx); undo != nil {
-			err = errors.Join(err, undo)
-		}
+		err = also(err, g.takeBack(ctx))
 	}
 	return err
 }
 
-func (g *gate) apply(ctx context.Context, add, remove []Opening) error {
+func (g *gate) change(ctx context.Context, add, remove []Opening) error {
 	if len(remove) == 0 || len(add) > 0 {
 		if err := g.ready(ctx); err != nil {
 			return err
 		}
 	}
+	if g.stale {
+		if err := g.anew(); err != nil {
+			return err
+		}
+	}
 	if err := g.own.apply(add, remove); err != nil {
 		err = fmt.Errorf("change the sets of table inet %s: %w", g.own.Name, err)
-		// What of the transaction the socket still has to say is not known.
-		return errors.Join(err, g.renew(g.have))
+		if g.timed && errors.Is(err, unix.ENOENT) && g.has(remove) {
+			// Somebody flushed the ruleset, or an opening has ended in this moment.
+			g.stale = true
+			if err := g.anew(); err != nil {
+				return err
+			}
+			err = g.own.apply(add, remove)
+		}
+		if err != nil {
+			// What of the transaction the socket still has to say is not known.
+			g.stale = true
+			return also(err, g.anew())
+		}
 	}
 	for _, o := range remove {
 		delete(g.have, o)
@@ -192,6 +173,10 @@ func (g *gate) apply(ctx context.Context, add, remove []Opening) error {
 		g.have[o] = true
 	}
 	return nil
+}
+
+func (g *gate) has(openings []Opening) bool {
+	return !slices.ContainsFunc(openings, func(o Opening) bool { return !g.have[o] })
 }
 
 // ready sees to it that the table and every gate are there.
@@ -207,7 +192,7 @@ func (g *gate) ready(ctx context.Context) error {
 	defer unlock()
 	g.used = true
 	if g.own == nil {
-		if err := g.renew(g.have); err != nil {
+		if err := g.anew(); err != nil {
 			return err
 		}
 	}
@@ -235,11 +220,9 @@ func (g *gate) missing(ctx context.Context) ([]place, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.firewalld {
-		return nil, &Error{
-			FrontEnd: Firewalld, Kind: errors.ErrUnsupported,
-			Detail: "firewalld takes away what others put into its host's rules",
-		}
+	g.firewalld = s.firewalld
+	if g.timed && g.own != nil && !slices.ContainsFunc(s.rules.tables, func(t table) bool { return t.Name == g.own.Name }) {
+		g.stale = true
 	}
 	var missing []place
 	for _, p := range s.places {
@@ -252,8 +235,8 @@ func (g *gate) missing(ctx context.Context) ([]place, error) {
 	return missing, nil
 }
 
-// renew makes the table, with these openings, and then closes an older one.
-func (g *gate) renew(openings map[Opening]bool) error {
+// anew makes the table, with what is open, and then closes an older one.
+func (g *gate) anew() error {
 	rules, err := list()
 	if err != nil {
 		return err
@@ -261,32 +244,73 @@ func (g *gate) renew(openings map[Opening]bool) error {
 	name := ""
 	for n := 1; name == ""; n++ { // other Firewalls of this process have theirs
 		name = fmt.Sprintf("%s%d-%s", tablePrefix, n, g.owner)
-		if slices.ContainsFunc(rules.tables, func(t table) bool { return t.Name == name }) {
+		if g.own != nil && g.own.Name == name || slices.ContainsFunc(rules.tables, func(t table) bool { return t.Name == name }) {
 			name = ""
 		}
 	}
-	all := make([]Opening, 0, len(openings))
-	for o := range openings {
-		all = append(all, o)
+	all := g.openings()
+	var own *ownTable
+	if !g.timed {
+		if own, err = newOwnTable(name, g.ownerFlag, 0, g.mark, g.mask, all); errors.Is(err, errors.ErrUnsupported) {
+			g.log.Info("this kernel has no tables that end with the process: ports close some time after a process that is killed", "after", g.ttl)
+			g.timed = true
+		}
 	}
-	own, err := newOwnTable(name, g.mark, g.mask, all)
+	if g.timed {
+		own, err = newOwnTable(name, 0, g.ttl, g.mark, g.mask, all)
+	}
 	if err != nil {
 		return err
 	}
 	if g.own != nil {
-		_ = g.own.conn.CloseLasting() // the kernel destroys its table
+		g.own.discard()
 	}
-	g.own = own
+	g.own, g.stale = own, false
+	g.renewed()
 	return nil
 }
 
-// Repair implements [Driver]. The table itself nobody else can take away.
-func (g *gate) Repair(ctx context.Context) error {
+func (g *gate) openings() []Opening { return slices.Collect(maps.Keys(g.have)) }
+
+// renewed notes that what is open now lasts for a whole ttl.
+func (g *gate) renewed() {
+	g.clock.Lock()
+	defer g.clock.Unlock()
+	g.due = time.Time{}
+	if g.timed && g.own != nil {
+		g.due = time.Now().Add(g.ttl / 3)
+	}
+}
+
+func (g *gate) nextRenewal() time.Time {
+	g.clock.Lock()
+	defer g.clock.Unlock()
+	return g.due
+}
+
+// repair renews what ends, and puts back what somebody else took away: the gates,
+// and a table that belongs to no socket.
+func (g *gate) repair(ctx context.Context) error {
 	if g.own == nil {
 		return nil
 	}
-	if missing, err := g.missing(ctx); err != nil || len(missing) == 0 {
+	if due := g.nextRenewal(); !due.IsZero() && time.Now().After(due) {
+		if err := g.own.renew(g.openings()); err != nil {
+			g.stale = true // the ruleset was flushed, or an opening ended in this moment
+		}
+		g.renewed() // no sooner if it goes on failing
+	}
+	missing, err := g.missing(ctx)
+	if err != nil {
 		return err
+	}
+	if g.stale {
+		if err := g.anew(); err != nil {
+			return err
+		}
+	}
+	if len(missing) == 0 {
+		return nil
 	}
 	unlock, err := g.lock(ctx)
 	if err != nil {
@@ -296,15 +320,13 @@ func (g *gate) Repair(ctx context.Context) error {
 	return g.addGates(ctx)
 }
 
-// Wait implements [Driver].
-func (g *gate) Wait(ctx context.Context) error { return g.events.wait(ctx, g.check) }
-
-// Close implements [Driver].
-func (g *gate) Close(ctx context.Context) error {
-	if err := g.takeBack(ctx); err != nil {
-		return err
+// wait returns when a change of nftables or the time calls for repair.
+func (g *gate) wait(ctx context.Context) error {
+	longest := g.check
+	if due := g.nextRenewal(); !due.IsZero() {
+		longest = min(longest, max(time.Until(due), 0)+time.Millisecond)
 	}
-	return g.events.close()
+	return g.events.wait(ctx, longest)
 }
 
 // takeBack takes back everything. The ports close first, whether the lock can be
@@ -315,8 +337,13 @@ func (g *gate) takeBack(ctx context.Context) error {
 	}
 	var err error
 	if g.own != nil {
-		err = g.own.close()
-		g.own = nil
+		if g.stale {
+			g.own.discard()
+		} else {
+			err = g.own.close()
+		}
+		g.own, g.stale = nil, false
+		g.renewed()
 		clear(g.have)
 	}
 	unlock, lockErr := g.lock(ctx)
@@ -324,7 +351,7 @@ func (g *gate) takeBack(ctx context.Context) error {
 		return errors.Join(err, lockErr)
 	}
 	defer unlock()
-	if _, sweepErr := g.sweep(ctx); err != nil || sweepErr != nil {
+	if _, _, sweepErr := g.sweep(ctx); err != nil || sweepErr != nil {
 		return errors.Join(err, sweepErr)
 	}
 	g.used = false

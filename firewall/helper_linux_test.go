@@ -131,10 +131,9 @@ func manage() {
 		f := strings.Fields(in.Text())
 		answer, err := "", error(nil)
 		switch f[0] {
-		case "open": // how often to check
-			if len(f) > 1 {
-				o.Check, err = time.ParseDuration(f[1])
-				check(err)
+		case "open": // options
+			for _, option := range f[1:] {
+				setOption(&o, option)
 			}
 			fw, err = firewall.Open(ctx, o)
 			answer = fmt.Sprint(os.Getpid())
@@ -146,6 +145,7 @@ func manage() {
 			}
 			if l, err = fw.Allow(ctx, rule(f[1], port, f[2:]...)); err == nil {
 				leases = append(leases, l)
+				answer = strings.Join(l.ByHand(), "; ")
 			}
 		case "many": // leases at once
 			var rules []firewall.Rule
@@ -169,7 +169,7 @@ func manage() {
 		case "state":
 			var s firewall.State
 			s, err = fw.State(ctx)
-			answer = fmt.Sprintf("%v", s)
+			answer = fmt.Sprintf("{%v %v %v}", s.FrontEnds, s.Blocks, s.Owners)
 		case "close":
 			err = errors.Join(fw.Close(ctx), fw.Close(ctx))
 		case "sweep":
@@ -183,6 +183,29 @@ func manage() {
 			fmt.Println("ok", answer)
 		}
 	}
+}
+
+// setOption sets for example "check=1s".
+func setOption(o *firewall.Options, option string) {
+	name, value, _ := strings.Cut(option, "=")
+	var err error
+	switch name {
+	case "check":
+		o.Check, err = time.ParseDuration(value)
+	case "ttl":
+		o.TTL, err = time.ParseDuration(value)
+	case "old":
+		firewall.OldKernel(o)
+	case "none":
+		o.Driver = firewall.None()
+	case "lock":
+		o.LockFile = value
+	case "mark":
+		_, err = fmt.Sscanf(value, "%v/%v", &o.Mark, &o.Mask)
+	default:
+		err = fmt.Errorf("option %q", option)
+	}
+	check(err)
 }
 
 // drive asks this host's driver, a step a line, for what it must refuse.
@@ -373,6 +396,8 @@ func (l *lab) dump(frontEnd string) string {
 	dump := l.Run("nft", "-s", "list", "ruleset")
 	switch frontEnd {
 	case "nft": // the others would make tables only to look
+	case "firewalld":
+		dump += l.Run("sh", "-ec", "firewall-cmd --list-all-zones | sort") // its order is random
 	case "iptables-legacy":
 		dump += l.Run("sh", "-ec", "iptables-legacy-save; ip6tables-legacy-save")
 	default:

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // An iptables is one of the four programs of iptables, for the table "filter".
@@ -21,6 +22,9 @@ type iptables struct {
 	path     string
 	v6       bool
 	gates    [][]string // rules of INPUT that are gates, as arguments after -A INPUT
+	// firewalld says that its rules are in INPUT: it is set to do without tables of
+	// nftables of its own.
+	firewalld bool
 }
 
 // String returns for example "chain INPUT of ip6tables-nft".
@@ -74,6 +78,7 @@ func (p iptables) run(ctx context.Context, held *os.File, args ...string) (strin
 	if held != nil {
 		cmd.ExtraFiles = []*os.File{held}
 	}
+	cmd.WaitDelay = time.Second // for what a killed one has started and left running
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -93,8 +98,9 @@ func (p *iptables) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.gates = nil
+	p.gates, p.firewalld = nil, false
 	for line := range strings.Lines(out) {
+		p.firewalld = p.firewalld || strings.TrimSpace(line) == "-A INPUT -j INPUT_ZONES"
 		// It quotes what has other characters than letters and digits. No argument
 		// of a gate has a space or a quote.
 		args := strings.Fields(strings.ReplaceAll(line, `"`, ""))
@@ -103,6 +109,14 @@ func (p *iptables) read(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// hasChain reports whether one of these chains is there.
+func (p iptables) hasChain(ctx context.Context, names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		_, err := p.run(ctx, nil, "-S", name)
+		return err == nil
+	})
 }
 
 func comment(args []string) string {

@@ -31,7 +31,7 @@ func lock(ctx context.Context, path string) (file *os.File, unlock func(), err e
 			select {
 			case <-ctx.Done():
 				f.Close()
-				return nil, nil, fmt.Errorf("lock %s, held by another manager: %w", path, ctx.Err())
+				return nil, nil, fmt.Errorf("lock %s, held by another manager: %w", path, context.Cause(ctx))
 			case <-time.After(5 * time.Millisecond):
 			}
 		}

@@ -185,19 +185,29 @@ func TestFailedChange(t *testing.T) {
 	require.Equal(t, before, l.dump("nft"))
 }
 
-// TestMark: bits of a packet's mark that are not in the mask stay as they are.
+// TestMark: bits of a packet's mark that are not in the mask stay as they are, and
+// both can be chosen.
 func TestMark(t *testing.T) {
-	l := newLab(t, `nft -f - <<'END'
+	needs(t, "iptables-nft", "ip6tables-nft")
+	for _, tt := range []struct{ option, seen string }{
+		{"", "0x1252"}, {"mark=0x4000/0xf000", "0x42ff"}, {"mark=0x77/0xffffffff", "0x77"},
+	} {
+		t.Run(tt.seen, func(t *testing.T) {
+			l := newLab(t, "V=-nft\n"+strings.ReplaceAll(iptablesRules, "$p$V -t mangle", ": ")+`nft -f - <<'END'
 table ip theirs {
 	chain pre { type filter hook prerouting priority 0; meta mark set 0x12ff; }
-	chain seen { type nat hook input priority 100; meta mark 0x1252 tcp dport 8080 counter; }
+	chain seen { type nat hook input priority 100; meta mark `+tt.seen+` tcp dport 8080 counter; }
 }
-END
-`+nftRules[:strings.Index(nftRules, "flush")]+nftRules[strings.Index(nftRules, "table inet"):])
-	m, _ := l.manager()
-	m.do(allowFriend)
-	require.Equal(t, friends, l.reach("tcp"))
-	require.Contains(t, l.Run("nft", "list", "chain", "ip", "theirs", "seen"), "counter packets 1 ")
+table inet other { chain in { type filter hook input priority 20; policy drop; iif "lo" accept; ct state established accept; meta l4proto ipv6-icmp accept; meta mark 0x12ff drop; meta l4proto tcp reject with tcp reset; }; }
+END`)
+			m, _ := l.manager(tt.option)
+			m.do(allowFriend)
+			require.Equal(t, friends, l.reach("tcp"))
+			require.Contains(t, l.Run("nft", "list", "chain", "ip", "theirs", "seen"), "counter packets 1 ")
+			rules := l.Run("sh", "-ec", "iptables-nft -S INPUT; ip6tables-nft -S INPUT; nft list table inet other")
+			require.Equal(t, 3, strings.Count(rules, "roundsman-gate"), "%s", rules)
+		})
+	}
 }
 
 // TestWithoutRights: who may not change the firewall is told what to add by hand.
@@ -275,20 +285,6 @@ END`)
 	require.Equal(t, friends+" stranger6", l.reach("tcp"))
 	m.do("close")
 	require.Equal(t, "friend6 stranger6", l.reach("tcp"), "IPv6 was never filtered")
-	require.Equal(t, before, l.dump("nft"))
-}
-
-// TestFirewalld: it is recognised, and nothing is done behind its back.
-func TestFirewalld(t *testing.T) {
-	l := newLab(t, `nft -f - <<'END'
-table inet firewalld { chain filter_INPUT { type filter hook input priority 10; policy accept; ct state established accept; meta l4proto tcp reject with tcp reset; }; }
-END`)
-	before := l.dump("nft")
-	m, _ := l.manager()
-	require.Equal(t, "{[firewalld] [] []}", m.do("state"))
-	answer := m.try(allowFriend)
-	require.Contains(t, answer, "unsupported operation")
-	require.Contains(t, answer, `by hand: firewall-cmd --add-rich-rule='rule family="ipv4" source address="`+friend4+`/32" port port="8080" protocol="tcp" accept'`)
 	require.Equal(t, before, l.dump("nft"))
 }
 

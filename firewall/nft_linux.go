@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -24,6 +25,7 @@ const (
 type table struct {
 	nftables.Table
 	owned   bool // by the socket of a living process
+	alive   bool // one of ours whose owner lives
 	dormant bool
 }
 
@@ -56,7 +58,16 @@ func list() (*ruleset, error) {
 	for _, t := range tables {
 		// The flags are big-endian, and v0.3.0 of the library reads them as native.
 		flags := t.Flags | bits.ReverseBytes32(t.Flags)
-		r.tables = append(r.tables, table{*t, flags&tableOwner != 0, flags&tableDormant != 0})
+		have := table{Table: *t, owned: flags&tableOwner != 0, dormant: flags&tableDormant != 0}
+		if strings.HasPrefix(t.Name, tablePrefix) {
+			have.alive = have.owned
+			if !have.owned {
+				if have.alive, err = hasElements(t, aliveSet); err != nil {
+					return nil, err
+				}
+			}
+		}
+		r.tables = append(r.tables, have)
 	}
 	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyUnspecified)
 	if err != nil {
@@ -83,24 +94,9 @@ type rule struct {
 
 // chainRules reads the rules of a chain.
 func chainRules(c *nftables.Chain) ([]rule, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
+	messages, err := dump(unix.NFT_MSG_GETRULE, c.Table, []netlink.Attribute{
 		{Type: unix.NFTA_RULE_TABLE, Data: []byte(c.Table.Name + "\x00")},
 		{Type: unix.NFTA_RULE_CHAIN, Data: []byte(c.Name + "\x00")},
-	})
-	if err != nil {
-		return nil, err
-	}
-	messages, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE),
-			Flags: netlink.Request | netlink.Dump,
-		},
-		Data: append([]byte{byte(c.Table.Family), unix.NFNETLINK_V0, 0, 0}, attrs...),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list the rules of %s: %w", chainName(c), err)
@@ -117,6 +113,56 @@ func chainRules(c *nftables.Chain) ([]rule, error) {
 		rules = append(rules, r)
 	}
 	return rules, nil
+}
+
+// dump requests what is in a table.
+func dump(request uint16, t *nftables.Table, about []netlink.Attribute) ([]netlink.Message, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	attrs, err := netlink.MarshalAttributes(about)
+	if err != nil {
+		return nil, err
+	}
+	return conn.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | request),
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: append([]byte{byte(t.Family), unix.NFNETLINK_V0, 0, 0}, attrs...),
+	})
+}
+
+// hasElements reports whether a set is there and not empty. What has timed out is
+// no longer an element.
+func hasElements(t *nftables.Table, set string) (bool, error) {
+	messages, err := dump(unix.NFT_MSG_GETSETELEM, t, []netlink.Attribute{
+		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(t.Name + "\x00")},
+		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set + "\x00")},
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("list the set %s of table %s: %w", set, t.Name, err)
+	}
+	for _, m := range messages {
+		if len(m.Data) < 4 {
+			continue
+		}
+		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+		if err != nil {
+			return false, err
+		}
+		for ad.Next() {
+			if ad.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS && len(ad.Bytes()) > 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 func decodeRule(b []byte) (rule, error) {

@@ -40,6 +40,7 @@ type survey struct {
 	rules     *ruleset
 	places    []place
 	firewalld bool
+	strays    []place // with gates from before they were firewalld's
 }
 
 // look finds every input chain that can drop a packet for this host and that we
@@ -64,7 +65,7 @@ func look(ctx context.Context) (*survey, error) {
 			}
 			p, ok := findIptables(ctx, IptablesNFT, t.Family == nftables.TableFamilyIPv6)
 			if ok && p.read(ctx) == nil {
-				s.places = append(s.places, p)
+				s.add(p)
 				continue
 			}
 			if err := ctx.Err(); err != nil {
@@ -77,7 +78,9 @@ func look(ctx context.Context) (*survey, error) {
 			s.places = append(s.places, nativeChain{c})
 		}
 	}
-	s.firewalld = slices.ContainsFunc(rules.tables, func(t table) bool { return t.Name == "firewalld" })
+	if slices.ContainsFunc(rules.tables, func(t table) bool { return t.Name == "firewalld" && isIP(&t.Table) }) {
+		s.firewalld = true
+	}
 	for _, v6 := range []bool{false, true} {
 		tables, err := legacyTables(v6)
 		if err != nil {
@@ -96,9 +99,22 @@ func look(ctx context.Context) (*survey, error) {
 		if err := p.read(ctx); err != nil {
 			return nil, err
 		}
-		s.places = append(s.places, p)
+		s.add(p)
 	}
 	return s, nil
+}
+
+// add adds a chain of iptables, unless it is firewalld's.
+func (s *survey) add(p iptables) {
+	switch {
+	case !p.firewalld:
+		s.places = append(s.places, p)
+	case len(p.gates) > 0:
+		s.strays = append(s.strays, p)
+		fallthrough
+	default:
+		s.firewalld = true
+	}
 }
 
 // ofIptables reports whether a chain has the name of one that iptables-nft makes.
@@ -107,12 +123,12 @@ func ofIptables(c *nftables.Chain) bool {
 		slices.Contains([]string{"filter", "mangle", "raw", "security", "nat"}, c.Table.Name)
 }
 
-// state tells what was found.
-func (s *survey) state(ctx context.Context) (State, error) {
-	var state State
+// frontEnds are those that are active.
+func (s *survey) frontEnds(ctx context.Context) ([]FrontEnd, error) {
+	var all []FrontEnd
 	found := func(f FrontEnd) {
-		if !slices.Contains(state.FrontEnds, f) {
-			state.FrontEnds = append(state.FrontEnds, f)
+		if !slices.Contains(all, f) {
+			all = append(all, f)
 		}
 	}
 	ufw := ufwEnabled()
@@ -121,30 +137,29 @@ func (s *survey) state(ctx context.Context) (State, error) {
 		case nativeChain:
 			found(NFT)
 		case iptables:
-			if ufw {
-				if _, err := p.run(ctx, nil, "-S", "ufw-user-input"); err == nil {
-					found(UFW)
-					continue
-				} else if ctx.Err() != nil {
-					return State{}, err
-				}
-				if _, err := p.run(ctx, nil, "-S", "ufw6-user-input"); err == nil {
-					found(UFW)
-					continue
-				}
+			if ufw && p.hasChain(ctx, "ufw-user-input", "ufw6-user-input") {
+				found(UFW)
+			} else if err := ctx.Err(); err != nil {
+				return nil, err
+			} else {
+				found(p.frontEnd)
 			}
-			found(p.frontEnd)
 		}
 	}
 	if s.firewalld {
 		found(Firewalld)
 	}
-	slices.Sort(state.FrontEnds)
-	for _, t := range s.rules.tables {
-		if o, ok := ownerOf(t); ok && t.owned {
-			state.Owners = append(state.Owners, o)
-		}
+	slices.Sort(all)
+	return all, nil
+}
+
+// state tells what was found.
+func (s *survey) state(ctx context.Context) (State, error) {
+	frontEnds, err := s.frontEnds(ctx)
+	if err != nil {
+		return State{}, err
 	}
+	state := State{FrontEnds: frontEnds, Owners: s.owners()}
 	for _, c := range s.rules.chains {
 		why := s.overrides(c)
 		if why == "" {

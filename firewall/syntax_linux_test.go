@@ -26,20 +26,25 @@ END`},
 		{firewall.IptablesNFT, []string{"iptables-nft", "ip6tables-nft"}, "V=-nft\n" + iptablesRules},
 		{firewall.IptablesLegacy, []string{"iptables-legacy", "ip6tables-legacy"}, "V=-legacy\n" + iptablesRules},
 		{firewall.UFW, []string{"ufw"}, strings.ReplaceAll(ufwRules, "ufw reject 8080", ":")},
+		{firewall.Firewalld, []string{"firewalld", "firewall-cmd", "dbus-daemon"}, firewalldRules},
 	} {
 		t.Run(string(tt.frontEnd), func(t *testing.T) {
 			needs(t, tt.needs...)
 			l := newLab(t, tt.setup)
 			require.Empty(t, l.reach("tcp"))
+			m, _ := l.manager("none")
 			for _, step := range []struct {
-				rule firewall.Rule
+				from string
 				want string
 			}{
-				{rule("tcp", tcpPort, friend4+"/32", "2001:db8:1::/48"), friends},
-				{rule("tcp", tcpPort, "anyone"), friends + " stranger4 stranger6"},
+				{friend4 + "/32 2001:db8:1::/48", friends},
+				{"anyone", friends + " stranger4 stranger6"},
 			} {
-				commands := firewall.Syntax(tt.frontEnd, step.rule)
+				commands := firewall.Syntax(tt.frontEnd, rule("tcp", tcpPort, strings.Fields(step.from)...))
 				require.NotEmpty(t, commands)
+				before := l.dump(string(tt.frontEnd))
+				require.Equal(t, strings.Join(commands, "; "), m.do("allow tcp "+step.from), "what None says in the syntax of the front end found")
+				require.Equal(t, before, l.dump(string(tt.frontEnd)), "None changes nothing")
 				for _, c := range commands {
 					l.Run("sh", "-ec", c)
 				}
