@@ -1,0 +1,599 @@
+package sum
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/roundsman-go/roundsman/portalloc"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// PortOption names a use that some rows of the port table are for, those that are
+// needed WhenUsed.
+type PortOption string
+
+// The options.
+const (
+	// UseNetBIOS: Windows by NetBIOS names and session service.
+	UseNetBIOS PortOption = "netbios"
+	// UseOAFetch: an OA fetches its image from port 80 of the manager.
+	UseOAFetch PortOption = "oa-fetch"
+	// UseSUM70: SUM 7.0 to 7.2 manages beside this program: its Windows and Linux
+	// targets dial back.
+	UseSUM70 PortOption = "sum-7.0"
+	// UseHPSUM: HP SUM 4 to 6 manages beside this program: rows of the classic
+	// tables that nothing here uses, as its web server for Windows and Linux.
+	UseHPSUM PortOption = "hp-sum"
+)
+
+var portOptions = []PortOption{UseNetBIOS, UseOAFetch, UseSUM70, UseHPSUM}
+
+// PortOptions returns every option.
+func PortOptions() []PortOption { return slices.Clone(portOptions) }
+
+// Party says what one end of a Flow is.
+type Party string
+
+// The parties.
+const (
+	PartyManager  Party = "manager"
+	PartyTarget   Party = "target" // or the part of it that Target.Object names
+	PartyJumpHost Party = "jump-host"
+)
+
+// Peer is one end of a Flow.
+type Peer struct {
+	Party Party `json:"party"`
+	// Host is the name or address under which it is known, with its zone; empty for
+	// the manager.
+	Host string `json:"host,omitempty"`
+	// Addresses are what a firewall sees of it. Without any it is unknown. They have
+	// no zones, which mean nothing to others.
+	Addresses []netip.Prefix `json:"addresses"`
+}
+
+// name is for messages.
+func (p Peer) name() string {
+	if p.Party == PartyManager {
+		return "the manager"
+	}
+	return p.Host
+}
+
+// Flow is one row of the matrix of a fleet: who dials whom on behalf of a target.
+type Flow struct {
+	Target string  `json:"target"` // its name, or its URL
+	Kind   Kind    `json:"kind"`
+	Phases []Phase `json:"phases"`
+	From   Peer    `json:"from"`
+	To     Peer    `json:"to"`
+	Port
+	// SourceLast ends the source ports that SourceFirst begins, else 0.
+	SourceLast uint16 `json:"source_last,omitempty"`
+	// Option is what a row is for that is needed WhenUsed.
+	Option PortOption `json:"option,omitempty"`
+	// Role is the role of the manager's port that is dialled, else 0.
+	Role portalloc.Role `json:"-"`
+}
+
+// Sources returns the source ports as text, or "" where they do not matter.
+func (f Flow) Sources() string {
+	if f.SourceFirst == 0 {
+		return ""
+	}
+	return portalloc.Range{First: f.SourceFirst, Last: f.SourceLast}.String()
+}
+
+// Route is how a target is dialled.
+type Route struct {
+	// Address is what is dialled instead of Target.Address, in the same form.
+	Address string
+	// Via are jump hosts, as host or host:port, in the order in which they are
+	// reached. They carry the connection of a Linux target, by SSH, and nothing else.
+	Via []string
+}
+
+// MatrixOptions are the settings that a matrix is for. The zero value has the
+// defaults of a Config and knows no address but those that targets have.
+type MatrixOptions struct {
+	// Phase is the phase to be allowed for; "" is both.
+	Phase Phase
+	// Generation, Classic, Ports and HTTPRole are those of the Config; "" and nil
+	// mean the same as there.
+	Generation Generation
+	Classic    ClassicOptions
+	Ports      map[portalloc.Role]portalloc.Policy
+	HTTPRole   portalloc.Role
+	// Use names the options in use.
+	Use []PortOption
+	// All has the rows of every option in the matrix, used or not.
+	All bool
+
+	// Manager are the addresses of the manager as targets see them; none is unknown.
+	Manager []netip.Addr
+	// SeenAs, if set, says as what the target at an address sees the manager; where it
+	// says nothing, Manager counts.
+	SeenAs func(target netip.Addr) []netip.Addr
+	// Lookup, if set, gives the addresses of a host name; none is unknown.
+	Lookup func(host string) []netip.Addr
+	// Route, if set, says how a target is dialled where its Address alone does not.
+	Route func(t Target) Route
+}
+
+// Matrix returns what must be open for these targets, and nothing else: who dials
+// whom, from and to which ports, in which phase and what for. It starts from
+// PortsFor and applies the settings. It dials nothing and looks nothing up: the
+// addresses of names, and those of the manager, are the caller's to find.
+//
+//   - The port in Target.Address replaces the one by which the kind is dialled: SMB
+//     for Windows, SSH for Linux and for the devices with a command line, HTTPS for
+//     VMware, iLO and Superdome Flex.
+//   - What targets fetch over http is at the ports of the role HTTPRole, whichever the
+//     table names; an OA and an Integrity server know port 80 only.
+//   - Where targets are given one of several ports, each is a row: the manager takes
+//     the first that is free. All of them are required then.
+//   - Rows of an option are there when MatrixOptions.Use names it.
+//   - A host behind a vCenter (Target.Object) is who answers on the CIM port and who
+//     dials back. Its addresses are known where the object is an address or a full
+//     domain name: no other object name is looked up.
+//
+// A target that has been understood and cannot work, as a SAS switch at an IPv6
+// address or an Integrity server where the settings have no port 80, is an error, as
+// is one that is malformed, there twice, or called as another. The errors are those of all targets,
+// joined, each an *Error that matches ErrInvalid; the flows of the others are
+// returned with them. Local targets have no flows. The order is that of the targets,
+// and within one that of the port table.
+func Matrix(targets []Target, o MatrixOptions) ([]Flow, error) {
+	m, err := newMatrix(targets, o)
+	if err != nil {
+		return nil, &Error{Step: "matrix", Err: err}
+	}
+	var (
+		out   []Flow
+		errs  []error
+		seen  = map[string]string{}
+		named = map[string]bool{}
+	)
+	for _, t := range m.targets {
+		flows, err := m.target(t)
+		other, twice := seen[t.id()]
+		switch {
+		case err != nil:
+		case twice:
+			err = fmt.Errorf("%w: the same place as %s", ErrInvalid, other)
+		case named[t.key()]:
+			err = fmt.Errorf("%w: another target has this name", ErrInvalid)
+		}
+		seen[t.id()], named[t.key()] = t.key(), true
+		if err != nil {
+			errs = append(errs, &Error{Target: t.key(), Step: "matrix", Err: err})
+			continue
+		}
+		out = append(out, flows...)
+	}
+	return out, errors.Join(errs...)
+}
+
+// matrix is what all targets of a matrix share.
+type matrix struct {
+	MatrixOptions
+	policies map[portalloc.Role]portalloc.Policy
+	phases   []Phase
+	targets  []Target // with their kinds as the table spells them
+	agents   int      // targets that have one
+}
+
+func newMatrix(targets []Target, o MatrixOptions) (*matrix, error) {
+	m := &matrix{MatrixOptions: o, phases: []Phase{PhaseInventory, PhaseDeploy}, targets: slices.Clone(targets)}
+	switch m.Generation = cmp.Or(o.Generation, Current); {
+	case m.Generation != Current && m.Generation != Classic:
+		return nil, fmt.Errorf("%w: generation %q; want %q or %q", ErrInvalid, o.Generation, Current, Classic)
+	case m.Generation != Classic && o.Classic.set():
+		return nil, fmt.Errorf("%w: options for the generation %q, which this is not", ErrInvalid, Classic)
+	}
+	switch o.Phase {
+	case "":
+	case PhaseInventory, PhaseDeploy:
+		m.phases = []Phase{o.Phase}
+	default:
+		return nil, fmt.Errorf("%w: phase %q; want %q or %q", ErrInvalid, o.Phase, PhaseInventory, PhaseDeploy)
+	}
+	for _, u := range o.Use {
+		if !slices.Contains(portOptions, u) {
+			return nil, fmt.Errorf("%w: option %q; want one of %q", ErrInvalid, u, portOptions)
+		}
+	}
+	switch o.HTTPRole {
+	case 0:
+		m.HTTPRole = portalloc.Port
+		if m.Generation == Classic {
+			m.HTTPRole = portalloc.HTTP
+		}
+	case portalloc.Port, portalloc.HTTP:
+	default:
+		return nil, fmt.Errorf("%w: role %v for payloads over http; want %v or %v", ErrInvalid, o.HTTPRole, portalloc.Port, portalloc.HTTP)
+	}
+	for _, a := range o.Manager {
+		if !usable(a) {
+			return nil, fmt.Errorf("%w: the manager's address %v is none that a target can see", ErrInvalid, a)
+		}
+	}
+	// It checks the policies as it does for a session, and opens nothing.
+	ports, err := portalloc.New(portalloc.Config{Generation: m.Generation.ports(), Policies: o.Ports})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	m.policies = portalloc.DefaultPolicies(m.Generation.ports())
+	for r := range m.policies {
+		m.policies[r] = ports.Policy(r)
+	}
+	for i := range m.targets {
+		t := &m.targets[i]
+		if k, err := ParseKind(string(t.Kind)); err == nil {
+			t.Kind = k
+		}
+		if t.Kind == Windows || t.Kind == Linux {
+			m.agents++
+		}
+	}
+	return m, nil
+}
+
+// usable reports whether an address can be the end of a connection.
+func usable(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() }
+
+// dialled is the port by which a kind is dialled: the one of its row that a port in
+// a target's address replaces.
+func dialled(kind Kind) uint16 {
+	switch kind {
+	case Windows:
+		return 445
+	case VMware, ILO, SuperdomeFlex:
+		return 443
+	}
+	return 22
+}
+
+// target returns the flows of one target.
+func (m *matrix) target(t Target) ([]Flow, error) {
+	kind := t.Kind
+	if !slices.Contains(kinds, kind) {
+		return nil, fmt.Errorf("%w: kind %q; want one of %q", ErrInvalid, kind, kinds)
+	}
+	if kind == Local {
+		return nil, nil
+	}
+	var route Route
+	if m.Route != nil {
+		route = m.Route(t)
+	}
+	host, port, err := transport.Endpoint{Address: cmp.Or(route.Address, t.Address)}.HostPort(dialled(kind))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	p, err := m.place(kind, host)
+	if err != nil {
+		return nil, err
+	}
+	part := p // who has the ports besides the one that is dialled, and dials back
+	if kind == VMware && t.Object != "" {
+		if part, err = m.part(kind, t.Object); err != nil {
+			return nil, err
+		}
+	}
+	hops, err := m.hops(route.Via)
+	if err != nil {
+		return nil, err
+	}
+
+	var out []Flow
+	// The first of two rows for one port stays: that by which the kind is dialled
+	// comes first in the table.
+	add := func(ph Phase, f Flow, at place) {
+		f.Target, f.Kind = t.key(), kind
+		if f.From.Party == "" { // not the way through jump hosts
+			f.From, f.To = at.manager, at.target
+			if f.Direction == ToManager {
+				f.From, f.To = f.To, f.From
+			}
+		}
+		for i := range out {
+			if o := &out[i]; o.Direction == f.Direction && o.Protocol == f.Protocol && o.First == f.First && o.Last == f.Last &&
+				o.From.Host == f.From.Host && o.To.Host == f.To.Host {
+				if !slices.Contains(o.Phases, ph) {
+					o.Phases = append(o.Phases, ph)
+				}
+				return
+			}
+		}
+		f.Phases = []Phase{ph}
+		out = append(out, f)
+	}
+	for _, ph := range m.phases {
+		for _, row := range PortsFor(kind, ph, m.Generation) {
+			main := row.Direction == ToTarget && row.Protocol == "tcp" && row.First == dialled(kind) && row.Need == Required
+			if main {
+				row.First, row.Last = port, port
+				for i := range hops {
+					add(ph, hops[i], p)
+				}
+			}
+			flows, err := m.flows(kind, row)
+			if err != nil {
+				return nil, err
+			}
+			for _, f := range flows {
+				switch {
+				case main && len(hops) > 0:
+					last := hops[len(hops)-1].To
+					f.From, f.To = narrow(last, p.target), narrow(p.target, last)
+					add(ph, f, p)
+				case main:
+					add(ph, f, p)
+				default:
+					add(ph, f, part)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// option returns what a row is for that is there only when it is used, else "".
+func option(kind Kind, p Port) PortOption {
+	switch {
+	case p.Need != WhenUsed:
+		return ""
+	case kind == Windows && p.Direction == ToTarget && p.First >= 137 && p.First <= 139:
+		return UseNetBIOS
+	case kind == OA:
+		return UseOAFetch
+	case p.Direction == ToManager && (p.First == 63001 || p.First == 63002):
+		return UseSUM70
+	}
+	return UseHPSUM
+}
+
+// flows applies the settings to a row of the table.
+func (m *matrix) flows(kind Kind, p Port) ([]Flow, error) {
+	f := Flow{Port: p, Option: option(kind, p)}
+	if f.Option != "" && !m.All && !slices.Contains(m.Use, f.Option) {
+		return nil, nil
+	}
+	moves := p.First == 1025 && p.Last == math.MaxUint16
+	switch {
+	case moves && m.Classic.Stay:
+		return nil, nil
+	case p.Direction == ToTarget:
+		return m.sources(f)
+	case moves:
+		return m.listens(f, portalloc.Dynamic)
+	case p.First == 61000:
+		return m.listens(f, portalloc.TargetToManager)
+	case p.First == 63002:
+		return m.listens(f, portalloc.SSLPort)
+	case f.Option == UseSUM70:
+		return m.listens(f, portalloc.Port)
+	case f.Option == UseHPSUM:
+		return m.listens(f, portalloc.HTTP)
+	case p.First == 80 && (kind == OA || kind == Integrity):
+		for _, r := range []portalloc.Role{m.HTTPRole, portalloc.Port, portalloc.HTTP} {
+			if slices.Contains(m.policies[r].Prefer, 80) {
+				f.Role = r
+				return []Flow{f}, nil
+			}
+		}
+		return nil, fmt.Errorf("%w: it fetches from port 80 of the manager and no other, and the settings have that for nobody: %s is %v, %s is %v", ErrInvalid,
+			portalloc.Port, m.policies[portalloc.Port], portalloc.HTTP, m.policies[portalloc.HTTP])
+	}
+	if f.First == 80 || f.First == 63000 { // two rows for what is one policy here
+		f.Purpose = "payloads to the target, status from it (HTTP)"
+	}
+	f.Need = Required // whichever port the manager gets
+	return m.listens(f, m.HTTPRole)
+}
+
+// sources fills in the source ports where they matter.
+func (m *matrix) sources(f Flow) ([]Flow, error) {
+	if f.SourceFirst == 0 {
+		return []Flow{f}, nil
+	}
+	p := m.policies[portalloc.ManagerToTarget]
+	first, last := p.First, p.Last
+	for _, port := range p.Prefer {
+		if first == 0 {
+			first, last = port, port
+		}
+		first, last = min(first, port), max(last, port)
+	}
+	if first == 0 {
+		return nil, fmt.Errorf("%w: the role %v has no port to dial from", ErrInvalid, portalloc.ManagerToTarget)
+	}
+	if p.Overflow {
+		last = math.MaxUint16
+	}
+	f.SourceFirst, f.SourceLast = first, last
+	if f.First == 62286 {
+		f.Purpose = "agent (SOAP over TLS)" // the table's text has source ports
+	}
+	return []Flow{f}, nil
+}
+
+// listens gives a row the ports of a role of the manager.
+func (m *matrix) listens(f Flow, r portalloc.Role) ([]Flow, error) {
+	p := m.policies[r]
+	f.Role, f.Open = r, false
+	var out []Flow
+	add := func(first, last uint16) {
+		f := f
+		f.First, f.Last = first, last
+		out = append(out, f)
+	}
+	for _, port := range p.Prefer {
+		add(port, port)
+	}
+	switch {
+	case p.First == 0:
+	case r == portalloc.Dynamic || p.Overflow:
+		last := p.Last
+		if r == portalloc.TargetToManager && m.Classic.PortPerTarget && p.Overflow {
+			last = uint16(min(math.MaxUint16, max(int(last), int(p.First)+m.agents-1)))
+		}
+		add(p.First, last)
+		out[len(out)-1].Open = p.Overflow
+	default:
+		// What other roles prefer is passed over: the web server never takes "port"
+		// and "ssl_port".
+		first := int(p.First)
+		for port := first; port <= int(p.Last)+1; port++ {
+			if port <= int(p.Last) && !m.preferred(r, uint16(port)) {
+				continue
+			}
+			if port > first {
+				add(uint16(first), uint16(port-1))
+			}
+			first = port + 1
+		}
+	}
+	// Without a way back of its own an agent is asked, and stays where it is.
+	if len(out) == 0 && f.Need == Required && r != portalloc.TargetToManager {
+		return nil, fmt.Errorf("%w: it dials a port of the role %v on the manager, which the settings have turned off", ErrInvalid, r)
+	}
+	if purpose := f.Purpose; len(out) > 1 {
+		for i := range out {
+			out[i].Purpose = purpose + ", if free"
+		}
+	}
+	return out, nil
+}
+
+// preferred reports whether a role other than r insists on a port or begins with it.
+func (m *matrix) preferred(r portalloc.Role, port uint16) bool {
+	for other, p := range m.policies {
+		if other != r && slices.Contains(p.Prefer, port) {
+			return true
+		}
+	}
+	return false
+}
+
+// place is where a target is, and how it sees the manager.
+type place struct{ target, manager Peer }
+
+// place finds a host and the manager as it sees it. Each has only addresses of
+// families that the other has, where that is known.
+func (m *matrix) place(kind Kind, host string) (place, error) {
+	target := Peer{Party: PartyTarget, Host: host}
+	addrs, err := m.addrs(host)
+	if err != nil {
+		return place{}, err
+	}
+	if kind == FCSwitch || kind == SASSwitch {
+		v4 := slices.DeleteFunc(slices.Clone(addrs), netip.Addr.Is6)
+		if len(v4) == 0 && len(addrs) > 0 {
+			return place{}, fmt.Errorf("%w: %s has IPv6 addresses only, which switches of kind %s do not speak: give it an IPv4 address", ErrInvalid, host, kind)
+		}
+		addrs = v4
+	}
+	var manager []netip.Addr
+	for _, a := range addrs {
+		if m.SeenAs != nil {
+			manager = append(manager, m.SeenAs(a)...)
+		}
+	}
+	if len(manager) == 0 {
+		manager = m.Manager
+	}
+	target.Addresses = prefixes(addrs)
+	seen := Peer{Party: PartyManager, Addresses: prefixes(manager)}
+	p := place{narrow(target, seen), narrow(seen, target)}
+	if len(target.Addresses) > 0 && len(p.target.Addresses) == 0 {
+		return place{}, fmt.Errorf("%w: %s and the manager have no address of the same family: %v and %v", ErrInvalid, host, addrs, manager)
+	}
+	return p, nil
+}
+
+// part is the place of a part behind a target's address.
+func (m *matrix) part(kind Kind, object string) (place, error) {
+	if _, err := netip.ParseAddr(object); err != nil && !strings.Contains(object, ".") {
+		// "host-17" may be a vCenter's own name for it. DNS may know another host by
+		// that name.
+		return place{
+			Peer{Party: PartyTarget, Host: object, Addresses: prefixes(nil)},
+			Peer{Party: PartyManager, Addresses: prefixes(m.Manager)},
+		}, nil
+	}
+	return m.place(kind, object)
+}
+
+// addrs returns the addresses of a host, none if they are unknown.
+func (m *matrix) addrs(host string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		if !usable(a) {
+			return nil, fmt.Errorf("%w: %s is no address of a host", ErrInvalid, host)
+		}
+		return []netip.Addr{a.Unmap()}, nil
+	}
+	if m.Lookup == nil {
+		return nil, nil
+	}
+	var out []netip.Addr
+	for _, a := range m.Lookup(host) {
+		if usable(a) {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out, nil
+}
+
+// hops returns the flows of the way through jump hosts, up to the last of them.
+func (m *matrix) hops(via []string) ([]Flow, error) {
+	var out []Flow
+	for i, v := range via {
+		host, port, err := transport.Endpoint{Address: v}.HostPort(22)
+		if err != nil {
+			return nil, fmt.Errorf("%w: jump host: %w", ErrInvalid, err)
+		}
+		p, err := m.place(Linux, host)
+		if err != nil {
+			return nil, err
+		}
+		p.target.Party = PartyJumpHost
+		from, to := p.manager, p.target
+		if i > 0 {
+			before := out[i-1].To
+			from, to = narrow(before, p.target), narrow(p.target, before)
+		}
+		out = append(out, Flow{Port: transitRow(port), From: from, To: to})
+	}
+	return out, nil
+}
+
+func transitRow(port uint16) Port { return to(port, Required, "SSH to a jump host on the way") }
+
+// prefixes returns each address once, as a prefix, sorted.
+func prefixes(addrs []netip.Addr) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(addrs))
+	for _, a := range addrs {
+		a = a.Unmap().WithZone("")
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return sorted(out)
+}
+
+// narrow returns p without the addresses of families in which o has none. Where
+// either is unknown nothing is known of that.
+func narrow(p, o Peer) Peer {
+	if len(o.Addresses) == 0 {
+		return p
+	}
+	p.Addresses = slices.DeleteFunc(slices.Clone(p.Addresses), func(a netip.Prefix) bool {
+		return !slices.ContainsFunc(o.Addresses, func(b netip.Prefix) bool { return a.Addr().Is4() == b.Addr().Is4() })
+	})
+	return p
+}
