@@ -14,6 +14,9 @@ var (
 	// ErrAuth: the target refused the credentials. Trying again with the same
 	// ones may lock the account, so no decorator does.
 	ErrAuth = errors.New("authentication refused")
+	// ErrElevation: the target let the user in, but not with the rights that were
+	// asked for, as where sudo refuses. It matches ErrAuth too.
+	ErrElevation error = elevation{}
 	// ErrTrust: the target could not prove that it is who the caller expects.
 	ErrTrust = errors.New("target identity not trusted")
 	// ErrUnreachable: no connection came about (refused, no route, no such host).
@@ -38,6 +41,13 @@ var (
 	// ErrClosed: the connection was closed by the caller.
 	ErrClosed = errors.New("connection closed")
 )
+
+// elevation is the type of ErrElevation.
+type elevation struct{}
+
+func (elevation) Error() string { return "more rights refused" }
+
+func (elevation) Is(target error) bool { return target == ErrAuth }
 
 // A Code is what a target said, verbatim, and in which numbering: {"ntstatus",
 // "0xC000006D"}, {"http", "412"}, {"sftp", "4"}, {"exit", "1"}, {"dpkg", "0"}.

@@ -71,15 +71,15 @@ func (p *process) notStarted() error {
 		e.Kind, e.Hint = transport.ErrRejected, "the server did not run sh, but something else"
 	case p.asked.Load() > 1:
 		p.c.sudoRefused.Store(true)
-		e.Kind, e.Code, e.Hint = transport.ErrAuth, transport.Code{}, "sudo refused the password"
+		e.Kind, e.Code, e.Hint = transport.ErrElevation, transport.Code{}, "sudo refused the password"
 	case p.as.terminal && p.outer.Load() == 1:
 		e.Kind, e.Hint = errors.ErrUnsupported, "script (util-linux) is not installed on the target, or gives no terminal"
 	case p.exit.Code == 126 || p.exit.Code == 127:
 		e.Kind, e.Hint = errors.ErrUnsupported, "sudo is not installed on the target"
 	case p.as.prompt == "":
-		e.Kind, e.Hint = transport.ErrAuth, "sudo wants a password (Options.SudoPassword), or does not let this user in"
+		e.Kind, e.Hint = transport.ErrElevation, "sudo wants a password (Options.SudoPassword), or does not let this user in"
 	default:
-		e.Kind, e.Hint = transport.ErrAuth, "sudo does not let this user in"
+		e.Kind, e.Hint = transport.ErrElevation, "sudo does not let this user in"
 	}
 	return e
 }

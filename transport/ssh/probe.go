@@ -104,7 +104,7 @@ func (k *call) elevated() (string, error) {
 	}
 	k.c.terminal = false
 	user := k.c.ssh.User()
-	return "", &transport.Error{Op: k.op, Target: k.c.target, Kind: transport.ErrAuth, Code: transport.CodeOf(err),
+	return "", &transport.Error{Op: k.op, Target: k.c.target, Kind: transport.ErrElevation, Code: transport.CodeOf(err),
 		Err: fmt.Errorf("%w; on a terminal: %w", plain, withTerminal),
 		Hint: fmt.Sprintf("sudo wants a password (Options.SudoPassword), or does not let %s in, or wants a terminal: "+
 			"then install script (util-linux) on the target, or add \"Defaults:%s !requiretty\" to its sudoers", user, user)}

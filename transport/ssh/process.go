@@ -129,7 +129,7 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 			p.as.prompt = newToken()
 		}
 		if c.sudoRefused.Load() {
-			return transport.Exit{}, &transport.Error{Op: "run", Kind: transport.ErrAuth,
+			return transport.Exit{}, &transport.Error{Op: "run", Kind: transport.ErrElevation,
 				Hint: "sudo has refused the password before; it is not tried again on this connection"}
 		}
 	}
