@@ -39,8 +39,8 @@ func TestDamagedJournal(t *testing.T) {
 		said   bool // in the log
 		vain   int  // jobs that are recovered although they had ended
 	}{
-		{"a flipped bit in the outcome", func(lines [][]byte) [][]byte { lines[len(lines)-1][20] ^= 1; return lines }, true, true, 0},
-		{"a flipped bit in the end of the job", func(lines [][]byte) [][]byte { lines[len(lines)-2][20] ^= 1; return lines }, false, true, 1},
+		{"a flipped bit in the outcome", func(lines [][]byte) [][]byte { lines[len(lines)-2][20] ^= 1; return lines }, true, true, 0},
+		{"a flipped bit in the end of the job", func(lines [][]byte) [][]byte { lines[len(lines)-1][20] ^= 1; return lines }, false, true, 1},
 		{"garbage between lines", func(lines [][]byte) [][]byte {
 			return append(append(append([][]byte{}, lines[:1]...), []byte("\x00\xff not JSON {\n")), lines[1:]...)
 		}, true, true, 0},

@@ -26,6 +26,11 @@ type ClassicOptions struct {
 	// Stay leaves the conversations, in both directions, at the ports of the first
 	// contact, for firewalls that know only those. Else each moves to a port above
 	// 1024 that nobody can foresee.
+	//
+	// A target has one such port: the agent of a second manager, or one beside an agent
+	// that a killed run left, gets the next, which such firewalls do not know. So let
+	// one manager at a time work on a target; the error of another says who is there.
+	// Without Stay the port is free again as soon as a conversation has moved.
 	Stay bool
 	// OpenRule, if set, is asked to let a target through the manager's firewall to a
 	// TCP port, before the target is told of the port; release takes that back. ctx is
@@ -55,6 +60,7 @@ type classic struct {
 	cfg       Config
 	log       *slog.Logger
 	ports     *portalloc.Allocator
+	walls     *walls
 	dialer    *portalloc.Dialer
 	callbacks *channel.Callbacks
 	turn      turn // to open a port for all
@@ -150,7 +156,7 @@ func (c *classic) options(n *Node, conn transport.Conn) *agent.Classic {
 		return nil
 	}
 	return &agent.Classic{
-		Dial: c.dialer.DialContext, Stay: c.cfg.Classic.Stay,
+		Dial: c.dialer.DialContext, Stay: c.cfg.Classic.Stay, OpenFirewall: c.cfg.OpenFirewall,
 		Callback: func(ctx context.Context, m *channel.ManagerCredentials) ([]string, func(), error) {
 			n.setBack(nil)
 			addr, release, err := c.receive(ctx, n, conn.Path(), m)
@@ -206,7 +212,7 @@ func (c *classic) receive(ctx context.Context, n *Node, path transport.Path, m *
 	}
 	r.give(func(context.Context) error { remove(); return nil })
 	r.back.addr = net.JoinHostPort(path.SeenAs.Unmap().WithZone("").String(), strconv.Itoa(int(g.lease.Port())))
-	r.back.since = time.Now()
+	r.back.since, r.back.calls = time.Now(), make(chan struct{})
 	n.setBack(&r.back)
 	return r.back.addr, r.release, nil
 }
@@ -258,7 +264,7 @@ func (r *receiver) giveBack(list ...func(context.Context) error) {
 func (r *receiver) rule(ctx context.Context, port uint16) error {
 	open := r.c.cfg.Classic.OpenRule
 	if open == nil {
-		return nil
+		open = r.c.walls.allow
 	}
 	release, err := open(ctx, port, r.from)
 	if err != nil {
@@ -345,6 +351,7 @@ type backWay struct {
 	since time.Time
 
 	mu       sync.Mutex
+	calls    chan struct{} // closed when it is reached
 	reached  bool
 	reported bool // that it is not
 }
@@ -352,6 +359,9 @@ type backWay struct {
 func (b *backWay) contacted() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !b.reached {
+		close(b.calls)
+	}
 	b.reached = true
 }
 
@@ -401,8 +411,30 @@ func (b *backWay) blocked(patience time.Duration) string {
 	return b.addr
 }
 
-// endPatience is how long a target must have had to call by the end of a job.
+// endPatience is how long a target must have had to call by the end of a job. One that
+// ends sooner waits for that, once: else a site whose jobs are short would never hear
+// of a blocked way back.
 const endPatience = 3 * time.Second
+
+// await waits until the target has called, or has had patience to.
+func (b *backWay) await(ctx context.Context, patience time.Duration) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	settled, left := b.reached || b.reported, patience-time.Since(b.since)
+	b.mu.Unlock()
+	if settled || left <= 0 {
+		return
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-b.calls:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
 
 // sayBlocked says, once, that the target has not called by now.
 func (n *Node) sayBlocked(ctx context.Context, component string, patience time.Duration, opts DeployOptions) {

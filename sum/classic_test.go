@@ -100,6 +100,7 @@ func (l *classicLab) Start(ctx context.Context, conn transport.Conn, opts agent.
 	if release == nil {
 		release = func() {}
 	}
+	opts.Classic = nil // what the fake would do of it is done here
 	ag, err := l.lab.agents.Start(ctx, conn, opts)
 	if err != nil {
 		release()
@@ -119,12 +120,21 @@ func (l *classicLab) Sweep(ctx context.Context, conn transport.Conn, p agent.Pla
 
 func (l *classicLab) open() *sum.Session {
 	l.t.Helper()
-	s, err := sum.Open(l.t.Context(), sum.Config{
+	cfg := sum.Config{
 		Resolve: l.resolve, Journal: l.journal, Installer: l, FetchPatience: l.patience, Ports: l.ports, Way: l.way,
 		Generation: sum.Classic, Classic: l.opts, Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
-	})
+	}
+	if l.config != nil {
+		l.config(&cfg)
+	}
+	s, err := sum.Open(l.t.Context(), cfg)
 	require.NoError(l.t, err)
 	return s
+}
+
+// Inspect implements agent.Installer.
+func (l *classicLab) Inspect(ctx context.Context, conn transport.Conn, opts agent.InspectOptions) (agent.Inspector, error) {
+	return l.lab.agents.Inspect(ctx, conn, opts)
 }
 
 // last is the agent that was started last.

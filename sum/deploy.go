@@ -64,6 +64,9 @@ func (n *Node) deploy(ctx context.Context, plan TargetPlan, comps []*component.C
 	if err == nil {
 		err = n.matches(plan, inv, planned, recovered)
 	}
+	if err == nil {
+		err = n.fit(ctx, n.ahead(plan, planned, recovered), opts)
+	}
 	if err != nil {
 		return append(outcomes, settling(recovered, plan)...), err
 	}
@@ -79,13 +82,13 @@ func (n *Node) deploy(ctx context.Context, plan TargetPlan, comps []*component.C
 			o = n.outcome(it, Cancelled)
 			o.Text = "stopped before it began"
 		default:
-			o = n.apply(ctx, it, planned[it.Digest], opts)
-			if opts.StopOnFailure && (o.Kind == Failed || o.Kind == Unverified) || errors.Is(o.Err, agent.ErrHostBusy) {
-				failed = it.Component
-			}
-			if err := n.s.books.note(context.WithoutCancel(ctx), o); err != nil {
+			var err error
+			if o, err = n.apply(ctx, it, planned[it.Digest], opts); err != nil {
 				return append(outcomes, o), err
 			}
+		}
+		if opts.StopOnFailure && (o.Kind == Failed || o.Kind == Unverified) && !o.Recovered || errors.Is(o.Err, agent.ErrHostBusy) {
+			failed = it.Component
 		}
 		outcomes = append(outcomes, o)
 	}
@@ -140,8 +143,8 @@ func (n *Node) outcome(it PlanItem, kind OutcomeKind) Outcome {
 	return o
 }
 
-// settled returns the outcome of an item for which nothing is to be done: the
-// plan skips it, or an earlier run has settled it.
+// settled returns the outcome of an item for which nothing is done: the plan skips
+// it, or an earlier run has settled it.
 func (n *Node) settled(it PlanItem, recovered []Outcome) (Outcome, bool) {
 	for _, o := range recovered {
 		if settles(o, it) {
@@ -150,6 +153,9 @@ func (n *Node) settled(it PlanItem, recovered []Outcome) (Outcome, bool) {
 	}
 	if it.Action == Skip {
 		o := n.outcome(it, NotNeeded)
+		if it.Unknown { // whether it is needed, nobody knows
+			o.Kind = Failed
+		}
 		o.Text = it.Reason
 		return o, true
 	}
@@ -175,8 +181,9 @@ func (n *Node) matches(plan TargetPlan, inv *transport.Inventory, planned map[st
 	return nil
 }
 
-// apply brings one component onto the target and judges the result.
-func (n *Node) apply(ctx context.Context, it PlanItem, c *component.Component, opts DeployOptions) Outcome {
+// apply brings one component onto the target and judges the result. It fails where
+// the outcome cannot be noted.
+func (n *Node) apply(ctx context.Context, it PlanItem, c *component.Component, opts DeployOptions) (Outcome, error) {
 	var claim claim
 	if n.t.Kind.IsServer() {
 		claim = n.install(ctx, it, c, opts)
@@ -188,10 +195,15 @@ func (n *Node) apply(ctx context.Context, it PlanItem, c *component.Component, o
 	if unread != nil {
 		o.Text = join(o.Text, "recover, or the next deployment, reads it again")
 	}
+	// Whenever the manager is killed, the outcome is noted or the record is open.
+	if err := n.s.books.note(context.WithoutCancel(ctx), o); err != nil {
+		n.s.books.leave(claim.kind, n.t, claim.id)
+		return o, err
+	}
 	if err := n.conclude(ctx, claim, unread); err != nil && o.Err == nil {
 		o.Err = err
 	}
-	return o
+	return o, nil
 }
 
 // conclude notes in the journal how an attempt stands: over, or known but for the
@@ -204,7 +216,11 @@ func (n *Node) conclude(ctx context.Context, cl claim, unread error) error {
 	case cl.open:
 		n.s.books.leave(cl.kind, n.t, cl.id)
 		return nil
-	case unread != nil:
+	}
+	if cl.withdraw != nil {
+		cl.withdraw(ctx)
+	}
+	if unread != nil {
 		err := cl.keep(ctx, finding{cl.result, cl.lost})
 		n.s.books.leave(cl.kind, n.t, cl.id)
 		return err
@@ -226,6 +242,7 @@ type claim struct {
 // entry is an attempt's record in the journal.
 type entry struct {
 	kind, id string
+	withdraw func(ctx context.Context)                  // ends what is offered for it; nil if there is nothing
 	settle   func(ctx context.Context) error            // closes it
 	keep     func(ctx context.Context, f finding) error // adds what was found
 }
@@ -343,7 +360,7 @@ func unproven(it PlanItem, o Outcome, inv *transport.Inventory, c subjectReader)
 	if len(it.Subjects) == 0 {
 		return "the component does not say what it changes, so nothing proves that it did"
 	}
-	if it.Rewrite && o.From() == o.To() {
+	if it.Rewrite && o.To() != "" && o.From() == o.To() {
 		return fmt.Sprintf("version %s was there before, so nothing proves that it was written again", o.To())
 	}
 	text := fmt.Sprintf("the target reports %s, and %s was expected", describeTo(o.Subjects), it.Version)

@@ -93,12 +93,9 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 		return err
 	})
 	cl := claim{result: result, begun: true, entry: entry{kindUpdate, id,
-		func(ctx context.Context) error {
-			n.s.publish.withdraw(record.Offers)
-			return n.s.books.closed(ctx, kindUpdate, n.t, id)
-		},
+		func(ctx context.Context) { n.s.publish.withdraw(ctx, record.Offers) },
+		func(ctx context.Context) error { return n.s.books.closed(ctx, kindUpdate, n.t, id) },
 		func(ctx context.Context, f finding) error {
-			n.s.publish.withdraw(record.Offers)
 			record.Offers, record.Found = nil, &f
 			return keep(ctx)
 		}}}

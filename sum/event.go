@@ -22,6 +22,9 @@ type DeployOptions struct {
 	Events func(Event)
 	// StopOnFailure leaves the components behind a failed one alone.
 	StopOnFailure bool
+	// NoPreflight begins without having looked whether the target is fit; see
+	// Preflight. What is wrong then shows when it stands in the way.
+	NoPreflight bool
 	// KeepAgent, for a Recover that a Deploy follows, leaves the agent of a dead
 	// run, and what was sent to it, for that Deploy.
 	KeepAgent bool

@@ -9,6 +9,7 @@ import (
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/agenttest"
 	"github.com/roundsman-go/roundsman/sum/component"
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 // A host on which another manager's job runs is left alone, whether that is known
@@ -31,8 +32,11 @@ func TestHostBusy(t *testing.T) {
 			o := deploy(t, n, l.component("7.0", 100))
 			require.Equal(t, sum.Failed, o.Kind, "%+v", o)
 			require.ErrorIs(t, o.Err, agent.ErrHostBusy)
-			require.Contains(t, o.Text, `"other 1.0" runs there`)
-			require.Contains(t, o.Text, "run again when that has ended")
+			require.ErrorIs(t, o.Err, transport.ErrBusy)
+			// Who and what to do, and nothing of the way that it took.
+			require.Regexp(t, `^another job runs on this host: "other 1\.0" runs there( since \S+ \(job "" of agent "another"\))?; `+
+				`run again when that has ended; if it brings the same version, nothing will be needed then$`, o.Text)
+			require.EqualError(t, o.Err, o.Text)
 			require.LessOrEqual(t, host.Calls(agenttest.Inventory)-inventories, 2, "nothing was begun, so nothing is read again")
 			require.Zero(t, l.applied(n.Target().Name))
 			// Nothing of it waits to be recovered, and the next attempt does it.

@@ -35,6 +35,7 @@ type lab struct {
 	patience time.Duration // Config.FetchPatience
 	ports    map[portalloc.Role]portalloc.Policy
 	way      func(sum.Target, transport.Path) transport.Path
+	config   func(*sum.Config) // changes the rest of it
 }
 
 // syncBuffer is a log that tests read while it is written.
@@ -127,11 +128,15 @@ func (l *lab) resolve(_ context.Context, t sum.Target) (transport.Transport, tra
 // open starts a session as a manager would.
 func (l *lab) open() *sum.Session {
 	l.t.Helper()
-	s, err := sum.Open(l.t.Context(), sum.Config{
+	cfg := sum.Config{
 		Resolve: l.resolve, Journal: l.journal, Installer: l.agents, FetchPatience: l.patience,
 		Ports: l.ports, Way: l.way,
 		Logger: slog.New(slog.NewTextHandler(l.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	}
+	if l.config != nil {
+		l.config(&cfg)
+	}
+	s, err := sum.Open(l.t.Context(), cfg)
 	require.NoError(l.t, err)
 	return s
 }

@@ -356,7 +356,7 @@ func (n *Node) agent(ctx context.Context) (*channelUse, transport.Conn, error) {
 	}
 	ag, err := n.s.cfg.Installer.Start(ctx, conn, opts)
 	if err != nil {
-		return nil, conn, err
+		return nil, conn, n.portTaken(ctx, conn, err)
 	}
 	p := ag.Place()
 	use = &channelUse{Agent: ag, conn: conn}

@@ -61,6 +61,9 @@ type PlanItem struct {
 	// Unproven says that the inventory cannot tell what is installed, before or
 	// after: the outcome will be Unverified.
 	Unproven bool `json:"unproven,omitempty"`
+	// Unknown says that what is installed could not be read, and Reason why. Such an
+	// item that is left alone has the outcome Failed: it could not be attempted.
+	Unknown bool `json:"unknown,omitempty"`
 }
 
 // Installs returns the number of items that change something.
@@ -82,7 +85,8 @@ type PlanOptions struct {
 
 // MakePlan compares what is on a target with the components and says what a
 // deployment would do. It does nothing itself and asks nobody. A version that
-// cannot be compared is left alone unless opts.Rewrite is set.
+// cannot be compared is left alone unless opts.Rewrite is set; so is what could not be
+// read, which the plan says in PlanItem.Unknown.
 func MakePlan(t Target, inv *transport.Inventory, comps []*component.Component, opts PlanOptions) TargetPlan {
 	plan := TargetPlan{Target: t, Identity: inv.Identity, Items: make([]PlanItem, 0, len(comps))}
 	for _, c := range comps {
@@ -104,10 +108,13 @@ func planItem(t Target, inv *transport.Inventory, c *component.Component, opts P
 		return it
 	}
 	if why := probeFailed(inv, c.Match.Probe); why != "" {
-		it.Reason = "left alone: what is installed is not known: " + why
+		it.Unknown = true
 		if !opts.Rewrite {
+			it.Reason = "left alone: what is installed is not known: " + why
 			return it
 		}
+		it.Rewrite = true
+		it.Reason = "written as asked, although what is installed is not known: " + why
 	}
 	found := c.Current(inv)
 	if len(found) == 0 {
@@ -126,7 +133,7 @@ func planItem(t Target, inv *transport.Inventory, c *component.Component, opts P
 		}
 		// The reason of the first subject that is to be changed counts, else the
 		// first of all.
-		if it.Reason == "" || (s.Fits && !hasFit(it.Subjects)) {
+		if it.Reason == "" || (!it.Unknown && s.Fits && !hasFit(it.Subjects)) {
 			it.Reason = why
 		}
 		it.Subjects = append(it.Subjects, s)
@@ -187,6 +194,12 @@ func (it PlanItem) stale(now PlanItem) string {
 	}
 	if it.Component != now.Component || it.Version != now.Version {
 		return fmt.Sprintf("it says %s %s, and the component with its digest is %s %s", it.Component, it.Version, now.Component, now.Version)
+	}
+	if it.Unknown != now.Unknown {
+		if now.Unknown {
+			return "what is installed cannot be read any more: " + now.Reason
+		}
+		return "what is installed could not be read when it was made, and can be now"
 	}
 	if it.Action != now.Action {
 		return fmt.Sprintf("it says %s, and now it would be %s: %s", it.Action, now.Action, now.Reason)

@@ -193,7 +193,10 @@ func classicRows(kind Kind) []Port {
 		back(63001, WhenUsed, "status to SUM 7.0 to 7.2 (HTTP)"),
 		back(63002, WhenUsed, "status to SUM 7.0 to 7.2 (HTTPS)"),
 	}
-	rows = append(rows, webServer()...)
+	for _, p := range webServer() {
+		p.Need, p.Purpose = WhenUsed, "payloads and logs of HP SUM itself; here they go through the agent (HTTP)"
+		rows = append(rows, p)
+	}
 	if kind == Windows {
 		rows = append(rows,
 			to(22, WhenUsed, "inventory over SSH (HP SUM 6.0)"),

@@ -3,6 +3,7 @@ package sum
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -23,15 +24,17 @@ type publisher struct {
 	cfg   Config
 	log   *slog.Logger
 	ports *portalloc.Allocator
+	walls *walls
 	depot *depot.Depot
 	turn  turn // to open a port or to make a certificate, which takes time
 	wg    sync.WaitGroup
 
 	mu     sync.Mutex
-	open   []*portalloc.Lease      // in the order of opening
-	offers map[string]*depot.Offer // by token
-	certs  []*tls.Certificate      // of the session's own
-	told   map[audience]int        // which of them
+	open   []*portalloc.Lease                       // in the order of opening
+	offers map[string]*depot.Offer                  // by token
+	rules  map[string][]func(context.Context) error // of the firewall, by token
+	certs  []*tls.Certificate                       // of the session's own
+	told   map[audience]int                         // which of them
 	shut   bool
 }
 
@@ -55,7 +58,7 @@ func newPublisher(cfg Config) (*publisher, error) {
 	}
 	return &publisher{
 		cfg: cfg, log: cfg.Logger, ports: ports, depot: depot.New(cfg.Depot), turn: make(turn, 1),
-		offers: map[string]*depot.Offer{}, told: map[audience]int{},
+		offers: map[string]*depot.Offer{}, rules: map[string][]func(context.Context) error{}, told: map[audience]int{},
 	}, nil
 }
 
@@ -76,29 +79,46 @@ func (p *publisher) offer(ctx context.Context, t Target, path transport.Path, r 
 	if token == "" {
 		token = depot.NewToken()
 	}
-	o, err := p.put(token, r, s.allow)
+	closeRule, err := p.walls.allow(ctx, s.port, s.allow)
 	if err != nil {
 		return fail(err)
+	}
+	o, err := p.put(token, r, s.allow, closeRule)
+	if err != nil {
+		cctx, cancel := cleanup(ctx)
+		defer cancel()
+		return fail(errors.Join(err, closeRule(cctx)))
 	}
 	return transport.Published{
 		URL: s.base + o.Path, Certificate: s.certificate, Await: o.Await,
 		Release: func(ctx context.Context) (int64, error) {
 			p.mu.Lock()
+			var rules []func(context.Context) error
 			if p.offers[token] == o {
+				rules = p.rules[token]
 				delete(p.offers, token)
+				delete(p.rules, token)
 			}
 			p.mu.Unlock()
-			return o.Release(ctx)
+			err := released(ctx, rules)
+			fetched, rerr := o.Release(ctx)
+			return fetched, errors.Join(rerr, err)
 		},
 	}, offerRecord{token, s.port}, nil
 }
 
 // put puts the files of a request on offer. Those that are already are offered to
 // more addresses: a target that is dialled again may be one of two families, or
-// behind another NAT, and what it has begun to fetch goes on.
-func (p *publisher) put(token string, r transport.PublishRequest, allow []netip.Prefix) (o *depot.Offer, err error) {
+// behind another NAT, and what it has begun to fetch goes on. closeRule is called when
+// the offer is taken back.
+func (p *publisher) put(token string, r transport.PublishRequest, allow []netip.Prefix, closeRule func(context.Context) error) (o *depot.Offer, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer func() {
+		if err == nil {
+			p.rules[token] = append(p.rules[token], closeRule)
+		}
+	}()
 	if o := p.offers[token]; o != nil {
 		files := r.Tree
 		if len(files) == 0 {
@@ -118,14 +138,22 @@ func (p *publisher) put(token string, r transport.PublishRequest, allow []netip.
 }
 
 // withdraw takes back what a driver did not release.
-func (p *publisher) withdraw(offers map[string]offerRecord) {
+func (p *publisher) withdraw(ctx context.Context, offers map[string]offerRecord) {
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	var rules []func(context.Context) error
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, r := range offers {
 		if o := p.offers[r.Token]; o != nil {
+			rules = append(rules, p.rules[r.Token]...)
 			delete(p.offers, r.Token)
-			_, _ = o.Release(context.Background()) // it does not block
+			delete(p.rules, r.Token)
+			_, _ = o.Release(ctx) // it does not block
 		}
+	}
+	p.mu.Unlock()
+	if err := released(ctx, rules); err != nil {
+		p.log.ErrorContext(ctx, "closing the firewall; the end of the session tries again", "err", err)
 	}
 }
 

@@ -23,6 +23,14 @@ type Intake struct {
 	URL string
 	// Certificate is what the server shows; see [transport.Published].
 	Certificate []byte
+
+	closeRule func()
+}
+
+// Release closes the inbox, and the firewall behind it. It may be called again.
+func (in *Intake) Release() {
+	in.closeRule()
+	in.Intake.Release()
 }
 
 // Receive opens an inbox for what a target posts, status and logs, on the ports
@@ -49,9 +57,21 @@ func Receive(ctx context.Context, n *Node, box depot.Inbox, opts ReceiveOptions)
 		return nil, n.fail("receive", box.Name, err)
 	}
 	box.Allow = s.allow
-	in, err := n.s.publish.depot.Receive(box)
+	release, err := n.s.walls.allow(ctx, s.port, s.allow)
 	if err != nil {
 		return nil, n.fail("receive", box.Name, err)
 	}
-	return &Intake{Intake: in, URL: s.base + in.Path, Certificate: s.certificate}, nil
+	closeRule := func() {
+		ctx, cancel := cleanup(context.Background())
+		defer cancel()
+		if err := release(ctx); err != nil {
+			n.s.log.Error("closing the firewall; the end of the session tries again", "target", n.t.key(), "err", err)
+		}
+	}
+	in, err := n.s.publish.depot.Receive(box)
+	if err != nil {
+		closeRule()
+		return nil, n.fail("receive", box.Name, err)
+	}
+	return &Intake{Intake: in, URL: s.base + in.Path, Certificate: s.certificate, closeRule: closeRule}, nil
 }

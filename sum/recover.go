@@ -76,10 +76,15 @@ func (n *Node) recover(ctx context.Context, comps []*component.Component, opts D
 			}
 			o.Text = join(o.Text, lastBytes("given up: "+err.Error(), maxText))
 		}
-		n.s.publish.withdraw(offers)
+		n.s.publish.withdraw(ctx, offers)
 		o.Recovered = true
 		rec.Outcomes = append(rec.Outcomes, o)
-		if err := errors.Join(n.s.books.note(ctx, o), n.s.books.closed(ctx, p.kind, n.t, p.id)); err != nil {
+		// In this order: a manager that is killed in between tells it once more, and
+		// never not at all.
+		if err := n.s.books.note(ctx, o); err != nil {
+			return rec, err
+		}
+		if err := n.s.books.closed(ctx, p.kind, n.t, p.id); err != nil {
 			return rec, err
 		}
 	}
@@ -195,8 +200,8 @@ func (n *Node) recoverUpdate(ctx context.Context, id string, r updateRecord, dam
 	}
 	cl.result = clip(cl.result)
 	o, err := n.conclusion(ctx, r.Item, read, cl, opts)
-	if err == nil {
-		err = cl.settle(context.WithoutCancel(ctx))
+	if err == nil && cl.withdraw != nil {
+		cl.withdraw(context.WithoutCancel(ctx)) // recover closes the record, when the outcome is noted
 	}
 	return o, err
 }

@@ -78,8 +78,9 @@ func (n *Node) install(ctx context.Context, it PlanItem, c *component.Component,
 		return err
 	})
 	if err != nil && !sent {
-		return claim{err: err, entry: entry}
+		return claim{err: hostBusy(err), entry: entry}
 	}
+	opts.event(n, it.Component, "install", nil) // a silent installer gives no other
 	// From here on only the agent's own word ends the job's record.
 	cl := n.follow(ctx, it, job.ID, opts)
 	if err != nil && cl.unknown {
@@ -91,7 +92,7 @@ func (n *Node) install(ctx context.Context, it PlanItem, c *component.Component,
 
 // jobEntry is the record of a job in the journal.
 func (n *Node) jobEntry(id string, r jobRecord) entry {
-	return entry{kindJob, id,
+	return entry{kindJob, id, nil,
 		func(ctx context.Context) error { return n.s.books.closed(ctx, kindJob, n.t, id) },
 		func(ctx context.Context, f finding) error {
 			r.Found = &f
@@ -142,7 +143,7 @@ func (n *Node) follow(ctx context.Context, it PlanItem, id string, opts DeployOp
 		return claim{begun: true, open: true, err: err}
 	}
 	if err := st.HostBusy(); err != nil {
-		return claim{err: err}
+		return claim{err: hostBusy(err)}
 	}
 	cl := claim{begun: true, result: st.Result}
 	switch st.State {
@@ -197,7 +198,9 @@ func (n *Node) watch(ctx context.Context, it PlanItem, id string, opts DeployOpt
 		}
 		if st.State.Final() {
 			if len(st.Log) == 0 || offset >= maxLog {
-				n.sayBlocked(ctx, it.Component, min(n.s.cfg.FetchPatience, endPatience), opts)
+				patience := min(n.s.cfg.FetchPatience, endPatience)
+				n.wayBack().await(ctx, patience)
+				n.sayBlocked(ctx, it.Component, patience, opts)
 				return st, nil
 			}
 			continue // fetch the rest of the log

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/roundsman-go/roundsman/firewall"
 	"github.com/roundsman-go/roundsman/portalloc"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
@@ -63,6 +64,18 @@ type Config struct {
 	// 80 if it is free, else a random free one of 63000 to 63005 that is neither the
 	// setting "port" nor "ssl_port". A target that knows one port only gets that.
 	HTTPRole portalloc.Role
+	// OpenFirewall lets targets through the firewalls, as SUM's open_firewall does: on
+	// the manager to the ports that they need, each target from its own addresses alone;
+	// and in the generation Classic on each server to the port of its agent, from the
+	// manager's address. It is off by default. A port is open before anybody is told of
+	// it, closes when it is needed no more, and also when the process is killed (see
+	// package firewall). It takes administrator rights where a rule is needed; without
+	// them, and where the firewall cannot be opened, the error names the rule to add
+	// by hand.
+	OpenFirewall bool
+	// Firewall says how that is done on the manager; the zero value works. Its Rules
+	// are filled in.
+	Firewall firewall.Options
 	// Listen are the addresses on which targets reach the manager; nil means all.
 	Listen []netip.Addr
 	// Way, if set, corrects what a connection says about the way back from a target:
@@ -112,6 +125,7 @@ type Session struct {
 	cfg     Config
 	log     *slog.Logger
 	books   *books
+	walls   *walls // nil without Config.OpenFirewall
 	publish *publisher
 	classic *classic // nil in the generation Current
 	poll    polling
@@ -172,8 +186,13 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, &Error{Step: "open", Err: err}
 	}
+	walls := newWalls(ctx, cfg)
+	publish.walls = walls
+	if classic != nil {
+		classic.walls = walls
+	}
 	return &Session{
-		cfg: cfg, log: cfg.Logger, books: b,
+		cfg: cfg, log: cfg.Logger, books: b, walls: walls,
 		publish: publish, classic: classic,
 		poll:  polling{shortest: 100 * time.Millisecond, longest: 2 * time.Second, longestTold: 10 * time.Second, growth: 0.5},
 		nodes: map[string]*Node{}, ended: make(chan struct{}),
@@ -254,7 +273,8 @@ func (s *Session) Close(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	errs = append(errs, s.classic.close(ctx), s.publish.close(ctx), s.books.close(ctx))
+	// The firewall before the listeners: another program may get the port.
+	errs = append(errs, s.walls.close(ctx), s.classic.close(ctx), s.publish.close(ctx), s.books.close(ctx))
 	s.closeErr = errors.Join(errs...)
 	return s.closeErr
 }

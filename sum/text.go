@@ -1,9 +1,12 @@
 package sum
 
 import (
+	"errors"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -27,6 +30,40 @@ func lastBytes(s string, limit int) string {
 	}
 	return strings.ToValidUTF8(s, "\uFFFD")
 }
+
+// hostBusy says of an agent.ErrHostBusy who has the host and what to do, in place of
+// the way that this took to the manager. It returns other errors as they are.
+func hostBusy(err error) error {
+	for e := err; errors.Is(e, agent.ErrHostBusy); {
+		var ae *agent.Error
+		if !errors.As(e, &ae) {
+			break
+		}
+		if ae.Kind != agent.ErrHostBusy {
+			e = errors.Join(ae.Kind, ae.Err)
+			continue
+		}
+		who := ae.Err
+		var f *channel.Fault
+		if errors.As(who, &f) {
+			who = errors.New(f.Message)
+		}
+		if who == nil {
+			break
+		}
+		return &brief{"another job runs on this host: " + lastBytes(who.Error(), maxText) + "; " + ae.Hint, err}
+	}
+	return err
+}
+
+// brief is an error in fewer words.
+type brief struct {
+	text string
+	err  error
+}
+
+func (b *brief) Error() string { return b.text }
+func (b *brief) Unwrap() error { return b.err }
 
 // join puts two texts on lines of their own.
 func join(a, b string) string {

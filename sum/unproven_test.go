@@ -164,10 +164,13 @@ func TestDeviceProvenLater(t *testing.T) {
 }
 
 // updates counts the calls of Update.
-func updates(ops []string) int {
+func updates(ops []string) int { return count(ops, "update") }
+
+// count is how often an operation is in a list.
+func count(ops []string, op string) int {
 	n := 0
-	for _, op := range ops {
-		if op == "update" {
+	for _, o := range ops {
+		if o == op {
 			n++
 		}
 	}

@@ -166,19 +166,66 @@ func TestUndoneLater(t *testing.T) {
 }
 
 // TestProbeWithoutAnswer leaves alone what is not known: a probe that did not end
-// does not mean that nothing is installed.
+// does not mean that nothing is installed, nor that nothing is needed.
 func TestProbeWithoutAnswer(t *testing.T) {
 	l := newLab(t, server)
 	name := l.targets[0].Name
 	c := l.component("7.0", 100)
 	c.Match, c.ProbeArgv = component.Match{Probe: "thing"}, []string{"/bin/thing-version"}
-	l.agents.Host(name).SetProblems(transport.Problem{Part: agent.ProbePart("thing"), Text: "it did not end within 1s"})
+	host := l.agents.Host(name)
+	silent := transport.Problem{Part: agent.ProbePart("thing"), Text: "it did not end within 1s"}
+	host.SetProblems(silent)
 	s := l.open()
 	n := l.nodes(s)[0]
 	p := plan(t, n, c, sum.PlanOptions{})
 	require.Zero(t, p.Installs())
+	require.True(t, p.Items[0].Unknown)
 	require.Contains(t, p.Items[0].Reason, "did not end within 1s")
-	require.Equal(t, 1, plan(t, n, c, sum.PlanOptions{Rewrite: true}).Installs(), "unless told to")
+	out, err := sum.Deploy(t.Context(), n, p, one(c), sum.DeployOptions{})
+	require.NoError(t, err)
+	require.Equal(t, sum.Failed, out[0].Kind, "it could not be attempted")
+	require.Contains(t, out[0].Text, "did not end within 1s")
+	verified, err := sum.Verify(t.Context(), n, p, one(c))
+	require.NoError(t, err)
+	require.Equal(t, sum.Unverified, verified[0].Kind)
+	require.Contains(t, verified[0].Text, "did not end within 1s")
+	require.Zero(t, l.applied(name))
+
+	// Neither does what stands behind it go on, for who wants that.
+	rest := l.component("7.0", 50)
+	rest.Name = "rest"
+	both := []*component.Component{c, rest}
+	inv, err := sum.Inventory(t.Context(), n, both...)
+	require.NoError(t, err)
+	out, err = sum.Deploy(t.Context(), n, sum.MakePlan(n.Target(), inv, both, sum.PlanOptions{}), both, sum.DeployOptions{StopOnFailure: true})
+	require.NoError(t, err)
+	require.Equal(t, []sum.OutcomeKind{sum.Failed, sum.Cancelled}, []sum.OutcomeKind{out[0].Kind, out[1].Kind})
+
+	// It is written if that was asked for, and what was planned is what is done.
+	rewrite := plan(t, n, c, sum.PlanOptions{Rewrite: true})
+	require.Equal(t, 1, rewrite.Installs())
+	require.True(t, rewrite.Items[0].Unknown && rewrite.Items[0].Rewrite)
+	require.Contains(t, rewrite.Items[0].Reason, "written as asked, although what is installed is not known: it did not end within 1s")
+	out, err = sum.Deploy(t.Context(), n, rewrite, one(c), sum.DeployOptions{})
+	require.NoError(t, err)
+	require.Equal(t, sum.Unverified, out[0].Kind, "%+v", out[0])
+	require.Contains(t, out[0].Text, "what is there now is not known")
+	require.NotContains(t, out[0].Text, "was there before")
+	require.Equal(t, 1, l.applied(name))
+
+	// A target of which more is known by now is not what was planned for.
+	host.SetSoftware()
+	host.SetProblems()
+	for _, stale := range []sum.TargetPlan{p, rewrite} {
+		_, err = sum.Deploy(t.Context(), n, stale, one(c), sum.DeployOptions{})
+		require.ErrorIs(t, err, sum.ErrPlanStale)
+		require.ErrorContains(t, err, "could not be read")
+	}
+	known := plan(t, n, c, sum.PlanOptions{})
+	host.SetProblems(silent)
+	_, err = sum.Deploy(t.Context(), n, known, one(c), sum.DeployOptions{})
+	require.ErrorIs(t, err, sum.ErrPlanStale)
+	require.ErrorContains(t, err, "cannot be read any more")
 	l.clean(s)
 }
 

@@ -29,6 +29,8 @@ func Verify(ctx context.Context, n *Node, plan TargetPlan, comps []*component.Co
 		o := n.outcome(it, Unverified)
 		c := byDigest[it.Digest]
 		switch {
+		case it.Action == Skip && it.Unknown:
+			o.Text = it.Reason
 		case it.Action == Skip:
 			o.Kind, o.Text = NotNeeded, it.Reason
 		case c == nil:

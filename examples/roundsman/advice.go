@@ -31,7 +31,7 @@ var advices = []struct {
 	{portalloc.ErrDisabled, portAdvice},
 	{transport.ErrTrust, "--known-hosts FILE names a file with the keys of targets, in which you have the one that this target is known to have (ssh-keyscan prints it)"},
 	{transport.ErrAuth, "--identity FILE names a private key, and --password-file FILE has the password; for sudo, --sudo-password-file FILE"},
-	{transport.ErrTimeout, "ConnectTimeout in ~/.ssh/config, or in that of --ssh-config FILE, gives a target longer"},
+	{transport.ErrTimeout, "--connect-timeout TIME gives a target longer, as ConnectTimeout in ~/.ssh/config, or in that of --ssh-config FILE, does"},
 }
 
 const portAdvice = "--port ROLE=PORT gives a role of the manager another port, and --port ROLE=FIRST-LAST a range"
@@ -51,6 +51,39 @@ func adviceOn(err error) string {
 		}
 	}
 	return ""
+}
+
+// inFlags says by the flags of this program what hints say by fields of Go. It is for
+// people alone: nothing is decided by it.
+var inFlags = strings.NewReplacer(
+	", or decide on first use (Trust.FirstUse)", "",
+	": name its key (Trust.HostKeys) or a known_hosts file (Trust.KnownHosts)", ": name a known_hosts file (--known-hosts)",
+	"Trust.KnownHosts", "--known-hosts",
+	", which Options.ConnectTimeout sets", "",
+	"Options.IdentityFiles", "--identity",
+	", or allow that (Options.LegacyAlgorithms) for a target whose key is known", "",
+	", or allow that (Options.LegacyAlgorithms)", "",
+	"Options.SudoPassword", "--sudo-password-file",
+)
+
+// told is an error for people: what happened, and below it, clause by clause, the
+// rest that the packages say about it.
+func told(err error) (what string, rest []string) {
+	what = err.Error()
+	hint := ""
+	var te *transport.Error
+	var ae *agent.Error
+	switch {
+	case errors.As(err, &te) && te.Hint != "":
+		hint = te.Hint
+	case errors.As(err, &ae) && ae.Hint != "":
+		hint = ae.Hint
+	}
+	if head, tail, ok := strings.Cut(what, "; "+hint); hint != "" && ok {
+		what = head + tail
+		rest = strings.Split(inFlags.Replace(hint), "; ")
+	}
+	return inFlags.Replace(what), rest
 }
 
 // portRoles are the roles of --port, by name.

@@ -172,8 +172,34 @@ func TestClassicBlocked(t *testing.T) {
 	}
 }
 
+// TestClassicSecondManager: where the firewall knows the first port alone, a second
+// manager is told of the agent that has it, and not to change the firewall.
+func TestClassicSecondManager(t *testing.T) {
+	t.Parallel()
+	m := newManager(t)
+	open(m.host, "in tcp sport 60000-60999 tcp dport 62286 accept", "in tcp dport 62287 reject", "out tcp dport 61000-61007 accept", "out meta l4proto { icmp, icmpv6 } accept")
+	cmd, out := m.startDeploy(deb(t, "rmslow", "1.0", waitFor), "rmslow", "--generation", "classic", "--first-ports")
+	dir := strings.TrimSpace(m.host.Run("sh", "-c", "dirname /var/lib/roundsman/*/ready.json"))
+	status, list := m.another().run("inventory", "--generation", "classic", "--first-ports", m.target())
+	require.Equal(t, 10, status)
+	said := ""
+	for _, e := range list {
+		if e["event"] == "error" {
+			said += fmt.Sprint(e["error"])
+		}
+	}
+	require.Contains(t, said, "TCP port 62286 of the target is taken by the agent in "+dir)
+	require.Contains(t, said, "listens on 62287")
+	require.NotContains(t, said, "firewalls, that of the target")
+	m.host.Run("touch", "/var/lib/go-on")
+	require.NoError(t, cmd.Wait(), "%s", out)
+	require.Equal(t, "Updated", outcomes(events(t, out.Bytes()))[0]["outcome"])
+	m.clean()
+}
+
 // TestClassicIPv6: the same over IPv6.
 func TestClassicIPv6(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	open(m.host, "in tcp sport 60000-60999 tcp dport 62286 accept", "out tcp dport 61000 accept")
 	pkg := deb(t, "rmclassic", "1.0", seesLinks("rmclassic"))
@@ -188,6 +214,7 @@ func TestClassicIPv6(t *testing.T) {
 
 // TestClassicWayBackBlocked: what the agent cannot tell is asked for.
 func TestClassicWayBackBlocked(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	open(m.host, "in tcp sport 60000-60999 tcp dport 62286 accept")
 	pkg := deb(t, "rmclassic", "1.0", "sleep 5")

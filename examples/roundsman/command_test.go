@@ -281,6 +281,76 @@ func TestAgentThatStays(t *testing.T) {
 	require.NotEmpty(t, b.fake.Left())
 }
 
+// TestProbeWithoutAnswer: what is not known is no success, unless it is written as
+// asked; and what cannot be proven then is told as that.
+func TestProbeWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	comp := b.component(map[string]any{"package": nil, "profile": "zero-ok", "probe": map[string]any{"argv": []string{"hello", "--version"}}})
+	b.fake.Host(db1).SetProblems(transport.Problem{Part: agent.ProbePart("hello"), Text: "it did not end within 30s"})
+	require.Equal(t, exitFailed, b.run(t.Context(), "deploy", "--json", "--component", comp, db1), b.out.String())
+	require.Equal(t, true, b.of("plan")[0]["unknown"])
+	require.Equal(t, "Failed", b.of("outcome")[0]["outcome"])
+	require.Contains(t, b.of("outcome")[0]["text"], "did not end within 30s")
+	require.Zero(t, b.fake.Runs("hello"))
+	b.fake.Host(db1).OnInstall("hello", agenttest.Job{Effect: func(*agenttest.Machine) {}})
+	require.Equal(t, exitUnverified, b.run(t.Context(), "deploy", "--json", "--rewrite", "--component", comp, db1), b.out.String())
+	require.Equal(t, 1, b.fake.Runs("hello"))
+	b.clean()
+}
+
+// TestUnprovenResult: a result that recover is to prove is Unverified, and no failure
+// of the target.
+func TestUnprovenResult(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	h := b.fake.Host(db1)
+	h.Fault(agenttest.Fault{Op: agenttest.Inventory, Call: 3, Err: transport.ErrRejected}) // behind those of the plan and of deploy
+	require.Equal(t, exitUnverified, b.run(t.Context(), "deploy", "--json", "--component", b.component(nil), db1), b.out.String())
+	require.Equal(t, "Unverified", b.of("outcome")[0]["outcome"])
+	require.Contains(t, b.of("error")[0]["error"], "recover proves it")
+	require.EqualValues(t, exitUnverified, b.of("summary")[0]["exit"])
+	require.EqualValues(t, 0, b.of("summary")[0]["failed"])
+	require.Equal(t, exitFine, b.run(t.Context(), "recover", "--json"), b.out.String())
+	require.Equal(t, "Updated", b.of("outcome")[0]["outcome"])
+	require.Equal(t, 1, b.fake.Runs("hello"))
+	b.clean()
+
+	// An agent that could not be removed as well is one.
+	b = newBench(t)
+	h = b.fake.Host(db1)
+	h.Fault(agenttest.Fault{Op: agenttest.Inventory, Call: 3, Err: transport.ErrRejected})
+	h.Fault(agenttest.Fault{Op: agenttest.Remove, Err: agent.ErrJobRunning})
+	require.Equal(t, exitFailed, b.run(t.Context(), "deploy", "--json", "--component", b.component(nil), db1), b.out.String())
+}
+
+// TestPlanFileIsTriedFirst: no target is touched for a plan that cannot be written.
+func TestPlanFileIsTriedFirst(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, out := range []string{filepath.Join(b.dir, "missing", "plan.json"), b.dir} {
+		require.Equal(t, exitUsage, b.run(t.Context(), "plan", "--component", b.component(nil), db1, "-o", out))
+		require.Contains(t, b.errs.String(), "--output")
+		require.Zero(t, b.fake.Host(db1).Calls(agenttest.AnyOp))
+	}
+	left, err := filepath.Glob(filepath.Join(b.dir, ".*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// TestInstallationShows: who waits for a slow and silent installer sees what for.
+func TestInstallationShows(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.fake.Host(db1).OnInstall("hello", agenttest.Job{Log: []string{"Unpacking\n"}})
+	require.Equal(t, exitFine, b.run(t.Context(), "deploy", "--component", b.component(nil), db1))
+	require.Equal(t, 1, strings.Count(b.out.String(), "linux://root@db1: hello  install\n"), b.out.String())
+	require.NotContains(t, b.out.String(), "Unpacking", "without -v")
+	stage, install := strings.Index(b.out.String(), "hello  stage"), strings.Index(b.out.String(), "hello  install\n")
+	require.Less(t, stage, install)
+	require.Less(t, install, strings.Index(b.out.String(), "hello  verify"))
+}
+
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -27,8 +27,8 @@ second time to prove the outcome:
   Cancelled           it did not begin
   Unverified          something was done that could not be proven
 
-A version that cannot be compared is left alone unless --rewrite is given. What a
-killed run began on these targets is finished first, and not installed twice.
+A version that cannot be compared is left alone unless --rewrite is given; so is
+what cannot be read, and that has Failed. What a killed run began on these targets is finished first, and not installed twice.
 
 With --plan exactly what was planned is done. The plan is refused when one of its
 components has changed, and on each target where the machine or the versions are

@@ -41,6 +41,7 @@ type planEvent struct {
 	Rewrite   bool          `json:"rewrite,omitempty"`
 	Downgrade bool          `json:"downgrade,omitempty"`
 	Unproven  bool          `json:"unproven,omitempty"`
+	Unknown   bool          `json:"unknown,omitempty"` // what is installed could not be read
 }
 
 type progressEvent struct {
@@ -135,7 +136,7 @@ func newPlanEvent(t sum.Target, it sum.PlanItem) planEvent {
 	e := planEvent{
 		header: newHeader("plan"), Target: t.String(), Component: it.Component, Action: it.Action, To: it.Version,
 		Reason: it.Reason, Name: t.Name, Digest: it.Digest, Source: it.Source,
-		Rewrite: it.Rewrite, Downgrade: it.Downgrade, Unproven: it.Unproven,
+		Rewrite: it.Rewrite, Downgrade: it.Downgrade, Unproven: it.Unproven, Unknown: it.Unknown,
 	}
 	if len(it.Subjects) > 0 {
 		e.From, e.To = it.Subjects[0].From, it.Subjects[0].To

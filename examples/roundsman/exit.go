@@ -23,7 +23,7 @@ const exitHelp = `Exit status:
   0   fine, also when nothing was needed
   2   usage: arguments, or files that they name, make no sense; nothing was done
   10  some target failed
-  11  the outcome of some component is Unverified
+  11  the outcome of some component is Unverified, or left for recover to prove
   12  stopped by SIGINT or SIGTERM`
 
 const exitDetailedHelp = exitHelp + `
@@ -37,6 +37,7 @@ type tally struct {
 	mu       sync.Mutex
 	targets  int
 	failed   map[string]bool // by target
+	pending  bool            // a result is not known, or not proven
 	outcomes map[outcomeKey]sum.Outcome
 }
 
@@ -50,6 +51,13 @@ func (t *tally) fail(target string) {
 		t.failed = map[string]bool{}
 	}
 	t.failed[target] = true
+}
+
+// leave notes that recover has something to prove.
+func (t *tally) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pending = true
 }
 
 // add counts an outcome. One of this run takes the place of the one of an earlier
@@ -106,12 +114,15 @@ func failure(o sum.Outcome) bool {
 // status is the exit status.
 func (t *tally) status(stopped, detailed bool) int {
 	counts := t.counts()
+	t.mu.Lock()
+	pending := t.pending
+	t.mu.Unlock()
 	switch {
 	case stopped:
 		return exitStopped
 	case t.failures() > 0:
 		return exitFailed
-	case counts[sum.Unverified] > 0:
+	case pending || counts[sum.Unverified] > 0:
 		return exitUnverified
 	case !detailed:
 		return exitFine

@@ -55,6 +55,7 @@ chmod 755 $d/*/*
 // TestRealFirmwareRPM: the setup program of a package is run, and the version of
 // the package proves nothing; that of the device does.
 func TestRealFirmwareRPM(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	path := firmwareRPM(t, "2.36")
 

@@ -24,6 +24,7 @@ type sessionFlags struct {
 	agentDirs        []string
 	lease            time.Duration
 	keepLogs         time.Duration
+	connectTimeout   time.Duration
 	ports            []string
 	identities       []string
 	knownHosts       []string
@@ -33,32 +34,47 @@ type sessionFlags struct {
 	generation       string
 	portPerTarget    bool
 	firstPorts       bool
+	openFirewall     bool
 	sudo             bool
 	sudoPasswordFile string
 	verbose          bool
 }
 
+// add adds them all.
 func (f *sessionFlags) add(cmd *cobra.Command) {
+	f.addTargets(cmd)
+	f.addAgent(cmd)
+}
+
+// addTargets adds those that say which targets, and how they are reached.
+func (f *sessionFlags) addTargets(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.BoolVar(&f.json, "json", false, "write one JSON object a line")
 	s.StringVar(&f.fleet, "fleet", "", "YAML `FILE` with further targets")
 	s.StringVar(&f.journal, "journal", "", "`DIR` of the journal (in the user's state directory)")
 	s.IntVar(&f.parallel, "parallel", 0, "`N` targets are worked on at a time (32)")
 	s.StringArrayVar(&f.agentDirs, "agent-dir", nil, "`DIR` on the target below which the agent may live; can be repeated")
-	s.DurationVar(&f.lease, "lease", 0, "how long an agent stays when the manager is silent (15m)")
-	s.DurationVar(&f.keepLogs, "keep-logs", 0, "how long the logs of runs that are over stay on a target, those of other managers among them, such as 48h; less than 0: for ever (720h, and never less for records of jobs)")
-	s.StringArrayVar(&f.ports, "port", nil, "`ROLE=PORT` of the manager, or ROLE=FIRST-LAST; can be repeated. Roles: "+portRoleNames)
 	s.StringArrayVar(&f.identities, "identity", nil, "private key `FILE`, instead of those OpenSSH would use; can be repeated")
 	s.StringArrayVar(&f.knownHosts, "known-hosts", nil, "known_hosts `FILE`, instead of those OpenSSH would use; can be repeated")
 	s.StringVar(&f.sshConfig, "ssh-config", "", "`FILE` instead of ~/.ssh/config and the system's; \"none\" reads neither")
+	s.Var((*waitTime)(&f.connectTimeout), "connect-timeout", "`TIME` that a target may take to be reached (ConnectTimeout of OpenSSH's configuration, else 30s)")
 	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys")
-	s.BoolVar(&f.agentless, "agentless", false, "put no program on Linux targets: do everything by commands")
-	s.StringVar(&f.generation, "generation", string(sum.Current), "`GENERATION`: current, inside the one connection, or classic, over ports 60000, 61000, 62286 and up (HP SUM 4 to 6)")
-	s.BoolVar(&f.portPerTarget, "port-per-target", false, "classic: a port from 61000 up for each target, not one for all")
-	s.BoolVar(&f.firstPorts, "first-ports", false, "classic: stay at the ports of the first contact, for firewalls that know no others")
 	s.BoolVar(&f.sudo, "sudo", false, "do everything on the target under sudo")
 	s.StringVar(&f.sudoPasswordFile, "sudo-password-file", "", "`FILE` with the password for sudo (the login password)")
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "show every call and what installers print")
+}
+
+// addAgent adds those that are about agents and the conversation with them.
+func (f *sessionFlags) addAgent(cmd *cobra.Command) {
+	s := cmd.Flags()
+	s.Var((*span)(&f.lease), "lease", "`TIME` that an agent stays when the manager is silent (15m)")
+	s.Var((*keepTime)(&f.keepLogs), "keep-logs", "`TIME` that the logs of runs that are over stay on a target, those of other managers among them, such as 2d or 48h, or forever (30d, and never less for records of jobs)")
+	s.StringArrayVar(&f.ports, "port", nil, "`ROLE=PORT` of the manager, or ROLE=FIRST-LAST; can be repeated. Roles: "+portRoleNames)
+	s.BoolVar(&f.agentless, "agentless", false, "put no program on Linux targets: do everything by commands")
+	s.StringVar(&f.generation, "generation", string(sum.Current), "`GENERATION`: current, inside the one connection, or classic, over ports 60000, 61000, 62286 and up (HP SUM 4 to 6)")
+	s.BoolVar(&f.portPerTarget, "port-per-target", false, "classic: a port from 61000 up for each target, not one for all")
+	s.BoolVar(&f.firstPorts, "first-ports", false, "classic: stay at the ports of the first contact, for firewalls that know no others; one manager at a time, as the target has one such port")
+	s.BoolVar(&f.openFirewall, "open-firewall", false, "let targets through this host's firewall to the ports that they need, and with --generation classic this host through theirs, while the ports are in use")
 }
 
 const sessionHelp = `A TARGET is a URL such as linux://root@db1, or local: for this host. Keys,

@@ -123,9 +123,15 @@ func (s *site) onlySSH() {
 // TestLocalDeploy: the program updates the host that it runs on, and opens nothing.
 func TestLocalDeploy(t *testing.T) {
 	for _, program := range []string{"roundsman", inProcess} {
-		t.Run(program, func(t *testing.T) { localDeploy(t, newSite(t, program)) })
+		t.Run(program, func(t *testing.T) {
+			t.Parallel()
+			localDeploy(t, newSite(t, program))
+		})
 	}
-	t.Run("classic", func(t *testing.T) { localDeploy(t, newSite(t, "roundsman"), "--generation", "classic") })
+	t.Run("classic", func(t *testing.T) {
+		t.Parallel()
+		localDeploy(t, newSite(t, "roundsman"), "--generation", "classic")
+	})
 }
 
 func localDeploy(t *testing.T, s *site, flags ...string) {
@@ -184,6 +190,7 @@ func TestLocalKilled(t *testing.T) {
 		"the manager that is the agent": {inProcess},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newSite(t, kill[0])
 			pkg := s.deb("rmslow", "1.0", "echo before; "+waitFor+"; echo after")
 			cmd, _ := s.begin("rmslow", "deploy", "--component", pkg, "local:")
@@ -217,7 +224,10 @@ func TestLocalKilled(t *testing.T) {
 func TestLocalUser(t *testing.T) {
 	realtest.Need(t, "setpriv")
 	for _, program := range []string{"roundsman", inProcess} {
-		t.Run(program, func(t *testing.T) { localUser(t, newSite(t, program)) })
+		t.Run(program, func(t *testing.T) {
+			t.Parallel()
+			localUser(t, newSite(t, program))
+		})
 	}
 }
 

@@ -52,6 +52,6 @@ and no agent is started.
 		},
 	}
 	cmd.Flags().StringVar(&out, "out", "", "`DIR` to copy the logs to")
-	f.add(cmd)
+	f.addTargets(cmd)
 	return cmd
 }

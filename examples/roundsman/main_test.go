@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"testing"
 
@@ -14,6 +16,11 @@ import (
 
 func TestMain(m *testing.M) {
 	self := install.RunAgent() // the copies of the test's program are agents
+	// Most of these tests wait for hosts and for one another's programs: more of them
+	// than there are processors go on at a time, unless the command line says how many.
+	if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"roundsman": main, inProcess: func() {
 		a := &app{installer: &install.Installer{Source: install.First(), InProcess: true}}
 		os.Exit(a.run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))

@@ -46,6 +46,7 @@ func (m *manager) noOverlap() {
 // Managers that do not know of each other deploy to one host at once: one program
 // runs at a time, and the others are told what does.
 func TestRealManagers(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	c := counting(t, "1.0")
 	cmd, out := m.startDeploy(c, "counting")
@@ -116,6 +117,7 @@ func TestRealManagers(t *testing.T) {
 
 // A job that holds the host when that goes down does not hold it afterwards.
 func TestRealManagersAfterReboot(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	c := counting(t, "1.0")
 	cmd, _ := m.startDeploy(c, "counting")
@@ -132,7 +134,9 @@ func TestRealManagersAfterReboot(t *testing.T) {
 	require.Equal(t, 2, m.runs("counting"))
 	// The first finds out what became of its own.
 	status, list = m.run("recover", m.target())
-	require.Len(t, outcomes(list), 1, "status %d", status)
+	require.Zero(t, status)
+	require.Len(t, outcomes(list), 1)
+	require.Equal(t, "Updated", outcomes(list)[0]["outcome"], "by an inventory")
 	require.Eventually(t, func() bool {
 		return strings.TrimSpace(m.host.Run("sh", "-c", "ls -a /var/lib/roundsman | grep '^[.]roundsman-job-' || :")) == ""
 	}, 30*time.Second, 100*time.Millisecond)
@@ -141,6 +145,7 @@ func TestRealManagersAfterReboot(t *testing.T) {
 
 // An inventory leaves nothing, not even a log.
 func TestRealInventoryLeavesNothing(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	for _, flags := range [][]string{nil, {"--agentless"}, {"--keep-logs=-1s"}} {
 		status, _ := m.another().run(append([]string{"inventory", m.target()}, flags...)...)

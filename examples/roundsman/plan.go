@@ -67,6 +67,9 @@ no secret. No file is written unless every target could be planned.
 		Example: "  roundsman plan --component hello_2.10-3_amd64.deb linux://root@db1 -o plan.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			comps, list, err := f.inputs(cmd.Context(), args)
+			if err == nil && out != "" {
+				err = writable(out)
+			}
 			if err != nil {
 				return err
 			}
@@ -167,6 +170,19 @@ func writeFile(path string, data []byte) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// writable looks whether a file can be written, before work is done that would then
+// be in vain.
+func writable(path string) error {
+	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
+		return usagef("--output %s: it is a directory", path)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return usageError{fmt.Errorf("--output: %w", err)}
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // maxPlan bounds a plan file, in bytes.

@@ -189,6 +189,7 @@ func TestRealDeploy(t *testing.T) {
 		"exec only":               {"AllowStreamLocalForwarding no", "AllowTcpForwarding no"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := newManager(t, sshd...)
 			pkg := deb(t, "rmhello", "2.10-3", "echo configured")
 
@@ -255,6 +256,7 @@ func (m *manager) startDeploy(pkg, name string, flags ...string) (*exec.Cmd, *by
 }
 
 func TestRealAgentKilled(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	cmd, out := m.startDeploy(deb(t, "rmslow", "1.0", waitFor), "rmslow")
 	m.host.Run("pkill", "-KILL", "-f", "roundsman-agent serve")
@@ -270,6 +272,7 @@ func TestRealAgentKilled(t *testing.T) {
 func TestRealManagerKilled(t *testing.T) {
 	for _, second := range []string{"recover", "deploy"} {
 		t.Run("then "+second, func(t *testing.T) {
+			t.Parallel()
 			m := newManager(t)
 			pkg := deb(t, "rmslow", "1.0", waitFor)
 			cmd, _ := m.startDeploy(pkg, "rmslow")
@@ -302,6 +305,7 @@ func TestRealManagerKilled(t *testing.T) {
 }
 
 func TestRealCableCut(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	cmd, out := m.startDeploy(deb(t, "rmslow", "1.0", waitFor), "rmslow")
 	m.host.Cable(false)
@@ -317,6 +321,7 @@ func TestRealCableCut(t *testing.T) {
 // TestRealSudo deploys as a user who may become root. The agent's socket is
 // root's, so that forwarding does not reach it and sudo has to.
 func TestRealSudo(t *testing.T) {
+	t.Parallel()
 	realtest.Need(t, "sudo")
 	m := newManager(t)
 	m.host.Run("sh", "-ec", `
@@ -340,6 +345,7 @@ func TestRealSudo(t *testing.T) {
 
 // TestRealIPv6 uses nothing but IPv6.
 func TestRealIPv6(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	status, list := m.run("deploy", "--component", deb(t, "rmhello", "2.10-3", ""), "linux://root@["+m.host.Addr6+"]")
 	require.Equal(t, 0, status)
@@ -351,6 +357,7 @@ func TestRealIPv6(t *testing.T) {
 // agent would be is mounted noexec, gets its package by commands alone, and so does
 // one whose manager is killed meanwhile.
 func TestRealAgentless(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	m.host.Run("sh", "-c", "mkdir -p /var/lib/roundsman /opt/roundsman && mount -t tmpfs -o noexec,mode=755 none /var/lib/roundsman && mount -t tmpfs -o noexec,mode=755 none /opt/roundsman")
 	pkg := deb(t, "rmplain", "1.0", waitFor)

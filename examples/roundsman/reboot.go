@@ -23,9 +23,6 @@ UpdatedNeedsReboot is proven by an inventory afterwards.
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman reboot linux://root@db1 --message 'ファームウェア更新のため再起動します' --delay 5m",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if opts.Delay < 0 {
-				return usagef("--delay must not be negative")
-			}
 			list, err := targets(args, f.fleet)
 			if err != nil {
 				return err
@@ -55,7 +52,7 @@ UpdatedNeedsReboot is proven by an inventory afterwards.
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&opts.Message, "message", "", "`TEXT` for users who are logged in, in any language")
-	cmd.Flags().DurationVar(&opts.Delay, "delay", 0, "`TIME` until then, rounded up to minutes on servers")
+	cmd.Flags().Var((*span)(&opts.Delay), "delay", "`TIME` until then, rounded up to minutes on servers")
 	return cmd
 }
 

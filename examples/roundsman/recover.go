@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
 
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/spf13/cobra"
@@ -28,6 +30,12 @@ the journal; run recover again, or give it up with --abandon.
 			list, err := targets(args, f.fleet)
 			if err != nil {
 				return err
+			}
+			if f.journal != "" {
+				// A run would make it. Whoever names one to recover from means one that is there.
+				if _, err := os.Stat(f.journal); err != nil {
+					return usageError{fmt.Errorf("--journal: there is nothing to recover: %w", err)}
+				}
 			}
 			return a.work(cmd.Context(), "recover", &f, false, func(ctx context.Context, w *work) error {
 				nodes, err := w.nodes(pending(w.session.Pending(), list))

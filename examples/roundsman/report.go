@@ -190,7 +190,11 @@ func (r *reporter) fail(t *sum.Target, err error) {
 		r.event(newErrorEvent(t, err))
 		return
 	}
-	r.line("error: %s", clean(err.Error()))
+	what, rest := told(err)
+	r.line("error: %s", clean(what))
+	for _, l := range rest {
+		r.line("    %s", clean(l))
+	}
 	r.lines(adviceOn(err))
 }
 

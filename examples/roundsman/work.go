@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/roundsman-go/roundsman/examples/internal/fleet"
 	"github.com/roundsman-go/roundsman/sum"
@@ -27,8 +28,11 @@ type work struct {
 // work opens a session, lets do work with it, gives everything back, and sets
 // the exit status. It returns usage errors alone; everything else is reported.
 func (a *app) work(ctx context.Context, command string, f *sessionFlags, detailed bool, do func(ctx context.Context, w *work) error) error {
-	if f.parallel < 0 || f.lease < 0 {
-		return usagef("--parallel and --lease must not be negative")
+	if f.parallel < 0 {
+		return usagef("--parallel must not be negative")
+	}
+	if f.generation == "" { // a command without agents
+		f.generation = string(sum.Current)
 	}
 	switch gen := sum.Generation(f.generation); {
 	case gen != sum.Current && gen != sum.Classic:
@@ -82,13 +86,14 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 	cfg := sum.Config{
 		Resolve: a.resolve, Installer: a.installer, Journal: f.journal,
 		BaseDirs: f.agentDirs, Lease: f.lease, KeepLogs: f.keepLogs, Ports: ports, Logger: w.log,
-		Generation: sum.Generation(f.generation),
-		Classic:    sum.ClassicOptions{PortPerTarget: f.portPerTarget, Stay: f.firstPorts},
+		Generation: sum.Generation(f.generation), OpenFirewall: f.openFirewall,
+		Classic: sum.ClassicOptions{PortPerTarget: f.portPerTarget, Stay: f.firstPorts},
 	}
 	if cfg.Resolve == nil {
 		w.resolver, err = fleet.New(fleet.Config{
 			SSHConfig: f.sshConfig, Identities: f.identities, KnownHosts: f.knownHosts,
-			Password: login, Sudo: f.sudo, SudoPassword: sudo, Ask: term.ask,
+			ConnectTimeout: f.connectTimeout,
+			Password:       login, Sudo: f.sudo, SudoPassword: sudo, Ask: term.ask,
 			Logger: w.log, Debug: f.verbose, Getenv: a.getenv,
 		})
 		if err != nil {
@@ -111,17 +116,36 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 // close gives everything back and reports what could not be.
 func (w *work) close(ctx context.Context) {
 	for _, err := range flatten(w.session.Close(ctx)) {
+		target := ""
 		var se *sum.Error
 		if errors.As(err, &se) {
-			w.tally.fail(se.Target)
+			target = se.Target
+		}
+		if pendingOnly(err) {
+			w.tally.leave()
 		} else {
-			w.tally.fail("")
+			w.tally.fail(target)
 		}
 		w.rep.fail(nil, err)
 	}
 	if w.resolver != nil {
 		_ = w.resolver.Close(ctx) // connections to jump hosts that nobody uses any more
 	}
+}
+
+// pendingOnly reports whether an error says nothing else than that a result is not
+// known or not proven, and that recover comes to the end of it.
+func pendingOnly(err error) bool {
+	if se, ok := err.(*sum.Error); ok {
+		return pendingOnly(se.Err)
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return errors.Is(err, sum.ErrPending)
+	}
+	parts := joined.Unwrap()
+	return slices.Contains(parts, sum.ErrPending) || // with its reason
+		len(parts) > 0 && !slices.ContainsFunc(parts, func(e error) bool { return !pendingOnly(e) })
 }
 
 // flatten takes joined errors apart, so that each target has its own report.

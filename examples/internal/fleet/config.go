@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -35,6 +36,11 @@ type Config struct {
 	// for what. Calls come one at a time.
 	Ask func(ctx context.Context, prompt string) (transport.Secret, error)
 
+	// ConnectTimeout is how long a target may take to be reached; 0 means what
+	// OpenSSH's configuration says, else 30 s. Logging in counts, unless there is
+	// somebody to Ask, who may take 2 minutes. Who did not answer in time is not
+	// tried again.
+	ConnectTimeout time.Duration
 	// Handshakes is how many logins go on at a time directly, and through each
 	// jump host; 0 means 16.
 	Handshakes int

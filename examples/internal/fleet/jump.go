@@ -127,7 +127,7 @@ func (r *Resolver) borrow(ctx context.Context, hops []settings) (*lent, error) {
 			return &asking{&ssh.Transport{DialContext: dial}, r, jumpSecret(hops[last])}
 		}
 		if last == 0 {
-			return by(r.cfg.DialContext).Dial(ctx, ep)
+			return by(r.dialNetwork).Dial(ctx, ep)
 		}
 		return r.dialThrough(ctx, hops[:last], ep, by)
 	})

@@ -73,7 +73,7 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 	if err != nil {
 		return fail(err)
 	}
-	return &asking{r.route(hops), r, loginSecret(s.user)}, ep, nil
+	return &asking{&patient{r.route(hops), r.reachTime(s)}, r, loginSecret(s.user)}, ep, nil
 }
 
 // local reaches the manager's own host: with the rights of this process, as
@@ -108,14 +108,14 @@ func (r *Resolver) endpoint(ctx context.Context, s settings, jump bool) (transpo
 	if err != nil {
 		return transport.Endpoint{}, err
 	}
-	opts := ssh.Options{Signers: signers, ConnectTimeout: s.timeout}
+	opts := ssh.Options{Signers: signers, ConnectTimeout: r.reachTime(s)}
 	if !s.onlyListed {
 		opts.AgentSocket = s.agent
 	}
-	if r.cfg.Ask != nil && opts.ConnectTimeout == 0 {
+	if r.cfg.Ask != nil && s.timeout == 0 {
 		// Somebody may have to type a passphrase. It is what OpenSSH's server
 		// allows for logging in.
-		opts.ConnectTimeout = 2 * time.Minute
+		opts.ConnectTimeout = max(opts.ConnectTimeout, 2*time.Minute)
 	}
 	if jump {
 		return transport.Endpoint{
@@ -159,7 +159,7 @@ func (r *Resolver) route(hops []settings) transport.Transport {
 	if t := r.routes[key]; t != nil {
 		return t
 	}
-	var t transport.Transport = &ssh.Transport{DialContext: r.cfg.DialContext}
+	var t transport.Transport = &ssh.Transport{DialContext: r.dialNetwork}
 	if len(hops) > 0 {
 		t = &jumping{r, hops}
 	}
@@ -167,7 +167,7 @@ func (r *Resolver) route(hops []settings) transport.Transport {
 		t = transport.Log(t, r.cfg.Logger)
 	}
 	t = transport.Limit(t, transport.LimitOptions{Dials: r.cfg.Handshakes})
-	t = transport.Retry(t, transport.RetryOptions{OnRetry: func(op string, try int, err error) {
+	t = transport.Retry(lastTry{t}, transport.RetryOptions{OnRetry: func(op string, try int, err error) {
 		r.cfg.Logger.Warn("trying again", "op", op, "try", try, "err", err)
 	}})
 	r.routes[key] = t

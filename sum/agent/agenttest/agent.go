@@ -20,6 +20,7 @@ type fakeAgent struct {
 	p     *place
 	conn  transport.Conn
 	epoch int
+	back  *classic // nil in the current generation
 
 	// Guarded by in.mu.
 	ident  transport.Identity // what the connection said last
@@ -185,7 +186,16 @@ func (a *fakeAgent) Install(ctx context.Context, spec agent.Job) (agent.Status, 
 	if err != nil {
 		return agent.Status{}, err
 	}
+	a.back.report(ctx, spec.ID, a.newsOf(spec.ID))
 	return out, nil
+}
+
+// newsOf is what there is to tell of a job.
+func (a *fakeAgent) newsOf(id string) news {
+	a.in.mu.Lock()
+	defer a.in.mu.Unlock()
+	j := a.p.jobs[id]
+	return news{j.state, len(j.log)}
 }
 
 // checkJob says what is wrong with a job, or "".
@@ -241,6 +251,7 @@ func (a *fakeAgent) Status(ctx context.Context, id string, offset int64) (agent.
 	if err != nil {
 		return agent.Status{}, err
 	}
+	a.back.report(ctx, id, a.newsOf(id))
 	return out, nil
 }
 
@@ -337,6 +348,7 @@ func (a *fakeAgent) Remove(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.back.close(ctx)
 	return left, nil
 }
 
@@ -348,7 +360,8 @@ func (a *fakeAgent) close() {
 	}
 }
 
-func (a *fakeAgent) Close(context.Context) error {
+func (a *fakeAgent) Close(ctx context.Context) error {
+	a.back.close(ctx)
 	a.in.mu.Lock()
 	defer a.in.mu.Unlock()
 	a.close()

@@ -5,8 +5,9 @@
 // says what is installed there and what the jobs do, runs its pipeline, and
 // then looks at what happened:
 //
+//	target := sum.Target{Name: "db1", Kind: sum.Linux, User: "root", Address: "10.0.0.7"}
 //	fake := &agenttest.Installer{}
-//	h := fake.Host("db1")
+//	h := fake.Host("db1") // a target's Name, or its URL if it has none: linux://root@10.0.0.7
 //	h.SetSoftware(transport.Software{Name: "hello", Version: "2.9"})
 //	h.OnInstall("hello", agenttest.Job{Log: []string{"Unpacking...\n"}})
 //	... run the pipeline with fake as its Installer ...
@@ -27,6 +28,16 @@
 // goes on when its agent dies. After a reboot, which the fake notices by the
 // BootID of the connection's Identify or which [Host.Reboot] brings about, jobs
 // that had not ended are Interrupted.
+//
+// # The classic generation
+//
+// StartOptions.Classic is obeyed as far as that goes without a socket on the target.
+// Callback is asked, and released when the agent is removed, closed, or does not come
+// up; the place of the agent is the first free port from agent.DefaultPort on of its
+// host, and then, unless the conversation is to stay, another one, of which Opened hears
+// too. With [Installer.Dial] the agents call the manager, go where it tells them, and
+// report on jobs. Calls of the manager do not go through a port of the target: the
+// Dial of agent.Classic is not used, and no firewall is opened.
 //
 // # Faults
 //

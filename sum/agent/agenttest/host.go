@@ -3,6 +3,7 @@ package agenttest
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -30,6 +31,10 @@ type Host struct {
 	onReboot  func()
 	atBoot    []func(*Machine)
 	rebootMsg []string
+	callback  []string // see Callback
+	moves     int
+	facts     *agent.Facts // nil: the usual ones
+	reached   func(netip.AddrPort) agent.Reached
 }
 
 // SetIdentity sets the Identity of the inventory. Without it the connection's is

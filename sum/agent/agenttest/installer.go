@@ -21,6 +21,11 @@ type Installer struct {
 	// Detached agents do not go through the connection that Start was given: its
 	// faults do not reach their calls, and its BootID is not noticed.
 	Detached bool
+	// Dial, if set, is how agents call the manager in the classic generation, at the
+	// addresses that agent.Classic.Callback gave: once they have started, and in each
+	// Install and Status that has news of a job. Nil lets them call nobody, as where
+	// a firewall blocks the way back.
+	Dial transport.DialFunc
 
 	mu         sync.Mutex
 	hosts      map[string]*Host
@@ -119,6 +124,7 @@ type place struct {
 	h        *Host
 	id       string
 	dir      string
+	port     uint16 // where the agent listens in the classic generation, else 0
 	machine  string // identity of the connection that made it
 	running  bool
 	files    bool // binary and sockets
@@ -136,7 +142,12 @@ type blob struct {
 	ok   bool // whole, and the digest fits
 }
 
-func (p *place) addr() string { return p.dir + "/agent.sock" }
+func (p *place) addr() string {
+	if p.port != 0 {
+		return fmt.Sprintf("[::]:%d", p.port)
+	}
+	return p.dir + "/agent.sock"
+}
 
 func (p *place) place() agent.Place {
 	out := agent.Place{ID: p.id, Dir: p.dir}
@@ -239,22 +250,39 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 			return nil, &agent.Error{Op: string(Start), Target: h.name, Err: err}
 		}
 	}
+	back, err := in.meet(ctx, h, opts)
+	if err != nil {
+		return nil, &agent.Error{Op: string(Start), Target: h.name, Err: err}
+	}
 	in.mu.Lock()
 	h.places[p.id] = p
+	if p.running, p.port = false, 0; back != nil {
+		p.port = h.freePort()
+	}
 	p.machine = machineOf(ident)
 	p.files, p.running = true, true
 	p.epoch++
-	a := &fakeAgent{in: in, h: h, p: p, conn: conn, epoch: p.epoch}
+	a := &fakeAgent{in: in, h: h, p: p, conn: conn, epoch: p.epoch, back: back}
 	p.settle()
 	full := p.place()
 	in.open++
 	in.mu.Unlock()
 
-	err := ctx.Err()
+	err = ctx.Err()
 	if opts.Opened != nil && err == nil {
 		err = opts.Opened(ctx, full)
 	}
+	if back != nil && !opts.Classic.Stay && err == nil {
+		in.mu.Lock()
+		p.port = h.movedPort()
+		full = p.place()
+		in.mu.Unlock()
+		if opts.Opened != nil {
+			err = opts.Opened(ctx, full)
+		}
+	}
 	if err != nil { // what was begun is undone
+		back.close(ctx)
 		in.mu.Lock()
 		defer in.mu.Unlock()
 		in.open--
@@ -262,11 +290,13 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 		return nil, &agent.Error{Op: string(Start), Target: h.name, Err: err}
 	}
 	if f.fails() {
+		back.close(ctx)
 		in.mu.Lock()
 		in.open--
 		in.mu.Unlock()
 		return nil, f.wait(ctx, Start, h.name)
 	}
+	back.contact(ctx)
 	return a, nil
 }
 

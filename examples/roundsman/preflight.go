@@ -1,0 +1,305 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roundsman-go/roundsman/examples/internal/fleet"
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/spf13/cobra"
+)
+
+// preflightFlags are those of preflight alone.
+type preflightFlags struct {
+	phase    string
+	manager  []string
+	side     string
+	format   string
+	use      []string
+	all      bool
+	optional bool
+	probe    bool
+}
+
+func (a *app) preflightCommand() *cobra.Command {
+	var (
+		f sessionFlags
+		p preflightFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "preflight TARGET... [--fleet FILE] [--phase inventory|deploy] [--probe] [--for manager|target|between] [--format FORMAT]",
+		Short: "Say exactly which ports these targets need, or write the firewall rules",
+		Long: `Preflight prints the firewall matrix of these targets under these settings: who
+dials whom, from where, on which port, in which phase and what for. It dials no
+target. It looks names up, and reads ~/.ssh/config for ports and jump hosts; its
+own addresses are those that the routes to the targets have, or those that
+--manager gives, where targets see it otherwise.
+
+A --format other than text, json and csv writes rules, ready to paste, for
+--for manager (what targets dial on this host), for the targets themselves, or
+for a firewall between them. Rules are never wider than needed: where an address
+is not known there are none. Ports that are used only if they are open are there
+as comments, or as rules with --optional.
+
+Rows for an option that is not in use are left out; --use names those in use,
+and --all shows all.
+
+With --probe it tries: it dials every port, logs in, looks at each target from
+inside (rights, room, where programs may be executed, clock, other managers), and
+has it dial back where that is needed. On a target it needs one temporary file,
+which it removes. What it finds has codes that stay the same, such as filtered,
+wrong-identity or noexec, and says what to do; it fails where work would.
+
+` + exitHelp,
+		Example: "  roundsman preflight --fleet fleet.yaml\n" +
+			"  roundsman preflight --format nft --for between linux://root@db1 ilo://ilo1\n" +
+			"  roundsman preflight --generation classic --first-ports --format ufw --manager 192.0.2.10 --for target linux://root@db1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list, err := targets(args, f.fleet)
+			if err != nil {
+				return err
+			}
+			if len(list) == 0 {
+				return errNoTargets
+			}
+			if err := p.check(&f, cmd.Flags().Changed("format")); err != nil {
+				return err
+			}
+			if p.probe {
+				return a.probe(cmd.Context(), &f, &p, list)
+			}
+			return a.matrix(cmd.Context(), &f, &p, list)
+		},
+	}
+	f.add(cmd)
+	s := cmd.Flags()
+	s.StringVar(&p.phase, "phase", "", "`PHASE`: inventory or deploy (both)")
+	s.StringVar(&p.format, "format", "text", "`FORMAT`: text, json, csv, "+join(sum.RuleFormats()))
+	s.StringVar(&p.side, "for", string(sum.SideManager), "whose firewall the rules are for, `SIDE`: manager, target or between")
+	s.BoolVar(&p.probe, "probe", false, "try it: dial every port, log in, look at each target from inside, and have it dial back")
+	s.StringArrayVar(&p.manager, "manager", nil, "`ADDRESS` of this host as targets see it; can be repeated")
+	s.StringArrayVar(&p.use, "use", nil, "`OPTION` in use; can be repeated. Options: "+join(sum.PortOptions()))
+	s.BoolVar(&p.all, "all", false, "show also the rows of options that are not in use")
+	s.BoolVar(&p.optional, "optional", false, "rules also for ports that are used only if they are open")
+	return cmd
+}
+
+// join is for sentences.
+func join[S ~string](list []S) string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = string(s)
+	}
+	return strings.Join(out, ", ")
+}
+
+func (p *preflightFlags) check(f *sessionFlags, formatGiven bool) error {
+	if f.json {
+		if formatGiven && p.format != "json" {
+			return usagef("--json excludes --format %s", p.format)
+		}
+		p.format = "json"
+	}
+	gen := sum.Generation(f.generation)
+	switch {
+	case gen != sum.Current && gen != sum.Classic:
+		return usagef("--generation %q: want current or classic", f.generation)
+	case gen != sum.Classic && (f.portPerTarget || f.firstPorts):
+		return usagef("--port-per-target and --first-ports are for --generation classic")
+	}
+	switch sum.Phase(p.phase) {
+	case "", sum.PhaseInventory, sum.PhaseDeploy:
+	default:
+		return usagef("--phase %q: want inventory or deploy", p.phase)
+	}
+	if !p.isTable() && !slices.Contains(sum.RuleFormats(), sum.RuleFormat(p.format)) {
+		return usagef("--format %q: want text, json, csv, %s", p.format, join(sum.RuleFormats()))
+	}
+	if p.probe && (!p.isTable() || len(p.manager)+len(p.use) > 0 || p.all || p.optional) {
+		return usagef("--probe tries what the targets need, and writes text, json or csv: it excludes rules, --manager, --use, --all and --optional")
+	}
+	switch sum.Side(p.side) {
+	case sum.SideManager, sum.SideTarget, sum.SideBetween:
+	default:
+		return usagef("--for %q: want manager, target or between", p.side)
+	}
+	for _, u := range p.use {
+		if !slices.Contains(sum.PortOptions(), sum.PortOption(u)) {
+			return usagef("--use %q: want one of %s", u, join(sum.PortOptions()))
+		}
+	}
+	return nil
+}
+
+// isTable reports whether the format is one of the matrix itself, not of rules.
+func (p *preflightFlags) isTable() bool {
+	return slices.Contains([]string{"text", "json", "csv"}, p.format)
+}
+
+// matrix prints the matrix, or the rules that come from it.
+func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, list []sum.Target) error {
+	o, err := p.options(f)
+	if err != nil {
+		return err
+	}
+	r, err := fleet.New(fleet.Config{SSHConfig: f.sshConfig, Getenv: a.getenv})
+	if err != nil {
+		return usageError{err}
+	}
+	defer func() { _ = r.Close(ctx) }() // it has connected to nothing
+	routes := map[string]sum.Route{}
+	for _, t := range list {
+		route, err := r.Route(t)
+		if err != nil {
+			return usageError{&sum.Error{Target: targetKey(t), Step: "preflight", Err: err}}
+		}
+		routes[t.String()] = route
+	}
+	o.Route = func(t sum.Target) sum.Route { return routes[t.String()] }
+	n := names{lookup: net.DefaultResolver.LookupNetIP}
+	flows, err := n.matrix(ctx, list, o)
+	if err != nil {
+		return err
+	}
+	for _, err := range n.failed {
+		fmt.Fprintf(a.stderr, "roundsman: %s\n", clean(err.Error()))
+	}
+	rep := newReporter(a.stdout, p.format == "json", false, nil)
+	status := exitFine
+	switch {
+	case p.isTable():
+		writeMatrix(rep, p.format, list, flows)
+	default:
+		err := sum.WriteRules(writerFunc(rep.raw), flows, sum.RuleOptions{Format: sum.RuleFormat(p.format), Side: sum.Side(p.side), Optional: p.optional})
+		if errors.Is(err, errors.ErrUnsupported) {
+			return usageError{err}
+		}
+		for _, err := range flatten(err) {
+			fmt.Fprintf(a.stderr, "roundsman: %s\n", clean(err.Error()))
+			status = exitFailed
+		}
+	}
+	a.status = rep.finish(a.stderr, status)
+	return nil
+}
+
+// options are what the flags say of the matrix.
+func (p *preflightFlags) options(f *sessionFlags) (sum.MatrixOptions, error) {
+	ports, err := portPolicies(f.ports)
+	if err != nil {
+		return sum.MatrixOptions{}, err
+	}
+	o := sum.MatrixOptions{
+		Phase: sum.Phase(p.phase), Generation: sum.Generation(f.generation),
+		Classic: sum.ClassicOptions{PortPerTarget: f.portPerTarget, Stay: f.firstPorts},
+		Ports:   ports, All: p.all,
+	}
+	for _, u := range p.use {
+		o.Use = append(o.Use, sum.PortOption(u))
+	}
+	for _, m := range p.manager {
+		addr, err := netip.ParseAddr(m)
+		if err != nil {
+			return o, usagef("--manager %q: want an IP address", m)
+		}
+		o.Manager = append(o.Manager, addr)
+	}
+	return o, nil
+}
+
+// names looks up the names of a fleet.
+type names struct {
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	failed []error // in the order of the targets
+}
+
+// How names are looked up.
+const (
+	lookupsAtOnce = 32
+	lookupTime    = 15 * time.Second
+)
+
+// matrix returns the matrix with the addresses of names, and of this host where the
+// options do not have them.
+func (n *names) matrix(ctx context.Context, list []sum.Target, o sum.MatrixOptions) ([]sum.Flow, error) {
+	var hosts []string
+	seen := map[string]bool{}
+	o.Lookup = func(host string) []netip.Addr {
+		if !seen[host] {
+			seen[host] = true
+			hosts = append(hosts, host)
+		}
+		return nil
+	}
+	_, _ = sum.Matrix(list, o) // says which names it needs; its errors come again
+	found, err := n.addresses(ctx, hosts)
+	if err != nil {
+		return nil, err
+	}
+	o.Lookup = func(host string) []netip.Addr { return found[host] }
+	if len(o.Manager) == 0 {
+		own := map[netip.Addr][]netip.Addr{}
+		o.SeenAs = func(target netip.Addr) []netip.Addr {
+			if _, known := own[target]; !known {
+				own[target] = ownAddress(ctx, target)
+			}
+			return own[target]
+		}
+	}
+	flows, err := sum.Matrix(list, o)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return flows, nil
+}
+
+func (n *names) addresses(ctx context.Context, hosts []string) (map[string][]netip.Addr, error) {
+	var (
+		wg     sync.WaitGroup
+		slot   = make(chan struct{}, lookupsAtOnce)
+		addrs  = make([][]netip.Addr, len(hosts))
+		errs   = make([]error, len(hosts))
+		result = map[string][]netip.Addr{}
+	)
+	for i, host := range hosts {
+		slot <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slot }()
+			ctx, cancel := context.WithTimeout(ctx, lookupTime)
+			defer cancel()
+			addrs[i], errs[i] = n.lookup(ctx, "ip", host)
+		})
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, workError{err, exitStopped}
+	}
+	for i, host := range hosts {
+		if result[host] = addrs[i]; errs[i] != nil {
+			n.failed = append(n.failed, fmt.Errorf("no address for %s: %w", host, errs[i]))
+		}
+	}
+	return result, nil
+}
+
+// ownAddress is the address from which this host would dial another. Connecting a
+// UDP socket sends nothing.
+func ownAddress(ctx context.Context, to netip.Addr) []netip.Addr {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "udp", netip.AddrPortFrom(to, 9).String())
+	if err != nil {
+		return nil // no route: unknown
+	}
+	defer c.Close()
+	if a, ok := c.LocalAddr().(*net.UDPAddr); ok {
+		return []netip.Addr{a.AddrPort().Addr().Unmap()}
+	}
+	return nil
+}

@@ -1,0 +1,466 @@
+package sum
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/component"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// PreflightOptions configures Preflight. The zero value looks at everything that a
+// deployment needs.
+type PreflightOptions struct {
+	// Phase is what is to follow; "" is PhaseDeploy.
+	Phase Phase
+	// Components are what is to be deployed, if that is known: the target must have
+	// room for the largest.
+	Components []*component.Component
+	// Patience is how long the manager tries to reach a port; 0 is 5 seconds. How long
+	// it tries to log in is its transport's to say.
+	Patience time.Duration
+	// DialContext dials the target's ports, beside the connection that its transport
+	// makes; nil is net.Dialer's. In the generation Classic the agent's are dialled from
+	// the ports that the table has.
+	DialContext transport.DialFunc
+}
+
+const (
+	preflightPatience = 5 * time.Second
+	agentRoom         = 32 << 20 // bytes that an agent, its logs and what a package unpacks need at least
+	clockTolerance    = 5 * time.Minute
+)
+
+// ErrPreflight: what was found before anything was changed would make the work fail.
+// The error is a *PreflightError.
+var ErrPreflight = errors.New("the target is not fit for what is to be done")
+
+// PreflightError has the findings that block.
+type PreflightError struct{ Findings []Finding }
+
+func (e *PreflightError) Error() string {
+	said := make([]string, len(e.Findings))
+	for i, f := range e.Findings {
+		said[i] = f.String()
+	}
+	return ErrPreflight.Error() + ": " + strings.Join(said, "; ")
+}
+
+// Unwrap returns ErrPreflight and what the findings were found by.
+func (e *PreflightError) Unwrap() []error {
+	out := []error{ErrPreflight}
+	for _, f := range e.Findings {
+		if f.Err != nil {
+			out = append(out, f.Err)
+		}
+	}
+	return out
+}
+
+// Preflight looks at a target before anything is changed there: who reaches whom, on
+// each port that Matrix has for it, in both directions where somebody on the target
+// can try; whether it is who it should be and lets the manager in; what rights, room
+// and time it has; and whether another manager is at work. It says what it found, and
+// what to do.
+//
+// On the target it needs one temporary file, a program, which goes before Preflight
+// returns, and with the connection if that breaks. (Of dead holders of the host it
+// deletes the marks, as whoever looks at those does.) It opens ports of its own on the
+// manager for a moment, and on the target in the generation Classic; and with
+// Config.OpenFirewall those in the firewalls.
+//
+// A device cannot be asked to dial: the ways back from one are untried, and only
+// the manager's side of them is looked at.
+//
+// It fails only where ctx ends or the session is closed: everything else is a Finding.
+func Preflight(ctx context.Context, n *Node, opts PreflightOptions) ([]Finding, error) {
+	ctx, end, err := n.begin(ctx)
+	if err != nil {
+		return nil, n.fail("preflight", "", err)
+	}
+	defer end()
+	p := newPreflight(n, opts)
+	if err := p.run(ctx); err != nil {
+		return p.findings, n.fail("preflight", "", err)
+	}
+	return p.findings, nil
+}
+
+// Blocking returns the findings that would make work fail.
+func Blocking(findings []Finding) []Finding {
+	var out []Finding
+	for _, f := range findings {
+		if f.Severity == Blocks {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// preflight is one run of Preflight.
+type preflight struct {
+	n        *Node
+	opts     PreflightOptions
+	findings []Finding
+	flows    []Flow
+	least    int64 // bytes that are needed beside the largest payload
+	inside   bool  // only what the target is like, and not who else works there
+}
+
+func newPreflight(n *Node, opts PreflightOptions) *preflight {
+	if opts.Phase == "" {
+		opts.Phase = PhaseDeploy
+	}
+	if opts.Patience <= 0 {
+		opts.Patience = preflightPatience
+	}
+	if opts.DialContext == nil {
+		opts.DialContext = (&net.Dialer{}).DialContext
+	}
+	return &preflight{n: n, opts: opts, least: agentRoom}
+}
+
+func (p *preflight) add(f Finding) { p.findings = append(p.findings, f) }
+
+func (p *preflight) run(ctx context.Context) error {
+	cfg := p.n.s.cfg
+	var err error
+	p.flows, err = Matrix([]Target{p.n.t}, MatrixOptions{Phase: p.opts.Phase, Generation: cfg.Generation, Classic: cfg.Classic, Ports: cfg.Ports, HTTPRole: cfg.HTTPRole})
+	if err != nil {
+		p.add(Finding{Err: err}.as(FindFailed, Blocks, err.Error(), ""))
+		return ctx.Err()
+	}
+	conn, err := p.connect(ctx)
+	if conn == nil {
+		if err == nil {
+			p.managerPorts(ctx, nil)
+			err = ctx.Err()
+		}
+		return err
+	}
+	p.others(ctx, conn)
+	if p.n.t.Kind.IsServer() {
+		if err := p.server(ctx, conn); err != nil {
+			return err
+		}
+	}
+	p.managerPorts(ctx, conn)
+	return ctx.Err()
+}
+
+// connect logs in.
+func (p *preflight) connect(ctx context.Context) (transport.Conn, error) {
+	var conn transport.Conn
+	err := p.n.withConn(ctx, func(ctx context.Context, c transport.Conn) error {
+		_, err := c.Identify(ctx)
+		conn = c
+		return err
+	})
+	if err == nil {
+		if p.n.t.Kind == Local {
+			return conn, nil
+		}
+		host, port := p.address()
+		if r := conn.Path().Remote; r.IsValid() {
+			host, port = r.Addr().String(), r.Port()
+		}
+		f := toPort(port, net.JoinHostPort(host, strconv.Itoa(int(port))))
+		p.add(f.as(FindReached, Passed, "the target answers on TCP port "+strconv.Itoa(int(port))+" and lets the manager in", ""))
+		return conn, nil
+	}
+	if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+		return nil, err
+	}
+	p.add(p.notIn(ctx, err))
+	return nil, nil
+}
+
+// address is how the target is dialled, unless Config.Resolve says otherwise.
+func (p *preflight) address() (host string, port uint16) {
+	host, port, err := transport.Endpoint{Address: p.n.t.Address}.HostPort(dialled(p.n.t.Kind))
+	if err != nil {
+		return p.n.t.Address, dialled(p.n.t.Kind)
+	}
+	return host, port
+}
+
+// notIn says why the manager could not log in.
+func (p *preflight) notIn(ctx context.Context, err error) Finding {
+	host, port := p.address()
+	addr := net.JoinHostPort(host, strconv.Itoa(int(port)))
+	f := toPort(port, addr)
+	f.Err = err
+	var dns *net.DNSError
+	switch how := agent.HowReached(err); {
+	case errors.Is(err, transport.ErrTrust):
+		return f.as(FindIdentity, Blocks, err.Error(), "find out whether the target was installed anew or somebody else answers in its place, before its new identity is trusted")
+	case errors.Is(err, transport.ErrElevation):
+		return f.as(FindRights, Blocks, err.Error(), "let the user become root by sudo, or give its password")
+	case errors.Is(err, transport.ErrAuth):
+		return f.as(FindLogin, Blocks, err.Error(), "check user, keys and password; it was tried once only, as more may lock the account")
+	case errors.Is(err, transport.ErrProtocol), errors.Is(err, transport.ErrRejected):
+		return f.as(FindService, Blocks, err.Error(), "check the port of the address")
+	case errors.As(err, &dns):
+		return f.as(FindNoName, Blocks, err.Error(), "give the address, or have the name served")
+	case how == agent.ReachedRefused, how == agent.ReachedNoRoute:
+		return f.reached(how, "", Blocks)
+	case errors.Is(err, transport.ErrUnreachable), errors.Is(err, transport.ErrTimeout):
+		// Nobody there, or somebody who takes connections and says nothing, or something
+		// else? Where a jump host is in between, nobody is seen.
+		if agent.HowReached(p.tryPort(ctx, addr)) == agent.ReachedPeer {
+			return f.as(FindService, Blocks, err.Error(), "check what listens there, and what it has to do")
+		}
+		if how == agent.ReachedNothing || errors.Is(err, transport.ErrTimeout) {
+			return f.reached(agent.ReachedNothing, "", Blocks)
+		}
+	}
+	return f.as(FindFailed, Blocks, err.Error(), "")
+}
+
+// tryPort dials a port and hangs up.
+func (p *preflight) tryPort(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, p.opts.Patience)
+	defer cancel()
+	c, err := p.opts.DialContext(ctx, "tcp", addr)
+	if err == nil {
+		err = c.Close()
+	}
+	return err
+}
+
+// others dials the ports of the target beside that of the connection.
+func (p *preflight) others(ctx context.Context, conn transport.Conn) {
+	remote := conn.Path().Remote
+	_, main := p.address()
+	for _, flow := range p.flows {
+		switch {
+		case ctx.Err() != nil:
+			return
+		case flow.Direction != ToTarget || flow.First != flow.Last || flow.SourceFirst != 0:
+			continue // the last are for the agent: see way
+		case flow.First == main, remote.IsValid() && flow.First == remote.Port():
+			continue // the connection's
+		}
+		f := Finding{Direction: ToTarget, Protocol: flow.Protocol, Port: flow.First}
+		bad := Notice
+		if flow.Need == Required {
+			bad = Blocks
+		}
+		switch {
+		case flow.Protocol != "tcp":
+			p.add(f.as(FindUntried, Notice, "UDP answers nobody who asks only whether it is open: "+flow.Purpose, ""))
+		case !remote.IsValid():
+			p.add(f.as(FindUntried, Notice, "the connection goes another way, as over a jump host: "+flow.Purpose, ""))
+		default:
+			f.Addr = hostPort(remote.Addr(), flow.First)
+			err := p.service(ctx, f.Addr, flow.First)
+			if errors.Is(err, errService) {
+				p.add(f.as(FindService, bad, err.Error(), "check what listens there; the port is for: "+flow.Purpose))
+				continue
+			}
+			p.add(f.reached(agent.HowReached(err), "", bad))
+		}
+	}
+}
+
+var errService = errors.New("something else answers")
+
+// service dials a port whose protocol is known, and says whether that is spoken.
+func (p *preflight) service(ctx context.Context, addr string, port uint16) error {
+	ctx, cancel := context.WithTimeout(ctx, p.opts.Patience)
+	defer cancel()
+	c, err := p.opts.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	deadline, _ := ctx.Deadline()
+	_ = c.SetDeadline(deadline)
+	want, asked := "", ""
+	switch port {
+	case 22:
+		want = "SSH-"
+	case 80:
+		want, asked = "HTTP/", "HEAD / HTTP/1.0\r\n\r\n"
+	case 443, 5989:
+		// Whether the certificate is good is the driver's to judge.
+		err := tls.Client(c, &tls.Config{ServerName: "target.invalid", MinVersion: tls.VersionTLS10}).HandshakeContext(ctx)
+		var unverified *tls.CertificateVerificationError
+		var alert tls.AlertError
+		var said *net.OpError // an alert of the other side
+		if err == nil || errors.As(err, &unverified) || errors.As(err, &alert) || errors.As(err, &said) && said.Op == "remote error" {
+			return nil
+		}
+		return fmt.Errorf("%w: it does not speak TLS: %w", errService, err)
+	default:
+		return nil
+	}
+	if _, err := c.Write([]byte(asked)); err != nil {
+		return fmt.Errorf("%w: %w", errService, err)
+	}
+	got, err := bufio.NewReader(c).Peek(len(want))
+	if string(got) != want {
+		return fmt.Errorf("%w: it said %.40q (%v)", errService, got, err)
+	}
+	return nil
+}
+
+// server looks at a server from inside.
+func (p *preflight) server(ctx context.Context, conn transport.Conn) error {
+	cfg := p.n.s.cfg
+	ictx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	look, err := cfg.Installer.Inspect(ictx, conn, agent.InspectOptions{Target: p.n.t.key(), Place: p.n.placeOf(), BaseDirs: cfg.BaseDirs})
+	if err != nil {
+		return p.notLooked(ctx, err)
+	}
+	defer func() {
+		cctx, cancel := cleanup(ctx)
+		defer cancel()
+		_ = look.Close(cctx) // what is left then goes with the connection
+	}()
+	facts, err := look.Facts(ictx)
+	if err != nil {
+		return p.notLooked(ctx, err)
+	}
+	p.judge(facts)
+	if !p.inside && cfg.Generation == Classic && p.n.s.classic != nil && !facts.Agentless && !conn.Path().SameHost {
+		p.classicWays(ictx, conn, look)
+	}
+	return ctx.Err()
+}
+
+// notLooked says why the target could not be looked at from inside.
+func (p *preflight) notLooked(ctx context.Context, err error) error {
+	f := Finding{Err: err}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, agent.ErrNoBinary):
+		p.add(f.as(FindBinary, Blocks, err.Error(), "give the session an agent for the target's system"))
+	case errors.Is(err, transport.ErrElevation):
+		p.add(f.as(FindRights, Blocks, err.Error(), "let the user become root by sudo, or give its password"))
+	case errors.Is(err, errors.ErrUnsupported):
+		p.add(f.as(FindUntried, Notice, "the target could not be looked at from inside: "+err.Error(), ""))
+	case transport.Temporary(err):
+		return err
+	default:
+		p.add(f.as(FindFailed, Blocks, "the target could not be looked at from inside: "+err.Error(), ""))
+	}
+	return nil
+}
+
+// judge makes findings of facts.
+func (p *preflight) judge(facts agent.Facts) {
+	bad := Notice
+	if facts.Dir == "" {
+		bad = Blocks
+	}
+	for _, err := range facts.Unfit {
+		f := Finding{Err: err}
+		advice := "name a directory that may hold programs (Config.BaseDirs)"
+		switch {
+		case errors.Is(err, transport.ErrNoSpace):
+			p.add(f.as(FindSpace, bad, err.Error(), "make room there, or "+advice))
+		case errors.Is(err, agent.ErrNoExec):
+			p.add(f.as(FindNoExec, bad, err.Error(), advice+", or work without an agent"))
+		case errors.Is(err, agent.ErrPolicy):
+			p.add(f.as(FindPolicy, bad, err.Error(), ""))
+		default:
+			p.add(f.as(FindDirectory, bad, err.Error(), advice))
+		}
+	}
+	if need := p.room(); facts.Dir != "" && facts.Free >= 0 {
+		if facts.Free < need {
+			p.add(Finding{}.as(FindSpace, Blocks, fmt.Sprintf("%d MiB are free in %s, and %d MiB are needed", facts.Free>>20, facts.Dir, need>>20), "make room there"))
+		} else {
+			p.add(Finding{}.as(FindSpace, Passed, fmt.Sprintf("%d MiB are free in %s", facts.Free>>20, facts.Dir), ""))
+		}
+	}
+	if facts.UID > 0 {
+		p.add(Finding{}.as(FindNotRoot, Notice, fmt.Sprintf("the login is user %d, not root: what needs root will fail", facts.UID), "log in as root, or use sudo"))
+	}
+	if skew := facts.Skew.Abs(); skew > clockTolerance+facts.Within {
+		side := "ahead of"
+		if facts.Skew < 0 {
+			side = "behind"
+		}
+		p.add(Finding{}.as(FindClock, Notice, fmt.Sprintf("the target's clock is %v %s the manager's", skew.Round(time.Second), side),
+			"nothing here depends on it, but what is installed may; set the clock"))
+	} else {
+		p.add(Finding{}.as(FindClock, Passed, fmt.Sprintf("the clocks of target and manager agree to within %v", (skew+facts.Within).Round(time.Millisecond)), ""))
+	}
+	if p.inside {
+		return
+	}
+	for _, h := range facts.Holders {
+		p.add(Finding{Err: agent.ErrHostBusy}.as(FindBusy, Blocks, h.String(), "wait until that has ended"))
+	}
+	if len(facts.Holders) == 0 {
+		p.add(Finding{}.as(FindBusy, Passed, "no other manager works there", ""))
+	}
+}
+
+// room is how much the target must have free, in bytes.
+func (p *preflight) room() int64 {
+	var most int64
+	for _, c := range p.opts.Components {
+		most = max(most, c.Payload.Size())
+	}
+	return p.least + most
+}
+
+// peerOf is the target's address, as the manager dials it.
+func peerOf(conn transport.Conn) netip.Addr { return conn.Path().Remote.Addr().Unmap() }
+
+// denied reports whether err is of missing rights.
+func denied(err error) bool { return errors.Is(err, fs.ErrPermission) }
+
+// fit is what of Preflight a deployment does before its first change: what is wrong
+// with a target that has an agent by now. What comes to light at the first use of a
+// port, before anything is changed, is left to that.
+func (n *Node) fit(ctx context.Context, comps []*component.Component, opts DeployOptions) error {
+	if opts.NoPreflight || !n.t.Kind.IsServer() || len(comps) == 0 {
+		return nil
+	}
+	p := newPreflight(n, PreflightOptions{Components: comps})
+	p.least = 1 << 20 // the agent is there
+	p.inside = true   // the ports are in use; who holds the host is seen as a job begins
+	err := n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
+		p.findings = nil
+		return p.server(ctx, conn)
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range p.findings {
+		if f.Severity == Notice && f.Code != FindUntried {
+			opts.event(n, "", "preflight", func(e *Event) { e.Text = f.String() })
+		}
+	}
+	if bad := Blocking(p.findings); len(bad) > 0 {
+		return &PreflightError{bad}
+	}
+	return nil
+}
+
+// ahead returns the components of a plan that are still to be installed.
+func (n *Node) ahead(plan TargetPlan, planned map[string]*component.Component, recovered []Outcome) []*component.Component {
+	var out []*component.Component
+	for _, it := range plan.Items {
+		if _, done := n.settled(it, recovered); !done {
+			out = append(out, planned[it.Digest])
+		}
+	}
+	return out
+}

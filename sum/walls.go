@@ -1,0 +1,133 @@
+package sum
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+
+	"github.com/roundsman-go/roundsman/firewall"
+)
+
+// walls opens the firewall of the manager's host for a session. A nil *walls leaves
+// it alone.
+type walls struct {
+	opts firewall.Options
+	log  *slog.Logger
+	turn turn
+
+	fw     *firewall.Firewall
+	failed error // of a Driver that was given, which is closed with the first failure
+	shut   bool
+}
+
+// newWalls opens no port, and removes what dead runs left open in the firewall. That
+// this cannot be done, as without administrator rights, matters only to who needs
+// a port: a fleet of Linux servers needs none.
+func newWalls(ctx context.Context, cfg Config) *walls {
+	if !cfg.OpenFirewall {
+		return nil
+	}
+	w := &walls{opts: cfg.Firewall, log: cfg.Logger, turn: make(turn, 1)}
+	if w.opts.Logger == nil {
+		w.opts.Logger = cfg.Logger
+	}
+	if err := w.open(ctx); err != nil {
+		w.log.DebugContext(ctx, "the firewall of this host cannot be opened", "err", err)
+	}
+	return w
+}
+
+// open needs the turn, or nobody else to know of w.
+func (w *walls) open(ctx context.Context, rules ...firewall.Rule) error {
+	if w.fw != nil || w.failed != nil {
+		return w.failed
+	}
+	opts := w.opts
+	opts.Rules = rules
+	fw, err := firewall.Open(ctx, opts)
+	if err != nil && opts.Driver != nil {
+		w.failed = err
+	}
+	w.fw = fw
+	return err
+}
+
+// allow lets peers through to a TCP port until release is called. A session that
+// leaves the firewall alone lets in whomever the firewall does.
+func (w *walls) allow(ctx context.Context, port uint16, from []netip.Prefix) (release func(context.Context) error, err error) {
+	if w == nil {
+		return func(context.Context) error { return nil }, nil
+	}
+	rule := firewall.Rule{Network: "tcp", Port: port, From: peers(from)}
+	if err := w.turn.take(ctx); err != nil {
+		return nil, err
+	}
+	defer w.turn.give()
+	if w.shut {
+		return nil, ErrClosed
+	}
+	if err := w.open(ctx, rule); err != nil {
+		return nil, err
+	}
+	lease, err := w.fw.Allow(ctx, rule)
+	if err != nil {
+		return nil, err
+	}
+	return lease.Close, nil
+}
+
+// peers are prefixes as a rule has them.
+func peers(from []netip.Prefix) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(from))
+	for _, p := range from {
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
+		out = append(out, p.Masked())
+	}
+	return out
+}
+
+// close closes every port that is still open.
+func (w *walls) close(ctx context.Context) error {
+	if w == nil {
+		return nil
+	}
+	if err := w.turn.take(context.WithoutCancel(ctx)); err != nil { // calls end with their contexts
+		return err
+	}
+	defer w.turn.give()
+	w.shut = true
+	if w.fw == nil {
+		return nil
+	}
+	return w.fw.Close(ctx)
+}
+
+// released gives several things back, also after a failure of one.
+func released(ctx context.Context, list []func(context.Context) error) error {
+	var errs []error
+	for i := len(list) - 1; i >= 0; i-- {
+		errs = append(errs, list[i](ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// byHand are the commands that open a TCP port of this host for peers, in the syntax of
+// the front ends that are found on it. It only looks.
+func byHand(ctx context.Context, port uint16, from []netip.Prefix) []string {
+	fw, err := firewall.Open(ctx, firewall.Options{Driver: firewall.None()})
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	defer func() { _ = fw.Close(ctx) }()
+	lease, err := fw.Allow(ctx, firewall.Rule{Network: "tcp", Port: port, From: peers(from)})
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = lease.Close(ctx) }()
+	return lease.ByHand()
+}
