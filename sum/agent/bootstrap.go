@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -69,6 +70,9 @@ type Bootstrap struct {
 	// Callback is for the classic generation: where the agent reaches the manager, as
 	// "host:port", in the order in which they are tried. Without any it calls nobody.
 	Callback []string `json:"callback,omitempty"`
+	// Firewall is for "tcp": who is let through the host's firewall to the agent's
+	// ports while it listens on them. Without any the firewall is left alone.
+	Firewall []netip.Prefix `json:"firewall,omitempty"`
 }
 
 // String names the bootstrap without its keys, so that it can be logged.

@@ -85,7 +85,8 @@
 // # One job on a host
 //
 // Managers that do not know of each other may work on one host at a time, each with
-// an agent of its own. But below one base directory one job's program runs at a time,
+// an agent of its own. But below one base directory, and the default ones count as one
+// (DefaultBaseDirs), one job's program runs at a time,
 // whoever started it: an agent, a manager that is itself the agent, or the scripts of
 // package agentless. Install refuses a second one with [ErrHostBusy], which names what
 // runs and since when, before anything is changed; of two that come at the same moment
@@ -93,10 +94,20 @@
 //
 // The host is held by a file in the base directory, .roundsman-job-*, from before the
 // program begins until it has ended: by the shim, and by the program itself if its shim
-// is killed. What the program leaves running in the background does not hold it, and
-// nothing holds it after a reboot. The files of the dead are deleted by whoever looks.
+// is killed. Whoever begins puts a file into its own base directory, and then looks
+// into the other default ones too: so a manager that came to be in /opt, because /var
+// is full or executes nothing, and one in /var/lib exclude each other, and none has to
+// write where the other is. What the program leaves running in the background does not
+// hold the host, and nothing holds it after a reboot. The files of the dead are deleted
+// by whoever looks; a holder that cannot be looked at is not taken for dead.
 // So whoever runs jobs must be able to write to the base directory, and managers that
-// use different base directories, or different users, do not exclude each other.
+// use different base directories of their own, or different users, do not exclude each
+// other.
+//
+// A restart of the host that was asked for (Ops.Reboot) is refused while a job runs,
+// also another manager's, and then holds the host itself: no job begins until the host
+// has restarted, whatever becomes of the agent. It is void ten minutes after it was due,
+// and where systemd runs a minute after shutdown -c; elsewhere delete its file.
 //
 // # Platforms
 //

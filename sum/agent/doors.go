@@ -34,24 +34,28 @@ type doors struct {
 
 // door is one listener that is served.
 type door struct {
-	ln    net.Listener
-	shut  context.CancelFunc
-	timer *time.Timer
+	ln      net.Listener
+	shut    func()
+	release func() // of the firewall
+	timer   *time.Timer
 }
 
 func newDoors(ctx context.Context, server *channel.Server) *doors {
 	return &doors{server: server, ctx: context.WithoutCancel(ctx), failed: make(chan error, 1), patience: time.Minute}
 }
 
-// open serves a listener. release, if not nil, is called when it is served no more.
+// open serves a listener. release, if not nil, closes the firewall before it: another
+// program may get the port.
 func (d *doors) open(ln net.Listener, release func()) *door {
 	ctx, cancel := context.WithCancel(d.ctx)
-	x := &door{ln: ln, shut: cancel}
+	if release == nil {
+		release = func() {}
+	}
+	release = sync.OnceFunc(release)
+	x := &door{ln: ln, shut: func() { release(); cancel() }, release: release}
 	d.served.Go(func() {
 		err := d.server.Serve(ctx, ln)
-		if release != nil {
-			release()
-		}
+		release()
 		if ctx.Err() == nil && !errors.Is(err, channel.ErrClosed) {
 			select {
 			case d.failed <- err:
@@ -63,9 +67,9 @@ func (d *doors) open(ln net.Listener, release func()) *door {
 	return x
 }
 
-// first opens the door for the first contact.
-func (d *doors) first(ln net.Listener) {
-	x := d.open(ln, nil)
+// first opens the door for the first contact. release is as that of open.
+func (d *doors) first(ln net.Listener, release func()) {
+	x := d.open(ln, release)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.in = x
@@ -73,12 +77,17 @@ func (d *doors) first(ln net.Listener) {
 
 // close ends what is served, as channel.Server.Close does, and waits for it.
 func (d *doors) close(ctx context.Context) error {
-	err := d.server.Close(ctx)
 	d.mu.Lock()
+	for _, x := range []*door{d.in, d.next} {
+		if x != nil {
+			x.release()
+		}
+	}
 	if d.next != nil {
 		d.next.timer.Stop()
 	}
 	d.mu.Unlock()
+	err := d.server.Close(ctx)
 	d.served.Wait()
 	return err
 }

@@ -56,7 +56,7 @@ func newStreet(t *testing.T) *street {
 		}, nil
 	}
 	s.svc.doors = d
-	d.first(ln)
+	d.first(ln, nil)
 	t.Cleanup(func() {
 		require.NoError(t, d.close(context.Background()))
 		require.Empty(t, s.open(), "a rule outlives its listener")

@@ -19,9 +19,9 @@ var (
 	// ErrJobRunning: a job runs, so the agent cannot go.
 	ErrJobRunning = errors.New("a job is running")
 	// ErrHostBusy: the program of another job runs on this host, maybe another
-	// manager's. It matches transport.ErrBusy too. The job was not begun; once the
-	// other has ended it can be tried again.
-	ErrHostBusy = fmt.Errorf("another job runs on this host: %w", transport.ErrBusy)
+	// manager's, or the host is about to restart. It matches transport.ErrBusy too. The
+	// job was not begun; once that is over it can be tried again.
+	ErrHostBusy = fmt.Errorf("another job, or a restart, has this host: %w", transport.ErrBusy)
 	// ErrJobConflict: the job's ID is taken by a job with other contents.
 	ErrJobConflict = errors.New("job id is taken by another job")
 	// ErrNoDir: no directory of the target lets a program be put and executed.
@@ -32,6 +32,8 @@ var (
 	// fapolicyd, forbids to execute the agent's program. Error.Hint says what an
 	// administrator must do.
 	ErrPolicy = errors.New("a security policy forbids to execute the program")
+	// ErrNoExec: a file system of the target lets nobody execute programs on it.
+	ErrNoExec = errors.New("mounted so that no program can be executed")
 	// ErrStart: the agent was copied but did not come up.
 	ErrStart = errors.New("agent did not start")
 	// ErrQuarantined: a file vanished after it had been copied and verified.

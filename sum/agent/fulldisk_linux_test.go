@@ -30,6 +30,7 @@ func TestFullDisk(t *testing.T) {
 		testFullDisk(t, dir)
 		return
 	}
+	t.Parallel()
 	realtest.NeedRoot(t)
 	unshare := realtest.Need(t, "unshare")
 	self, err := os.Executable()
@@ -104,7 +105,7 @@ func testFullDisk(t *testing.T, dir string) {
 		s := fullDiskService(t, dir)
 		job := d.job()
 		_, err := s.Install(t.Context(), job)
-		require.ErrorContains(t, err, "no shim")
+		require.NoError(t, err)
 		ended := make(chan error, 1)
 		sh := testShim(s, job.JobID)
 		sh.inProcess = inProcess
@@ -166,7 +167,7 @@ func testFullDisk(t *testing.T, dir string) {
 		s := fullDiskService(t, dir)
 		job := d.job()
 		_, err := s.Install(t.Context(), job)
-		require.ErrorContains(t, err, "no shim")
+		require.NoError(t, err)
 		sh := testShim(s, job.JobID)
 		sh.rec, err = s.home.readRecord(job.JobID)
 		require.NoError(t, err)
@@ -211,7 +212,7 @@ func testFullDisk(t *testing.T, dir string) {
 		s := fullDiskService(t, dir)
 		job := d.job()
 		_, err := s.Install(t.Context(), job)
-		require.ErrorContains(t, err, "no shim")
+		require.NoError(t, err)
 		d.fill(0)
 		require.NoError(t, testShim(s, job.JobID).run(t.Context()))
 		st := status(t, s, job.JobID)
@@ -227,7 +228,7 @@ func testFullDisk(t *testing.T, dir string) {
 		s := fullDiskService(t, dir)
 		job := d.job()
 		_, err := s.Install(t.Context(), job)
-		require.ErrorContains(t, err, "no shim")
+		require.NoError(t, err)
 		rec, err := s.home.readRecord(job.JobID)
 		require.NoError(t, err)
 		rec.State, rec.BootID, rec.Shim = Running, bootID(), process{PID: 1 << 30, Start: "1"}

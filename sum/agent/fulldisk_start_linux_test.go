@@ -18,6 +18,7 @@ import (
 // the command that starts it says so; the log, to which the service would say it, is
 // on that disk.
 func TestStartOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	const variable = "ROUNDSMAN_FULLDISK_START"
 	if dir := os.Getenv(variable); dir != "" {
 		testStartOnAFullDisk(t, dir)

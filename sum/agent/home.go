@@ -16,8 +16,11 @@ import (
 // home is an agent's directory.
 type home string
 
+// lockName is the file of a directory's lock.
+const lockName = "lock"
+
 func (h home) path(name string) string  { return filepath.Join(string(h), name) }
-func (h home) lockPath() string         { return h.path("lock") }
+func (h home) lockPath() string         { return h.path(lockName) }
 func (h home) leasePath() string        { return h.path("lease") }
 func (h home) blobs() string            { return h.path("blobs") }
 func (h home) jobs() string             { return h.path("jobs") }
@@ -106,7 +109,7 @@ func (h home) removeSocket() {
 // and the log says nothing of note that is nothing, and the directory goes too. The
 // caller holds the lock, whose file goes last: until then nobody else can begin here.
 func (h home) clear() (left []string, err error) {
-	var errs []error
+	errs := []error{h.sweepWalls()}
 	h.removeSocket()
 	entries, err := os.ReadDir(string(h))
 	if err != nil {
@@ -114,7 +117,7 @@ func (h home) clear() (left []string, err error) {
 	}
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == "lock", name == "jobs" && e.IsDir(), isLog(name) && e.Type().IsRegular():
+		case name == lockName, name == "jobs" && e.IsDir(), isLog(name) && e.Type().IsRegular():
 		default:
 			errs = append(errs, os.RemoveAll(h.path(name)))
 		}
@@ -133,7 +136,7 @@ func (h home) clear() (left []string, err error) {
 		errs = append(errs, os.Remove(h.path(LogName)))
 	}
 	// What holders that were killed left is deleted by whoever looks.
-	_, _ = hostJobs(h.base(), "")
+	_, _ = hostJobs(h.bases(), "")
 	if err := os.Remove(h.lockPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
@@ -169,7 +172,7 @@ func (h home) beingPrepared(found snapshot) bool {
 	}
 	for _, e := range entries {
 		switch name := e.Name(); name {
-		case ReadyName, LogName, SocketName, "lock", "lease":
+		case ReadyName, LogName, SocketName, lockName, "lease":
 			continue
 		}
 		fi, err := e.Info()

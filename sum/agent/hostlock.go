@@ -8,39 +8,59 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// Below one base directory one job's program runs at a time, whichever agent,
-// manager or script of package agentless started it. Whoever is about to start one
-// puts a file into the base directory, and only then looks whether others have:
+// On a host one job's program runs at a time, whichever agent, manager or script of
+// package agentless started it. Whoever is about to start one puts a file into its
+// base directory, and only then looks whether others have: there, and where that is
+// one of the default base directories, in the other ones too (see home.bases). Of
+// two that are in different directories each has put its file before it looks, so at
+// least one sees the other; and no directory but one's own has to be writable, so a
+// host whose /var is full or noexec is held from /opt as well.
 //
-//	.roundsman-job-<job>.<pid>.<start>.<boot>
+//	.roundsman-job-<job>.<pid>.<start>.<boot>.<ns>
 //
-// The name says which process holds it, so that a name is never used again, and a
-// file whose holder is dead can be deleted by anybody without the risk of deleting
-// another's. Its lines are
+// The name says which process holds it, and in which PID namespace its number means
+// something (the last part is missing where that is not known), so that a name is
+// never used again, and a file whose holder is dead can be deleted by anybody without
+// the risk of deleting another's. Its lines are
 //
 //	{"agent":...}          HostHolder
 //	held                   nobody else was there, and the program may begin;
 //	held group             or, where the holder leads the program's process group
 //	program <pid> <start>  the program that was started
+//	restart <asked> <due>  of a restart: when it was asked and when it is due, in
+//	                       seconds since 1970
 //
-// The holder has the file locked (flock), and the program inherits that. So a
-// holder that was killed keeps it by the program: by its process, and until that
-// is on record by the lock. Of a file of package agentless, which cannot lock, it
-// is the process group. What a program leaves behind when it ends does not keep it.
+// The holder has the file locked (flock), and the program inherits that: by a
+// descriptor that it can only read. So a holder that was killed keeps it by the
+// program: by its process, and until that is on record by the lock, which what the
+// program has started has too. Of a file of package agentless, which cannot lock, it
+// is until then the process group. What a program leaves behind when it ends does not
+// keep it.
+//
+// A holder is dead only where that was found out. What cannot be looked at, because
+// too many files are open or another user's processes are hidden (proc(5), hidepid),
+// is alive. Of a process of another PID namespace, as where a container shares the
+// directory, only the lock tells; without one it lives as long as the host.
+//
+// A restart of the host that was asked for is held by the host's first process; see
+// restart.
 const (
 	HostLockPrefix = ".roundsman-job-"
 
 	hostHeld    = "held"
 	hostGroup   = "held group"
 	hostProgram = "program"
+	hostRestart = "restart"
 )
 
 // hostWait is how long one of two that come at the same time waits for the other
@@ -60,10 +80,16 @@ type HostHolder struct {
 	Version   string    `json:"version,omitempty"`
 	Target    string    `json:"target,omitempty"` // as its manager names the host
 	Since     time.Time `json:"since,omitzero"`
+	// Restart is when the host is to restart: then it is that which holds it, and no
+	// job.
+	Restart time.Time `json:"restart,omitzero"`
 }
 
 // String says for operators what runs.
 func (h HostHolder) String() string {
+	if !h.Restart.IsZero() {
+		return h.restartString()
+	}
 	what := strings.TrimSpace(h.Component + " " + h.Version)
 	if what == "" {
 		what = "a program"
@@ -105,8 +131,12 @@ const hostBusyHint = "run again when that has ended; if it brings the same versi
 // HostBusyError is the error of a job on target that by kept out. It matches
 // ErrHostBusy.
 func HostBusyError(op, target string, by HostHolder) *Error {
+	hint := hostBusyHint
+	if !by.Restart.IsZero() {
+		hint = restartHint
+	}
 	return &Error{Op: op, Target: target, Kind: ErrHostBusy, Code: transport.Code{Space: "agent", Value: CodeHostBusy},
-		Err: errors.New(by.String()), Hint: hostBusyHint}
+		Err: errors.New(by.String()), Hint: hint}
 }
 
 // hostFault is what Install answers where another job holds the host.
@@ -117,39 +147,77 @@ func hostFault(by HostHolder) error {
 // base is the directory that agents of this host share.
 func (h home) base() string { return filepath.Dir(string(h)) }
 
+// bases are the directories where what holds the host is looked for; the first is
+// that of the agent.
+func (h home) bases() []string {
+	return basesOf(h.base(), DefaultBaseDirs(os.Geteuid() == 0, homeDir()))
+}
+
+func basesOf(own string, defaults []string) []string {
+	there, err := os.Stat(own)
+	isOwn := func(dir string) bool {
+		fi, serr := os.Stat(dir)
+		return dir == own || err == nil && serr == nil && os.SameFile(there, fi)
+	}
+	if !slices.ContainsFunc(defaults, isOwn) {
+		return []string{own}
+	}
+	return append([]string{own}, slices.DeleteFunc(slices.Clone(defaults), isOwn)...)
+}
+
 // hostLock is a file by which a job holds the host.
 type hostLock struct {
-	file *os.File
+	file *os.File // to write
+	held *os.File // has the lock; what inherits it cannot write
 	name string
 }
 
-// hostNew is the end of the name of a file until its first line is written: whoever
+// hostNew is the end of the name of a file until its first lines are written: whoever
 // sees one without it can say who has the host.
 const hostNew = ".new"
 
-// takeHost holds the host for a job. Where another job does, it returns that one.
-// The caller has the lock of its job.
+// takeHost holds the host for a job. Where another job does, or a restart, it returns
+// that one. The caller has the lock of its job.
 func (h home) takeHost(rec record) (lock *hostLock, by *HostHolder, err error) {
-	me := thisProcess()
-	name := filepath.Join(h.base(), HostLockPrefix+strings.Join([]string{rec.ID, strconv.Itoa(me.PID), me.Start, bootID()}, "."))
-	file, err := os.OpenFile(name+hostNew, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	rec.Started = time.Now()
+	return h.hold(h.bases(), rec.ID, thisProcess(), rec.hostHolder(h), "")
+}
+
+// hold puts a file in the name of a process into the first of the directories and
+// looks for others in all. With restart, a line of the file, it is for one.
+func (h home) hold(bases []string, id string, me process, what HostHolder, restart string) (lock *hostLock, by *HostHolder, err error) {
+	boot := bootID()
+	if me.Start == "" || boot == "" {
+		return nil, nil, errors.New("the system does not say what this process, or this boot, is known by")
+	}
+	parts := []string{id, strconv.Itoa(me.PID), me.Start, boot}
+	if ns := pidNamespace(); ns != "" {
+		parts = append(parts, ns)
+	}
+	name := filepath.Join(bases[0], HostLockPrefix+strings.Join(parts, "."))
+	file, err := os.OpenFile(name+hostNew, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w: only who may write there can know that no other job runs on this host", err)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	lock = &hostLock{file, name + hostNew}
+	lock = &hostLock{file: file, name: name + hostNew}
 	withdraw := func(err error) error { return errors.Join(err, lock.release()) }
-	if err := holdOutput(file); err != nil {
+	if err := lock.lock(); err != nil {
 		return nil, nil, withdraw(err)
 	}
-	rec.Started = time.Now()
-	data, err := json.Marshal(rec.hostHolder(h))
+	data, err := json.Marshal(what)
 	if err != nil {
 		return nil, nil, withdraw(err)
 	}
-	if err := lock.note(string(data)); err != nil {
+	if restart == "" {
+		err = lock.note(string(data))
+	} else {
+		// Without its line it would hold the host until that restarts.
+		_, err = file.WriteString(string(data) + "\n" + restart + "\n")
+	}
+	if err != nil {
 		return nil, nil, withdraw(err)
 	}
 	if err := os.Rename(lock.name, name); err != nil {
@@ -157,9 +225,12 @@ func (h home) takeHost(rec record) (lock *hostLock, by *HostHolder, err error) {
 	}
 	lock.name = name
 	for end := time.Now().Add(hostWait); ; time.Sleep(20 * time.Millisecond) {
-		others, err := hostJobs(h.base(), filepath.Base(name))
+		others, err := hostJobs(bases, filepath.Base(name))
 		if err != nil {
 			return nil, nil, withdraw(err)
+		}
+		if restart != "" { // it may be put off, or brought forward
+			others = slices.DeleteFunc(others, func(o hostJob) bool { return !o.Restart.IsZero() })
 		}
 		if len(others) == 0 {
 			if err := lock.note(hostHeld); err != nil {
@@ -173,6 +244,29 @@ func (h home) takeHost(rec record) (lock *hostLock, by *HostHolder, err error) {
 			}
 		}
 	}
+}
+
+// lock locks the file by a descriptor that can only read it; on a file system where
+// that cannot be (flock(2), of NFS), by the one that writes.
+func (l *hostLock) lock() error {
+	held, err := os.Open(l.name)
+	if err != nil {
+		return err
+	}
+	if err := holdOutput(held); err == nil {
+		l.held = held
+		return nil
+	}
+	_ = held.Close()
+	return holdOutput(l.file)
+}
+
+// inherited is what the program gets, so that it keeps the lock.
+func (l *hostLock) inherited() *os.File {
+	if l.held != nil {
+		return l.held
+	}
+	return l.file
 }
 
 // note adds a line. A full disk has no room for it, and the file holds all the same.
@@ -197,75 +291,133 @@ func (l *hostLock) release() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	err = errors.Join(err, l.file.Close())
-	l.file = nil
+	return errors.Join(err, l.close())
+}
+
+// close ends the lock. The file stays.
+func (l *hostLock) close() error {
+	err := l.file.Close()
+	if l.held != nil {
+		err = errors.Join(err, l.held.Close())
+	}
+	l.file, l.held = nil, nil
 	return err
 }
 
 // hostJob is a file that was found in a base directory.
 type hostJob struct {
 	HostHolder
-	name string
+	name string // without the directory
 	held bool
 }
 
-// hostJobs returns the files of living holders, other than the one called mine, and
-// deletes those of dead ones.
-func hostJobs(base, mine string) ([]hostJob, error) {
-	entries, err := os.ReadDir(base)
-	if err != nil {
-		return nil, err
+// hostJobs returns the files of living holders in base directories, other than the one
+// called mine, and deletes those of dead ones. The first directory must be there.
+func hostJobs(bases []string, mine string) ([]hostJob, error) {
+	boot := bootID()
+	if boot == "" {
+		return nil, errors.New("the system does not say what this boot is known by, and so not who still holds the host")
 	}
 	var out []hostJob
-	for _, e := range entries {
-		whole, begun := strings.CutSuffix(e.Name(), hostNew)
-		holder, boot, ok := parseHostLock(whole)
-		if !ok || e.Name() == mine || !e.Type().IsRegular() {
+	for i, base := range bases {
+		entries, err := os.ReadDir(base)
+		if i > 0 && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)) {
 			continue
 		}
-		// Others who may write to the directory must not be able to hold the host.
-		if fi, err := e.Info(); err != nil || !ownedByMe(fi) {
-			continue
+		if err != nil {
+			return nil, fmt.Errorf("looking whether another job runs on this host: %w", err)
 		}
-		if begun && boot == bootID() && holder.alive() {
-			continue // it is not there yet
-		}
-		name := filepath.Join(base, e.Name())
-		content, err := readHostLock(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		switch {
-		case boot != bootID(), begun:
-		case holder.alive(), err != nil: // what cannot be read may be held
-			out = append(out, hostJob{content.HostHolder, e.Name(), content.held})
-			continue
-		case content.program != process{}:
-			if content.program.alive() {
-				out = append(out, hostJob{content.HostHolder, e.Name(), true})
+		for _, e := range entries {
+			if e.Name() == mine || !e.Type().IsRegular() {
 				continue
 			}
-		case content.group && groupAlive(holder.PID), !content.group && fileHeld(name):
-			out = append(out, hostJob{content.HostHolder, e.Name(), true})
-			continue
-		}
-		// Where it may not be deleted it stays, and holds nothing.
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-			return nil, err
+			// Others who may write to the directory must not be able to hold the host.
+			if fi, err := e.Info(); err != nil || !ownedByMe(fi) {
+				continue
+			}
+			if job := lookAtHolder(base, e.Name(), boot); job != nil {
+				out = append(out, *job)
+			}
 		}
 	}
 	return out, nil
 }
 
+// lookAtHolder returns what one file holds the host for. One of a dead holder it
+// deletes; where that may not be deleted it stays, and holds nothing.
+func lookAtHolder(base, file, boot string) *hostJob {
+	whole, begun := strings.CutSuffix(file, hostNew)
+	by, ok := parseHostLock(whole)
+	if !ok {
+		return nil
+	}
+	name := filepath.Join(base, file)
+	foreign := by.ns != "" && by.ns != pidNamespace()
+	if by.boot != boot || begun && !foreign && !by.process.alive() {
+		_ = os.Remove(name)
+		return nil
+	}
+	if begun {
+		return nil // it is not there yet
+	}
+	content, err := readHostLock(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	job := &hostJob{content.HostHolder, file, content.held}
+	alive := by.process.alive
+	switch {
+	case err != nil: // what cannot be read may be held
+		return job
+	case content.restart != restart{}:
+		if foreign {
+			return nil // of a container, or of what this container runs on
+		}
+		if !content.restart.pending(time.Now(), systemdRun) {
+			alive = func() bool { return false }
+		}
+	case foreign:
+		alive = func() bool { return content.group || fileHeld(name) }
+	}
+	if alive() {
+		return job
+	}
+	// The holder is gone. Its program?
+	job.held = true
+	switch {
+	case foreign, content.restart != restart{}:
+	case content.program != process{}:
+		if content.program.alive() {
+			return job
+		}
+	case content.group && groupAlive(by.PID), !content.group && fileHeld(name):
+		return job
+	}
+	_ = os.Remove(name)
+	return nil
+}
+
+// hostName is what the name of a file says.
+type hostName struct {
+	process
+	boot, ns string
+}
+
 // parseHostLock reads the name of a file.
-func parseHostLock(name string) (holder process, boot string, ok bool) {
+func parseHostLock(name string) (by hostName, ok bool) {
 	rest, ok := strings.CutPrefix(name, HostLockPrefix)
 	f := strings.Split(rest, ".")
-	if !ok || len(f) != 4 || !channel.ValidJobID(f[0]) {
-		return process{}, "", false
+	if !ok || len(f) < 4 || len(f) > 5 || !channel.ValidJobID(f[0]) {
+		return by, false
+	}
+	if len(f) == 5 {
+		if by.ns = f[4]; by.ns == "" || strings.Trim(by.ns, "0123456789") != "" {
+			return by, false
+		}
 	}
 	pid, err := strconv.Atoi(f[1])
-	return process{pid, f[2]}, f[3], err == nil && pid > 0 && f[2] != ""
+	by.process, by.boot = process{pid, f[2]}, f[3]
+	return by, err == nil && pid > 0 && f[2] != ""
 }
 
 // hostContent is what the lines of a file say.
@@ -273,6 +425,7 @@ type hostContent struct {
 	HostHolder
 	held, group bool
 	program     process
+	restart     restart
 }
 
 func readHostLock(name string) (c hostContent, err error) {
@@ -303,14 +456,18 @@ func readHostLock(name string) (c hostContent, err error) {
 				c.program.PID, _ = strconv.Atoi(f[1])
 				c.program.Start = f[2]
 			}
+		case strings.HasPrefix(text, hostRestart+" "):
+			c.restart = parseRestart(text)
+			c.Restart = time.Unix(c.restart.due, 0).UTC()
 		}
 	}
 	return c, nil
 }
 
-// hostHolder returns the job of another agent that holds the host, or nil.
+// hostHolder returns the job of another agent that holds the host, or the restart, or
+// nil.
 func (h home) hostHolder() (*HostHolder, error) {
-	jobs, err := hostJobs(h.base(), "")
+	jobs, err := hostJobs(h.bases(), "")
 	if err != nil || len(jobs) == 0 {
 		return nil, err
 	}

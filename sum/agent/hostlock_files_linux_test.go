@@ -72,7 +72,7 @@ func TestHostHolders(t *testing.T) {
 				defer f.Close()
 				require.NoError(t, holdOutput(f))
 			}
-			jobs, err := hostJobs(base, "")
+			jobs, err := hostJobs([]string{base}, "")
 			require.NoError(t, err)
 			if x.want {
 				require.Len(t, jobs, 1)
@@ -93,7 +93,7 @@ func TestHostFileOfAnotherUser(t *testing.T) {
 	base := t.TempDir()
 	file := hostFile(t, base, thisProcess(), bootID(), "{}\nheld\n")
 	require.NoError(t, os.Chown(file, 65534, 65534))
-	jobs, err := hostJobs(base, "")
+	jobs, err := hostJobs([]string{base}, "")
 	require.NoError(t, err)
 	require.Empty(t, jobs)
 	require.FileExists(t, file, "it is not ours")
@@ -104,7 +104,7 @@ func TestHostLockNames(t *testing.T) {
 	id := channel.NewJobID()
 	for _, name := range []string{
 		HostLockPrefix, HostLockPrefix + "x", HostLockPrefix + id, HostLockPrefix + id + ".1", HostLockPrefix + id + ".0.1.b",
-		HostLockPrefix + id + ".-1.1.b", HostLockPrefix + id + ".1..b", HostLockPrefix + id + ".1.1.b.c", "roundsman-job-" + id + ".1.1.b",
+		HostLockPrefix + id + ".-1.1.b", HostLockPrefix + id + ".1..b", HostLockPrefix + id + ".1.1.b.c", HostLockPrefix + id + ".1.1.b.", HostLockPrefix + id + ".1.1.b.1.1", "roundsman-job-" + id + ".1.1.b",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(base, name), nil, 0o600))
 	}
@@ -114,7 +114,7 @@ func TestHostLockNames(t *testing.T) {
 	require.NoError(t, os.Symlink(victim, filepath.Join(base, HostLockPrefix+id+".2.1."+bootID())))
 	before, err := os.ReadDir(base)
 	require.NoError(t, err)
-	jobs, err := hostJobs(base, "")
+	jobs, err := hostJobs([]string{base}, "")
 	require.NoError(t, err)
 	require.Empty(t, jobs)
 	after, err := os.ReadDir(base)

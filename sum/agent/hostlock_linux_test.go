@@ -94,6 +94,24 @@ func TestOneJobOnAHost(t *testing.T) {
 	}
 }
 
+// A program keeps the host, if its parent is killed, by a file that it cannot change.
+func TestProgramCannotWriteTheHostsFile(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.start()
+	c := h.client()
+	j := h.script(c, `for f in /proc/$$/fd/*; do
+	case $(readlink $f) in *`+agent.HostLockPrefix+`*)
+		echo "has it"
+		{ echo "program 1 1" >&${f##*/}; } 2>/dev/null && echo "wrote it";;
+	esac
+done
+exit 0`)
+	h.install(c, j)
+	st := h.until(c, j.ID, final)
+	require.Equal(t, "has it\n", string(st.Log))
+}
+
 // Of jobs that come at the same time one begins; the others end with the same error
 // before their programs do.
 func TestJobsAtOnceOnAHost(t *testing.T) {
@@ -153,6 +171,7 @@ func TestJobsAtOnceOnAHost(t *testing.T) {
 // What a program leaves in the background does not keep the host, whether its
 // parent sees its end or not.
 func TestHostAndDaemons(t *testing.T) {
+	t.Parallel()
 	for _, killed := range []bool{false, true} {
 		h := newHost(t)
 		h.start()

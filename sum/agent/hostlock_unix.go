@@ -3,20 +3,23 @@
 package agent
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// fileHeld reports whether a process has a file locked (flock).
+// fileHeld reports whether a process has a file locked (flock), or whether that
+// cannot be found out.
 func fileHeld(name string) bool {
 	file, err := os.Open(name)
 	if err != nil {
-		return false
+		return !errors.Is(err, fs.ErrNotExist)
 	}
 	defer file.Close()
 	// Shared, so that those who look do not take each other for the holder.
-	return unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
+	return unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
 }
 
 // groupAlive reports whether the process group that a process led still has
@@ -24,7 +27,7 @@ func fileHeld(name string) bool {
 // process as long.
 func groupAlive(leader int) bool {
 	if processStart(leader) != "" {
-		return false
+		return false // another process has the number
 	}
 	err := unix.Kill(-leader, 0)
 	return err == nil || err == unix.EPERM

@@ -20,7 +20,9 @@ type InProcessOptions struct {
 	// Target is the target's name, for errors and the log.
 	Target string
 	// Dir is the agent's directory: a native path. It must be there, belong to this
-	// user, and lie where nobody else can exchange it.
+	// user, and lie where nobody else can exchange it. The directory above it, which
+	// is the base directory, must be there and writable: by a file in it jobs exclude
+	// each other.
 	Dir string
 	// Shim says that this program can be started anew as the shim of a job: called
 	// by the name BinaryName it is Main, as install.RunAgent makes it.

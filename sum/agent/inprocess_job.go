@@ -44,7 +44,7 @@ func (s *shim) executeInProcess(cmd *exec.Cmd, file *os.File) error {
 	if err != nil {
 		return s.failed("start", err)
 	}
-	s.rec.Program = process{cmd.Process.Pid, processStart(cmd.Process.Pid)}
+	s.rec.Program = started(cmd.Process.Pid)
 	s.holdByProgram()
 	s.save()
 	ended := make(chan error, 1)

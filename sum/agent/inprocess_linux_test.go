@@ -26,7 +26,7 @@ func TestProgramThatNoRecordNames(t *testing.T) {
 	s := testService(t)
 	job := trueJob()
 	_, err := s.Install(t.Context(), job)
-	require.ErrorContains(t, err, "no shim")
+	require.NoError(t, err)
 	rec, err := s.home.readRecord(job.JobID)
 	require.NoError(t, err)
 	rec.State, rec.BootID, rec.Shim = Running, bootID(), process{PID: 1 << 30, Start: "1"}
@@ -298,7 +298,7 @@ func TestEndedJobIsNotBusy(t *testing.T) {
 	s := testService(t)
 	job := trueJob()
 	_, err := s.Install(t.Context(), job)
-	require.ErrorContains(t, err, "no shim")
+	require.NoError(t, err)
 	lock, err := lockFile(s.home.jobLock(job.JobID), true)
 	require.NoError(t, err)
 	defer lock.Close()

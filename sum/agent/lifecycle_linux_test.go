@@ -191,6 +191,7 @@ func TestCancelWithoutShim(t *testing.T) {
 
 // A job whose shim dies before the program began is done all the same, once.
 func TestShimKilledBeforeTheProgram(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.start()
 	c := h.client()
@@ -304,6 +305,7 @@ func TestShimCleansUpAfterDeadAgent(t *testing.T) {
 }
 
 func TestRemove(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.start()
 	c := h.client()
@@ -366,6 +368,7 @@ func TestStopRemoves(t *testing.T) {
 }
 
 func TestTakeOver(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.start()
 	old, oldCred := h.ready, h.cred
@@ -549,6 +552,7 @@ func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
 
 // The budget of what is copied to every target.
 func TestSize(t *testing.T) {
+	t.Parallel()
 	out := filepath.Join(t.TempDir(), "agent")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "github.com/roundsman-go/roundsman/examples/agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")

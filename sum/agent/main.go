@@ -44,6 +44,7 @@ const usage = `usage:
   roundsman-agent connect -socket PATH   join standard input and output to its socket
   roundsman-agent remove  -dir DIR       stop it and delete everything but logs
   roundsman-agent shim    -job DIR       watch over one job
+  roundsman-agent check                  answer what a manager asks of this host
 `
 
 // Main is the program that runs on a target: examples/agent only calls it. args
@@ -59,6 +60,9 @@ const usage = `usage:
 //	shim -job        is the parent of one job's program; serve starts it
 //	remove -dir D    stops an agent and deletes everything but logs, whose paths
 //	                 it prints; ends with ExitJobRunning while a job runs
+//
+//	check            answers a manager on standard input and output until that ends:
+//	                 what the host is like, and who reaches whom
 //
 // serve and shim have the option -unit where systemd starts them: they then print
 // to agent.log, and the shim ends an ordinary job when its unit is stopped.
@@ -104,6 +108,12 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case "connect":
 		flags.StringVar(&path, "socket", "", "")
 		run = func() error { return connect(path, stdin, stdout) }
+	case "check":
+		run = func() error {
+			ctx, stop := notifyEnd()
+			defer stop()
+			return ServeCheck(ctx, stdin, stdout)
+		}
 	case "shim":
 		flags.StringVar(&path, "job", "", "")
 		flags.BoolVar(&inUnit, "unit", false, "")
@@ -118,7 +128,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err := flags.Parse(args[1:]); err != nil {
 		return ExitUsage
 	}
-	if flags.NArg() > 0 || name != "version" && path == "" {
+	if flags.NArg() > 0 || name != "version" && name != "check" && path == "" {
 		fmt.Fprint(stderr, usage)
 		return ExitUsage
 	}
@@ -126,7 +136,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if name != "version" && name != "connect" && !supported {
 		err = errNotHere
 	} else {
-		if name != "version" {
+		if path != "" {
 			path, err = filepath.Abs(path)
 		}
 		if err == nil {

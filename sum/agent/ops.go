@@ -21,8 +21,8 @@ type Ops interface {
 	Stage(ctx context.Context, f transport.File, progress func(done int64)) (transport.PutResult, error)
 	// Install starts a job from staged files. Job.ID is the idempotency key: a
 	// job that exists is reported and never started again. While another job runs
-	// on the host, of this agent or of another below the same base directory, it
-	// fails with ErrHostBusy; while a program runs on whose shim has died, at least
+	// on the host, of this agent or of another below the same base directory, or a
+	// restart is due, it fails with ErrHostBusy; while a program runs on whose shim has died, at least
 	// with transport.ErrBusy.
 	Install(ctx context.Context, job Job) (Status, error)
 	// Status reports a job and the part of its log from logOffset (bytes) on.
@@ -38,7 +38,9 @@ type Ops interface {
 	Logs(ctx context.Context) ([]transport.FileInfo, error)
 	// Log copies a log file to w.
 	Log(ctx context.Context, name string, w io.Writer) error
-	// Reboot restarts the host after showing a message to its users.
+	// Reboot restarts the host after showing a message to its users. It fails with
+	// ErrJobRunning while a job of this agent runs, and with ErrHostBusy while
+	// another's does. From then on no job begins until the host has restarted.
 	Reboot(ctx context.Context, opts transport.RebootOptions) error
 	// Stop ends the agent. With remove it first deletes everything that it
 	// brought except logs, and returns the paths of those. Where no job ran and
@@ -159,7 +161,8 @@ type StartOptions struct {
 	// other directory is then tried.
 	Place *Place
 	// BaseDirs are tried in order; nil means DefaultBaseDirs. Jobs exclude each
-	// other below one base directory: managers that share a host share these.
+	// other below one base directory, and below all the default ones: managers that
+	// share a host use those, or one and the same.
 	BaseDirs []string
 	// Lease is how long the agent stays without hearing from the manager when it
 	// has no job; 0 means 15 minutes.
@@ -192,6 +195,10 @@ type Classic struct {
 	Dial transport.DialFunc
 	// Stay leaves the conversation at the agent's first port.
 	Stay bool
+	// OpenFirewall lets the manager, and nobody else, through the target's firewall to
+	// the ports of the agent, for as long as it listens there. Where the agent cannot
+	// do that Start fails, with the rule to add by hand.
+	OpenFirewall bool
 	// Callback, if not nil, is called before the agent starts, with what the manager
 	// proves itself with to that agent, and returns where the agent reaches the
 	// manager, as "host:port", in the order in which they are to be tried. release
@@ -209,6 +216,8 @@ type Installer interface {
 	// it still runs, unless a job runs: that is ErrJobRunning. It returns the
 	// paths that stay.
 	Sweep(ctx context.Context, conn transport.Conn, p Place) (left []string, err error)
+	// Inspect looks at the target before anything is done there.
+	Inspect(ctx context.Context, conn transport.Conn, opts InspectOptions) (Inspector, error)
 }
 
 // Agent is a running agent and the channel to it.

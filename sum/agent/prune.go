@@ -34,12 +34,16 @@ func isAgentID(name string) bool {
 	return len(name) == 16 && strings.Trim(name, "0123456789abcdef") == ""
 }
 
+// minAge is how old a directory is at least before it is pruned, however short logs
+// are kept: a manager that begins makes one, and is a while in filling it.
+const minAge = time.Hour
+
 // prune deletes the directories of agents that have left, beside this one, in which
 // nothing was written for as long as logs are kept. It takes those of this user
 // alone, with the name of an ID that package sum gives, that hold logs and the
-// records of jobs and nothing else: no lock, no program, no job, no marker. A record
-// may be another manager's, which has not asked for it yet: those stay for
-// DefaultKeepLogs at least, whatever this one wants.
+// records of jobs and nothing else: no program, no job, no marker, no lock that
+// somebody holds. A record may be another manager's, which has not asked for it yet:
+// those stay for DefaultKeepLogs at least, whatever this one wants.
 func (h home) prune(keep time.Duration, log *slog.Logger) {
 	keep, prunes := keepLogs(keep)
 	if !prunes {
@@ -60,7 +64,7 @@ func (h home) prune(keep time.Duration, log *slog.Logger) {
 		return
 	}
 	now := time.Now()
-	logs, records, n := now.Add(-keep), now.Add(-max(keep, DefaultKeepLogs)), 0
+	logs, records, n := now.Add(-max(keep, minAge)), now.Add(-max(keep, DefaultKeepLogs)), 0
 	for _, e := range entries {
 		if !e.IsDir() || !isAgentID(e.Name()) || e.Name() == h.id() {
 			continue
@@ -95,28 +99,63 @@ func pruneDir(base *os.Root, name string, logs, records time.Time) (bool, error)
 	if there, err := root.Stat("."); err != nil || !os.SameFile(fi, there) {
 		return false, ignoreNotExist(err)
 	}
-	files, err := onlyLogs(root, logs)
-	if err == nil && slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(f, "jobs/") }) {
-		files, err = onlyLogs(root, records)
-	}
-	if err != nil || files == nil {
+	if files, err := prunable(root, logs, records, false); err != nil || files == nil {
 		return false, ignoreNotExist(err)
 	}
-	for _, f := range files {
+	// As long as this process has the lock no agent begins there.
+	lock, err := lockRoot(root)
+	if lock == nil || err != nil {
+		return false, ignoreNotExist(err)
+	}
+	defer lock.Close()
+	// Again: somebody may have begun meanwhile. The lock's file itself has just made
+	// the directory young.
+	files, err := prunable(root, logs, records, true)
+	if err != nil || files == nil {
+		return false, errors.Join(ignoreNotExist(err), root.Remove(lockName))
+	}
+	for _, f := range append(files, lockName) {
 		if err := root.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
 	}
-	// Somebody may have begun to use it: what is not empty stays.
+	// Somebody may be putting files there: what is not empty stays.
 	if err := base.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
 	return true, nil
 }
 
+// lockRoot takes the lock of a directory, or is nil where somebody has it.
+func lockRoot(root *os.Root) (*os.File, error) {
+	f, err := root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if !tryLock(f) {
+		return nil, f.Close()
+	}
+	mine, err := f.Stat()
+	there, terr := root.Lstat(lockName)
+	if err != nil || terr != nil || !os.SameFile(mine, there) {
+		return nil, f.Close() // whoever had it has removed it
+	}
+	return f, nil
+}
+
+// prunable is onlyLogs, with what is asked of records.
+func prunable(root *os.Root, logs, records time.Time, locked bool) ([]string, error) {
+	files, err := onlyLogs(root, logs, locked)
+	if err == nil && slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(f, "jobs/") }) {
+		return onlyLogs(root, records, locked)
+	}
+	return files, err
+}
+
 // onlyLogs returns what is to be deleted of a directory that holds nothing but logs
-// last written before a time, its directories last, and nil of any other.
-func onlyLogs(root *os.Root, before time.Time) ([]string, error) {
+// last written before a time, its directories last, and nil of any other. The file of
+// its lock is not counted among them, and where that is locked has no age.
+func onlyLogs(root *os.Root, before time.Time, locked bool) ([]string, error) {
 	files := []string{}
 	var dirs []string
 	for _, dir := range []string{".", "jobs"} {
@@ -124,7 +163,7 @@ func onlyLogs(root *os.Root, before time.Time) ([]string, error) {
 		if dir == "jobs" && errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		if err != nil || !fi.IsDir() || !ownedByMe(fi) || !older(fi, before) {
+		if err != nil || !fi.IsDir() || !ownedByMe(fi) || !older(fi, before) && !(locked && dir == ".") {
 			return nil, err
 		}
 		f, err := root.Open(dir)
@@ -138,10 +177,13 @@ func onlyLogs(root *os.Root, before time.Time) ([]string, error) {
 		}
 		for _, e := range entries {
 			name := path.Join(dir, e.Name())
-			if name == "jobs" {
+			if name == "jobs" || name == lockName && locked {
 				continue
 			}
 			fi, err := e.Info()
+			if name == lockName && err == nil && fi.Mode().IsRegular() && ownedByMe(fi) && older(fi, before) {
+				continue
+			}
 			if err != nil || !fi.Mode().IsRegular() || !isLog(name) || !ownedByMe(fi) || !older(fi, before) {
 				return nil, err
 			}

@@ -67,7 +67,15 @@ func TestPrune(t *testing.T) {
 		"a shorter name":   {"0123456789abcde", logs, 31 * day, 0, nil, false},
 		"upper case":       {"0123456789ABCDEF", logs, 31 * day, 0, nil, false},
 		"this agent's":     {"fedcba9876543210", logs, 31 * day, 0, nil, false},
-		"locked":           {"0123456789abcdef", with("lock"), 31 * day, 0, nil, false},
+		"locked": {"0123456789abcdef", with("lock"), 31 * day, 0, func(t *testing.T, dir string) {
+			lock, err := lockFile(dir+"/lock", false)
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = lock.Close() })
+		}, false},
+		"was locked":       {"0123456789abcdef", with("lock"), 31 * day, 0, nil, true},
+		"a young lock":     {"0123456789abcdef", with("lock"), 31 * day, 0, func(t *testing.T, dir string) { agePath(t, dir+"/lock", day) }, false},
+		"just made":        {"0123456789abcdef", nil, time.Minute, time.Nanosecond, nil, false},
+		"made a while ago": {"0123456789abcdef", nil, 2 * time.Hour, time.Nanosecond, nil, true},
 		"program":          {"0123456789abcdef", with(BinaryName), 31 * day, 0, nil, false},
 		"without agent":    {"0123456789abcdef", with("agentless"), 31 * day, 0, nil, false},
 		"being prepared":   {"0123456789abcdef", with(BootstrapName), 31 * day, 0, nil, false},
@@ -127,6 +135,33 @@ func TestPrune(t *testing.T) {
 		home(filepath.Join(base, "fedcba9876543210")).prune(0, slog.New(slog.DiscardHandler))
 		require.DirExists(t, dir)
 	})
+}
+
+// Whoever has begun to use a directory since it was looked at keeps what is there.
+func TestPruneLooksAgain(t *testing.T) {
+	base := t.TempDir()
+	dir := oldHome(t, base, "0123456789abcdef", 31*day, LogName)
+	root, err := os.OpenRoot(dir)
+	require.NoError(t, err)
+	defer root.Close()
+	before := time.Now().Add(-day)
+	files, err := prunable(root, before, before, false)
+	require.NoError(t, err)
+	require.Equal(t, []string{LogName, "jobs"}, files)
+	lock, err := lockRoot(root)
+	require.NoError(t, err)
+	require.NotNil(t, lock)
+	again, err := lockRoot(root)
+	require.NoError(t, err)
+	require.Nil(t, again)
+	files, err = prunable(root, before, before, true)
+	require.NoError(t, err)
+	require.Equal(t, []string{LogName, "jobs"}, files)
+	require.NoError(t, os.Mkdir(dir+"/blobs", 0o700))
+	files, err = prunable(root, before, before, true)
+	require.NoError(t, err)
+	require.Nil(t, files)
+	require.NoError(t, lock.Close())
 }
 
 func listing(t *testing.T, dir string) []string {

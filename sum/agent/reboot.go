@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -18,7 +19,8 @@ const (
 )
 
 // Reboot implements channel.Handler by shutdown(8), which shows the message to
-// everybody who is logged in. Its unit is the minute: delays are rounded up.
+// everybody who is logged in. Its unit is the minute: delays are rounded up. Until
+// the restart no job begins on the host; see restart.
 func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channel.RebootResponse, error) {
 	s.lease.renew()
 	if ids := s.busy(); len(ids) > 0 {
@@ -28,15 +30,23 @@ func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channe
 	if err != nil {
 		return nil, fault(channel.CodeUnsupported, "there is no program shutdown on this host")
 	}
-	// Nor while another manager's job runs.
-	switch by, err := s.home.hostHolder(); {
+	// Nor while another manager's job runs, and from now on none begins.
+	delay := time.Duration(r.DelaySeconds) * time.Second
+	lock, by, err := s.home.holdForRestart(s.target, shutdownDelay(delay))
+	switch {
 	case err != nil:
-		return nil, err
+		return nil, s.store.explain(err)
 	case by != nil:
 		return nil, hostFault(*by)
 	}
-	args := ShutdownArgs(r.Message, time.Duration(r.DelaySeconds)*time.Second)
-	out, exit, err := runLimited(ctx, prog, args, shutdownTimeout, shutdownMaxOutput)
+	out, exit, err := runLimited(ctx, prog, ShutdownArgs(r.Message, delay), shutdownTimeout, shutdownMaxOutput)
+	keep := s.home.keepForRestart
+	if err == nil && exit != 0 || err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		keep = (*hostLock).release // it was not taken; else nobody knows
+	}
+	if lerr := keep(lock); lerr != nil {
+		s.log.Error("the file that keeps jobs out until the restart", "error", lerr)
+	}
 	switch said := tail(out.head, 512); {
 	case err != nil:
 		return nil, err
@@ -53,8 +63,7 @@ func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channe
 // show a message to everybody who is logged in: shutdown(8). Delays are rounded up
 // to its unit, the minute.
 func ShutdownArgs(message string, delay time.Duration) []string {
-	minutes := (delay + time.Minute - 1) / time.Minute
-	args := []string{"shutdown", "-r", "+" + strconv.FormatInt(int64(minutes), 10)}
+	args := []string{"shutdown", "-r", "+" + strconv.FormatInt(int64(shutdownDelay(delay)/time.Minute), 10)}
 	if message = rebootMessage(message); message == "" {
 		return args
 	}
@@ -62,6 +71,11 @@ func ShutdownArgs(message string, delay time.Duration) []string {
 		message = " " + message // else it would be an option
 	}
 	return append(args, message)
+}
+
+// shutdownDelay rounds a delay up to whole minutes.
+func shutdownDelay(delay time.Duration) time.Duration {
+	return (max(delay, 0) + time.Minute - 1) / time.Minute * time.Minute
 }
 
 // rebootMessage is a message as users get it: one line, and nothing that moves the

@@ -52,10 +52,37 @@ type process struct {
 	Start string `json:"start_time"`
 }
 
-func thisProcess() process { return process{os.Getpid(), processStart(os.Getpid())} }
+func thisProcess() process { return started(os.Getpid()) }
 
-// alive reports whether the process still runs, in the same boot.
-func (p process) alive() bool { return p.PID > 0 && p.Start != "" && processStart(p.PID) == p.Start }
+// processStart is lookAtProcess, and "" too where it fails.
+func processStart(pid int) string {
+	start, _ := lookAtProcess(pid)
+	return start
+}
+
+// started names a process that is known to be there. To look at it may fail for the
+// moment, where too many files are open.
+func started(pid int) process {
+	for end := time.Now().Add(lockWait); ; time.Sleep(10 * time.Millisecond) {
+		start, err := lookAtProcess(pid)
+		if err == nil || time.Now().After(end) {
+			return process{pid, start}
+		}
+	}
+}
+
+// alive reports whether the process may still run, in the same boot: it is dead only
+// where that was found out.
+func (p process) alive() bool {
+	if p.PID <= 0 || p.Start == "" {
+		return false
+	}
+	start, err := lookAtProcess(p.PID)
+	return err != nil || start == p.Start
+}
+
+// sure reports whether the process is known to run, so that it can be sent a signal.
+func (p process) sure() bool { return p.PID > 0 && p.Start != "" && processStart(p.PID) == p.Start }
 
 // jobDigest tells whether two jobs have the same contents.
 func jobDigest(j Job) string {
@@ -78,7 +105,8 @@ func (h home) readRecord(id string) (record, error) {
 
 // programAlive reports whether the job's program is known to run.
 func (r record) programAlive() bool {
-	return r.State == Running && r.BootID == bootID() && r.Program.alive()
+	boot := bootID()
+	return r.State == Running && (r.BootID == boot || boot == "") && r.Program.alive()
 }
 
 // programRuns is programAlive, or that the program runs whose shim, a manager,

@@ -17,19 +17,21 @@ const (
 	recordSpare = 64 << 10    // bytes that a record may grow
 )
 
-// start starts a job's shim. The caller holds mu.
-func (s *service) start(id string) error {
-	s.tried[id] = time.Now()
-	ended, err := s.spawn(id)
-	if err != nil {
-		return fmt.Errorf("starting the job's shim: %w", err)
+// start starts a job's shim. Where that fails the job stays Accepted, and revive
+// tries again or ends it. The caller holds mu.
+func (s *service) start(rec record) record {
+	s.tried[rec.ID] = time.Now()
+	ended, err := s.spawn(rec.ID)
+	if s.faults[rec.ID] = err; err == nil {
+		s.starting[rec.ID] = ended
+	} else {
+		s.log.Error("starting the shim of a job", "job", rec.ID, "try", rec.Tries, "error", err)
 	}
-	s.starting[id] = ended
-	return nil
+	return rec
 }
 
-// revive gives a new shim to a job whose shim died before the program began:
-// that is not a second attempt. A job that has had too many is ended. The caller
+// revive gives a new shim to a job whose shim died before the program began, or
+// could not be started: that is not a second attempt. A job that has had too many is ended. The caller
 // holds mu.
 func (s *service) revive(rec record) (record, error) {
 	if rec.State != Accepted || s.leaving || slices.Contains(s.begun(), rec.ID) {
@@ -57,14 +59,19 @@ func (s *service) revive(rec record) (record, error) {
 			Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: "shim"},
 			Text: fmt.Sprintf("the program was not started: the process that was to watch over it ended %d times before it could", rec.Tries),
 		}
-		if gone {
+		switch {
+		case gone:
 			rec.Result.Text = "the program was not started: the files of the job are gone"
+		case s.faults[rec.ID] != nil:
+			rec.Result.Text = tail(fmt.Appendf(nil, "the program was not started: nor could the process that was to watch over it be, the last of %d times: %v",
+				rec.Tries, s.faults[rec.ID]), maxText)
 		}
 		s.log.Error("job given up", "job", rec.ID, "reason", rec.Result.Text)
 		if err := s.home.writeEnd(rec); err != nil {
 			return now, err
 		}
 		delete(s.tried, rec.ID)
+		delete(s.faults, rec.ID)
 		return rec, os.RemoveAll(s.home.jobDir(rec.ID))
 	}
 	rec.Tries++
@@ -72,7 +79,7 @@ func (s *service) revive(rec record) (record, error) {
 		return now, err
 	}
 	s.log.Warn("job gets another shim", "job", rec.ID, "try", rec.Tries)
-	return rec, s.start(rec.ID)
+	return s.start(rec), nil
 }
 
 // reviveSlowly is revive for a caller who asks often and for whom a failure is
@@ -115,7 +122,7 @@ func (s *service) cancelOrphan(rec record, before fs.FileInfo) error {
 	if err := readLimited(sh.spec(), &job, maxRecord); err != nil {
 		return err // without it, it is not known whether the program may be ended
 	}
-	if job.NoKill {
+	if job.NoKill || !rec.Program.sure() {
 		return nil
 	}
 	force := before != nil && time.Since(before.ModTime()) > killGrace

@@ -66,11 +66,48 @@ func TestDeadShimIsReplacedTwice(t *testing.T) {
 	require.NoDirExists(t, s.home.jobDir(job.JobID))
 }
 
+// A job whose shim cannot be started is Accepted until it has been tried for the last
+// time; when it has failed, no agent starts it any more.
+func TestShimThatCannotBeStarted(t *testing.T) {
+	s := testService(t)
+	var spawned []string
+	s.spawn = func(id string) (<-chan struct{}, error) {
+		spawned = append(spawned, id)
+		return nil, errors.New("no process for you")
+	}
+	job := trueJob()
+	st, err := s.Install(t.Context(), job)
+	require.NoError(t, err, "an error would be that it never begins")
+	require.Equal(t, channel.StateAccepted, st.State)
+	require.Len(t, spawned, 1)
+	overdue(s, job.JobID)
+	st, err = s.Status(t.Context(), &channel.StatusRequest{JobID: job.JobID})
+	require.NoError(t, err)
+	require.Equal(t, channel.StateAccepted, st.State)
+	st, err = s.Install(t.Context(), job)
+	require.NoError(t, err)
+	require.Equal(t, channel.StateAccepted, st.State)
+	require.Len(t, spawned, maxTries)
+	st, err = s.Install(t.Context(), job)
+	require.NoError(t, err)
+	require.Equal(t, channel.StateDone, st.State)
+	require.Equal(t, string(transport.VerdictFailed), st.Verdict)
+	require.Equal(t, &channel.Code{Space: "agent", Value: "shim"}, st.Code)
+	require.Contains(t, st.Text, "no process for you")
+
+	next := newService(s.home, newLease(time.Hour), s.log)
+	next.spawn = s.spawn
+	next.reviveAll()
+	require.Len(t, spawned, maxTries)
+	require.NoError(t, testShim(s, job.JobID).run(t.Context()))
+	require.NoFileExists(t, s.home.output(job.JobID), "its program ran")
+}
+
 func TestNewAgentRevivesJobs(t *testing.T) {
 	s := testService(t)
 	job := trueJob()
 	_, err := s.Install(t.Context(), job)
-	require.ErrorContains(t, err, "no shim")
+	require.NoError(t, err)
 	next := newService(s.home, newLease(time.Hour), s.log)
 	var spawned []string
 	next.spawn = func(id string) (<-chan struct{}, error) {
@@ -90,6 +127,7 @@ func TestNewAgentRevivesJobs(t *testing.T) {
 
 // What the record of a job could not hold is refused before anything is written.
 func TestLargeJobs(t *testing.T) {
+	t.Parallel()
 	s := testService(t)
 	s.spawn = func(string) (<-chan struct{}, error) { return make(chan struct{}), nil }
 	job := trueJob()
@@ -146,7 +184,7 @@ func TestEndOfLeaseLeavesWhatANewManagerHasPut(t *testing.T) {
 	defer lock.Close()
 	done := make(chan error, 1)
 	s.doors = newDoors(t.Context(), server)
-	go func() { done <- s.run(t.Context(), ln) }()
+	go func() { done <- s.run(t.Context(), ln, nil) }()
 	c := &channel.Client{Credentials: m, Dial: dial}
 	asked := make(chan struct{})
 	go func() {

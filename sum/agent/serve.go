@@ -78,6 +78,17 @@ func serve(ctx context.Context, h home) error {
 		return err
 	}
 	defer ln.cleanup()
+	walls, err := openWalls(ctx, h, boot, listenPort(ln), log)
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	defer walls.close(ctx)
+	release, err := walls.allow(ctx, listenPort(ln))
+	if err != nil {
+		ln.Close()
+		return err
+	}
 	if err := h.noteLease(boot.lease()); err != nil {
 		ln.Close()
 		return err
@@ -93,7 +104,7 @@ func serve(ctx context.Context, h home) error {
 	}
 	svc.doors = newDoors(ctx, server)
 	if boot.Network == "tcp" {
-		svc.doors.listen = dynamicPort(ports, ln.Addr())
+		svc.doors.listen, svc.doors.rule = dynamicPort(ports, ln.Addr()), walls.allow
 	}
 	log.Info("agent serves", "target", boot.Target, "version", version(), "network", ready.Network, "addr", ready.Addr, "lease", boot.lease())
 	svc.reviveAll()
@@ -104,12 +115,12 @@ func serve(ctx context.Context, h home) error {
 		defer reports.Wait()
 		defer cancel()
 	}
-	return svc.run(ctx, ln)
+	return svc.run(ctx, ln, release)
 }
 
 // run serves until the lease ends, the manager says so, or ctx ends.
-func (s *service) run(ctx context.Context, ln net.Listener) error {
-	s.doors.first(ln)
+func (s *service) run(ctx context.Context, ln net.Listener, release func()) error {
+	s.doors.first(ln, release)
 	lctx, cancel := context.WithCancel(ctx)
 	expired := make(chan struct{})
 	watched := make(chan struct{})
@@ -206,7 +217,7 @@ func takeOver(ctx context.Context, h home, me holder) (*os.File, error) {
 		}
 		var held holder
 		known := readJSON(h.lockPath(), &held) == nil
-		agent := known && held.alive() && held.PID != os.Getpid()
+		agent := known && held.sure() && held.PID != os.Getpid()
 		waited := time.Since(begin)
 		switch {
 		case agent && !asked:

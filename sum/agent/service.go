@@ -42,6 +42,7 @@ type service struct {
 	leaving  bool
 	starting map[string]<-chan struct{}
 	tried    map[string]time.Time // when a shim of the job was last started
+	faults   map[string]error     // why it could not be
 
 	doors *doors // nil where nobody comes through any
 
@@ -58,7 +59,7 @@ func newService(h home, l *lease, log *slog.Logger) *service {
 	return &service{
 		home: h, lease: l, store: newStore(h.blobs()), log: log,
 		collect: inventory.Collect, search: searchPath(os.Getenv("PATH")),
-		starting: make(map[string]<-chan struct{}), tried: make(map[string]time.Time), stopped: make(chan struct{}),
+		starting: make(map[string]<-chan struct{}), tried: make(map[string]time.Time), faults: make(map[string]error), stopped: make(chan struct{}),
 	}
 }
 
@@ -137,7 +138,9 @@ func (r *renewingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Install implements channel.Handler.
+// Install implements channel.Handler. An error is that there is no such job and will
+// be none, unless it was there before; a job that was recorded has a state, also
+// where its shim could not be started.
 func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channel.JobStatus, error) {
 	s.lease.renew()
 	job := jobFromWire(r)
@@ -159,16 +162,16 @@ func (s *service) Install(_ context.Context, r *channel.InstallRequest) (*channe
 		if rec, err = s.accept(job); err != nil {
 			return nil, err
 		}
-		if err := s.start(job.ID); err != nil {
-			return nil, fault(channel.CodeInternal, "%v", err)
-		}
+		// From here on the job exists, and may yet run: so the answer is where it
+		// stands, whatever fails. Who asks for its status has it tried again.
+		return statusToWire(s.start(rec)), nil
 	case err != nil:
 		return nil, err
 	case rec.Digest != jobDigest(job):
 		return nil, fault(channel.CodeConflict, "job %s has other contents", job.ID)
 	}
 	if rec, err = s.revive(rec); err != nil {
-		return nil, fault(channel.CodeInternal, "%v", err)
+		s.log.Error("reviving a job", "job", rec.ID, "error", err)
 	}
 	return statusToWire(rec), nil
 }
@@ -227,7 +230,8 @@ func (s *service) accept(job Job) (record, error) {
 	if err == nil {
 		err = s.home.writeRecord(rec)
 	}
-	if err != nil {
+	if err != nil { // the record may be there, if only its directory was not flushed
+		_ = os.Remove(s.home.record(job.ID))
 		return record{}, errors.Join(s.store.explain(err), os.RemoveAll(sh.dir()))
 	}
 	s.log.Info("job accepted", "job", job.ID, "component", job.Component, "version", job.Version)

@@ -18,7 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// testService is a service whose jobs get no shim unless the test says so.
+// testService is a service whose jobs get no shim unless the test says so: they stay
+// Accepted.
 func testService(t *testing.T) *service {
 	t.Helper()
 	h := home(filepath.Join(t.TempDir(), "agent"))
@@ -43,7 +44,7 @@ func TestAcceptedJobWithoutShim(t *testing.T) {
 	s := testService(t)
 	job := trueJob()
 	_, err := s.Install(t.Context(), job)
-	require.ErrorContains(t, err, "no shim")
+	require.NoError(t, err)
 	st, err := s.Status(t.Context(), &channel.StatusRequest{JobID: job.JobID})
 	require.NoError(t, err)
 	require.Equal(t, channel.StateAccepted, st.State)
@@ -80,7 +81,7 @@ func TestCancelBeforeTheJobBegins(t *testing.T) {
 	s := testService(t)
 	job := trueJob()
 	_, err := s.Install(t.Context(), job)
-	require.Error(t, err)
+	require.NoError(t, err)
 	st, err := s.Cancel(t.Context(), &channel.CancelRequest{JobID: job.JobID})
 	require.NoError(t, err)
 	require.Equal(t, channel.StateCancelled, st.State)
@@ -199,6 +200,23 @@ func TestReboot(t *testing.T) {
 	args, err := os.ReadFile(out)
 	require.NoError(t, err)
 	require.Equal(t, "-r|+1|更新 $(id)|C.UTF-8|", string(args))
+	forget := func() {
+		files, err := filepath.Glob(filepath.Join(s.home.base(), HostLockPrefix+"*"))
+		require.NoError(t, err)
+		require.Len(t, files, 1, "that of the last restart alone")
+		require.NoError(t, os.Remove(files[0]))
+	}
+	// From then on no job begins, this agent's or another's, but it can be asked again.
+	_, err = s.Install(t.Context(), trueJob())
+	require.Equal(t, CodeHostBusy, faultCode(err))
+	require.ErrorContains(t, err, "a restart of the host is due at 20")
+	_, by, err := home(filepath.Join(s.home.base(), "other")).takeHost(record{ID: channel.NewJobID()})
+	require.NoError(t, err)
+	require.NotNil(t, by)
+	require.WithinDuration(t, time.Now().Add(time.Minute), by.Restart, 30*time.Second)
+	_, err = s.Reboot(t.Context(), &channel.RebootRequest{DelaySeconds: 600})
+	require.NoError(t, err)
+	forget()
 	other := home(filepath.Join(s.home.base(), "other"))
 	lock, by, err := other.takeHost(record{ID: channel.NewJobID(), Component: "fw"})
 	require.NoError(t, err)
@@ -211,6 +229,9 @@ func TestReboot(t *testing.T) {
 	fake(1)
 	_, err = s.Reboot(t.Context(), &channel.RebootRequest{})
 	require.ErrorContains(t, err, "Access denied")
+	by, herr := s.home.hostHolder()
+	require.NoError(t, herr)
+	require.Nil(t, by, "it does not come")
 	if os.Geteuid() == 0 {
 		require.Equal(t, channel.CodeInternal, faultCode(err))
 	} else {

@@ -91,7 +91,7 @@ func (s *shim) run(ctx context.Context) error {
 		return s.failed("start", err)
 	}
 	defer out.Close()
-	cmd.ExtraFiles = []*os.File{s.host.file}
+	cmd.ExtraFiles = []*os.File{s.host.inherited()}
 	// From here on a dead shim means that the program may have run.
 	s.rec.State, s.rec.Started, s.rec.BootID, s.rec.Shim = Running, time.Now().UTC(), bootID(), thisProcess()
 	if err := s.home.writeRecord(s.rec); isNoSpace(err) {
@@ -210,7 +210,7 @@ func (s *shim) execute(cmd *exec.Cmd, file *os.File) error {
 		r.Close()
 		return s.failed("start", err)
 	}
-	s.rec.Program = process{cmd.Process.Pid, processStart(cmd.Process.Pid)}
+	s.rec.Program = started(cmd.Process.Pid)
 	s.holdByProgram()
 	s.save()
 
@@ -347,15 +347,30 @@ func (s *shim) save() {
 // end records the job's end and deletes its directory. Room for the record was
 // taken before the program began. Where that does not help, what the job has laid out
 // goes, and the end waits for room: the result of a program that has ended must not
-// be lost. It gives up when systemd stops the unit, as it does when the host goes
-// down, and when somebody has deleted the directory that the record is in.
+// be lost. It waits for nothing else that stands in the way, as a disk that fails or
+// became read-only does not recover by itself; nor when systemd stops the unit, as it
+// does when the host goes down, or somebody has deleted the directory that the record
+// is in.
 func (s *shim) end(res transport.Result) error {
 	// Before the record: whoever sees that the job is over may start the next.
 	s.leaveHost()
 	s.rec.Result, s.rec.Ended = res, time.Now().UTC()
 	err := s.home.writeEnd(s.rec)
+	if err != nil {
+		if err = s.awaitRoom(err); err != nil {
+			return err
+		}
+	}
+	s.log.Info("job ended", "job", s.id, "state", s.rec.State, "verdict", s.rec.Result.Verdict, "code", s.rec.Result.Code.String())
+	return os.RemoveAll(s.dir())
+}
+
+// awaitRoom is the end of end where the disk is full, as err says.
+func (s *shim) awaitRoom(err error) error {
+	begun := time.Now()
 	for first := true; err != nil; first = false {
-		if _, gone := os.Lstat(s.home.jobs()); s.stopAsked || errors.Is(gone, fs.ErrNotExist) {
+		if _, gone := os.Lstat(s.home.jobs()); s.stopAsked || errors.Is(gone, fs.ErrNotExist) || !mayPass(err) {
+			s.log.Error("the result of a job is lost", "job", s.id, "error", err)
 			return err
 		}
 		if first {
@@ -369,8 +384,9 @@ func (s *shim) end(res transport.Result) error {
 		}
 		err = s.home.writeEnd(s.rec)
 	}
-	s.log.Info("job ended", "job", s.id, "state", s.rec.State, "verdict", s.rec.Result.Verdict, "code", s.rec.Result.Code.String())
-	return os.RemoveAll(s.dir())
+	// The log may have had no room either.
+	s.log.Warn("the result of a job had to wait for room to be recorded", "job", s.id, "waited", time.Since(begun))
+	return nil
 }
 
 // janitor does for a dead agent what that would have done at the end of its

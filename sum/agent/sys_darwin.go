@@ -8,18 +8,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processStart tells one process from a later one with the same number: the time
+// lookAtProcess tells one process from a later one with the same number: by the time
 // of its start, in microseconds. It is "" when there is no such process, or only
-// its zombie.
-func processStart(pid int) string {
+// its zombie. An error is that this could not be found out.
+func lookAtProcess(pid int) (start string, err error) {
 	const zombie = 5 // SZOMB of sys/proc.h
 	p, err := unix.SysctlKinfoProc("kern.proc.pid", pid)
-	if err != nil || int(p.Proc.P_pid) != pid || p.Proc.P_stat == zombie {
-		return ""
+	if err != nil {
+		if unix.Kill(pid, 0) == unix.ESRCH {
+			return "", nil
+		}
+		return "", err
+	}
+	if int(p.Proc.P_pid) != pid || p.Proc.P_stat == zombie {
+		return "", nil
 	}
 	t := p.Proc.P_starttime
-	return strconv.FormatInt(t.Sec*1e6+int64(t.Usec), 10)
+	return strconv.FormatInt(t.Sec*1e6+int64(t.Usec), 10), nil
 }
+
+// pidNamespace is for Linux.
+func pidNamespace() string { return "" }
 
 // bootID differs after every boot.
 func bootID() string {

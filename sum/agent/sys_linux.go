@@ -2,6 +2,9 @@ package agent
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -9,24 +12,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processStart tells one process from a later one with the same number: the time
+// lookAtProcess tells one process from a later one with the same number: by the time
 // of its start, in clock ticks since the boot (field 22 of proc(5), stat). It is
-// "" when there is no such process, or only its zombie.
-func processStart(pid int) string {
+// "" when there is no such process, or only its zombie. An error is that this could
+// not be found out.
+func lookAtProcess(pid int) (start string, err error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		// It may be there, and hidden (proc(5), hidepid).
+		if unix.Kill(pid, 0) == unix.ESRCH {
+			return "", nil
+		}
+	}
 	if err != nil {
-		return ""
+		return "", err
 	}
 	// The second field is the program's name in parentheses, and may hold any.
 	end := bytes.LastIndexByte(data, ')')
 	if end < 0 {
-		return ""
+		return "", io.ErrUnexpectedEOF
 	}
 	fields := strings.Fields(string(data[end+1:]))
 	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return "", nil
+	}
+	return fields[19], nil
+}
+
+// pidNamespace is the number of this process's PID namespace (namespaces(7)), or "".
+func pidNamespace() string {
+	link, err := os.Readlink("/proc/self/ns/pid") // pid:[4026531836]
+	if err != nil {
 		return ""
 	}
-	return fields[19]
+	return strings.TrimSuffix(strings.TrimPrefix(link, "pid:["), "]")
 }
 
 // bootID differs after every boot.

@@ -20,6 +20,7 @@ func errPlatform(what string) error {
 }
 
 func lockFile(string, bool) (*os.File, error) { return nil, errPlatform("locking files") }
+func tryLock(*os.File) bool                   { return false }
 func detach(*exec.Cmd)                        {}
 func ownGroup(*exec.Cmd)                      {}
 func endGroup(int, bool) error                { return errPlatform("ending programs") }
@@ -27,15 +28,17 @@ func endProcess(int, bool) error              { return errPlatform("ending progr
 func exitOf(ps *os.ProcessState) (int, string) {
 	return ps.ExitCode(), ""
 }
-func errnoName(error) string          { return "" }
-func isNoSpace(error) bool            { return false }
-func freeSpace(string) (int64, error) { return 0, errPlatform("asking for free space") }
-func ownedByMe(fs.FileInfo) bool      { return true }
-func usualUmask()                     {}
-func syncDir(string) error            { return nil }
-func processStart(int) string         { return "" }
-func bootID() string                  { return "" }
-func spareReader(*os.File) *os.File   { return nil }
-func logTo(home) error                { return errPlatform("systemd") }
+func errnoName(error) string            { return "" }
+func isNoSpace(error) bool              { return false }
+func mayPass(error) bool                { return false }
+func freeSpace(string) (int64, error)   { return 0, errPlatform("asking for free space") }
+func ownedByMe(fs.FileInfo) bool        { return true }
+func usualUmask()                       {}
+func syncDir(string) error              { return nil }
+func lookAtProcess(int) (string, error) { return "", nil }
+func pidNamespace() string              { return "" }
+func bootID() string                    { return "" }
+func spareReader(*os.File) *os.File     { return nil }
+func logTo(home) error                  { return errPlatform("systemd") }
 
 var endSignals = []os.Signal{os.Interrupt}

@@ -28,13 +28,7 @@ func lockFile(name string, create bool) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err == unix.EWOULDBLOCK {
+	if err = flockNow(f); err == unix.EWOULDBLOCK {
 		f.Close()
 		return nil, nil
 	}
@@ -55,6 +49,17 @@ func lockFile(name string, create bool) (*os.File, error) {
 	}
 	return f, nil
 }
+
+func flockNow(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// tryLock locks an open file (flock), and reports false where that cannot be.
+func tryLock(f *os.File) bool { return flockNow(f) == nil }
 
 // detach makes cmd the leader of a session of its own, without a terminal.
 func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
@@ -107,6 +112,12 @@ func errnoName(err error) string {
 // isNoSpace reports a full disk or quota.
 func isNoSpace(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+// mayPass reports an error that may pass by itself: a full disk or quota, or too many
+// open files.
+func mayPass(err error) bool {
+	return isNoSpace(err) || errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }
 
 // freeSpace is how many bytes this user may still write in dir.

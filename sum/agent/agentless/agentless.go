@@ -3,17 +3,20 @@ package agentless
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -42,6 +45,8 @@ const (
 	exitBusy        = 75
 	exitHostBusy    = 76
 	exitNoSpace     = 77
+	exitNoShutdown  = 79
+	exitShutdown    = 80
 	exitUnavailable = 127
 )
 
@@ -144,30 +149,51 @@ func (c *commands) dirs(ctx context.Context, opts agent.StartOptions) ([]string,
 	if opts.Place != nil {
 		return []string{opts.Place.Dir}, nil
 	}
-	out, err := c.script(ctx, "start", nil, `uname -s; id -u; printf '%s\n' "$HOME"`)
+	login, err := c.bases(ctx, "start", opts.BaseDirs)
 	if err != nil {
 		return nil, err
 	}
-	said := strings.SplitN(string(out), "\n", 3)
-	if len(said) < 3 || said[0] != "Linux" {
-		return nil, &agent.Error{Op: "start", Target: c.target, Kind: errors.ErrUnsupported, Err: fmt.Errorf("the system is %.40q", said[0]),
-			Hint: "only Linux is updated without an agent"}
-	}
-	home := strings.TrimSpace(said[2])
-	bases := opts.BaseDirs
-	if bases == nil {
-		bases = agent.DefaultBaseDirs(said[1] == "0", home)
-	}
 	var dirs []string
-	for _, b := range bases {
-		if rest, ok := strings.CutPrefix(b, "~/"); ok {
-			b = path.Join(home, rest)
-		}
+	for _, b := range login.bases {
 		if dir := path.Join(b, opts.ID); path.IsAbs(dir) && path.Dir(dir) != "/" {
 			dirs = append(dirs, dir)
 		}
 	}
 	return dirs, nil
+}
+
+// login is what the target says of this login.
+type login struct {
+	uid   int // -1: unknown
+	bases []string
+}
+
+// bases are the base directories; nil stands for the default ones.
+func (c *commands) bases(ctx context.Context, op string, bases []string) (login, error) {
+	out, err := c.script(ctx, op, nil, `uname -s; id -u; printf '%s\n' "$HOME"`)
+	if err != nil {
+		return login{}, err
+	}
+	said := strings.SplitN(string(out), "\n", 3)
+	if len(said) < 3 || said[0] != "Linux" {
+		return login{}, &agent.Error{Op: op, Target: c.target, Kind: errors.ErrUnsupported, Err: fmt.Errorf("the system is %.40q", said[0]),
+			Hint: "only Linux is updated without an agent"}
+	}
+	home := strings.TrimSpace(said[2])
+	if bases == nil {
+		bases = agent.DefaultBaseDirs(said[1] == "0", home)
+	}
+	l := login{uid: -1}
+	if n, err := strconv.Atoi(said[1]); err == nil && n >= 0 {
+		l.uid = n
+	}
+	for _, b := range bases {
+		if rest, ok := strings.CutPrefix(b, "~/"); ok {
+			b = path.Join(home, rest)
+		}
+		l.bases = append(l.bases, b)
+	}
+	return l, nil
 }
 
 // mark makes the directory, if it is not there, and puts the marker into it. It
@@ -252,6 +278,10 @@ func (c *commands) script(ctx context.Context, op string, env []string, script s
 		e.Kind = agent.ErrNoRecords
 	case exitBusy:
 		e.Kind = agent.ErrJobRunning
+	case exitNoShutdown:
+		e.Kind, e.Hint = errors.ErrUnsupported, "there is no program shutdown on this host"
+	case exitShutdown:
+		e.Kind = fs.ErrPermission
 	case exitNoSpace:
 		e.Kind, e.Hint = transport.ErrNoSpace, "make room on the file system of "+c.place.Dir
 	}
@@ -336,29 +366,15 @@ func (c *commands) Log(ctx context.Context, name string, w io.Writer) error {
 	return nil
 }
 
-// Reboot implements agent.Ops.
+// Reboot implements agent.Ops. It fails with agent.ErrJobRunning while a job runs, and
+// with agent.ErrHostBusy while another manager's does; until the restart no job begins
+// on the host.
 func (c *commands) Reboot(ctx context.Context, opts transport.RebootOptions) error {
-	jobs, err := c.Jobs(ctx)
-	if err != nil {
-		return err
-	}
-	for _, j := range jobs {
-		if !j.State.Final() {
-			return &agent.Error{Op: "reboot", Target: c.target, Kind: agent.ErrJobRunning, Err: fmt.Errorf("job %s", j.ID)}
-		}
-	}
-	argv := agent.ShutdownArgs(opts.Message, opts.Delay)
-	var errs lastBytes
-	exit, err := transport.Run(ctx, c.conn, transport.Command{Argv: argv, Stdout: &errs, Stderr: &errs})
-	switch {
-	case err != nil:
-		return &agent.Error{Op: "reboot", Target: c.target, Err: err}
-	case exit.Code == exitUnavailable:
-		return &agent.Error{Op: "reboot", Target: c.target, Kind: errors.ErrUnsupported, Hint: "there is no program shutdown on this host"}
-	case exit != (transport.Exit{}):
-		return &agent.Error{Op: "reboot", Target: c.target, Kind: fs.ErrPermission, Err: fmt.Errorf("%.500q", string(errs))}
-	}
-	return nil
+	minutes := (max(opts.Delay, 0) + time.Minute - 1) / time.Minute
+	holder, _ := json.Marshal(agent.HostHolder{Agent: c.place.ID, Target: c.target}) // strings alone
+	args := append([]string{c.place.Dir, channel.NewJobID(), string(holder), fmt.Sprint(int64(minutes) * 60)}, agent.ShutdownArgs(opts.Message, opts.Delay)...)
+	_, err := c.script(ctx, "reboot", nil, rebootScript, args...)
+	return err
 }
 
 // Stop implements agent.Ops.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,6 +159,7 @@ for p in /proc/[0-9]*; do { tr '\0' ' ' <$p/cmdline; } 2>/dev/null; echo; done |
 
 // TestEnds: how a program ends that is not left to itself.
 func TestEnds(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	a := l.start(0)
 	begin := func(script string, change func(*agent.Job)) string {
@@ -333,6 +335,7 @@ func TestSlowCopy(t *testing.T) {
 
 // TestLeaseEnds: what nobody asks for any more goes, but not while a job runs.
 func TestLeaseEnds(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	a := l.start(2 * time.Second)
 	gate := filepath.Join(t.TempDir(), "gate")
@@ -440,20 +443,104 @@ func TestUnsafeDirectories(t *testing.T) {
 	require.ErrorIs(t, err, transport.ErrInvalid)
 }
 
-// TestSweepTemp: what a killed manager left goes, what a live one has stays.
+// What is damaged of one job hides no other.
+func TestDamagedRecords(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	var log bytes.Buffer
+	a, err := (&Installer{Logger: slog.New(slog.NewTextHandler(&log, nil))}).Start(t.Context(), l.conn, agent.StartOptions{Target: "here", ID: "lab", BaseDirs: []string{l.base}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, a.Close(context.Background())) })
+	var want []string
+	for range 3 {
+		job := l.job(a, "exit 0")
+		_, err := a.Install(t.Context(), job)
+		require.NoError(t, err)
+		l.end(a, job.ID)
+		want = append(want, job.ID)
+	}
+	jobs := filepath.Join(l.base, "lab/jobs")
+	// One that is known by its record alone, among those that cannot be read.
+	require.NoError(t, os.RemoveAll(filepath.Join(jobs, want[1])))
+	for i, content := range []string{"", "\n", "{", "{}\n", "record\nid x\n\n", strings.Repeat("x", 1<<20), `{"id":"` + strings.Repeat("5", 32) + `","state":"asleep"}` + "\n"} {
+		for _, digit := range []string{"0", "f"} { // before and after the good ones
+			require.NoError(t, os.WriteFile(filepath.Join(jobs, strings.Repeat(digit, 31)+fmt.Sprint(i)+".json"), []byte(content), 0o600))
+		}
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(jobs, want[2], "run"), []byte("nonsense\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(jobs, want[2], "exit"), []byte("nonsense\n"), 0o600))
+	got, err := a.Jobs(t.Context())
+	require.NoError(t, err)
+	var ids []string
+	for _, st := range got {
+		ids = append(ids, st.ID)
+	}
+	require.ElementsMatch(t, want[:2], ids)
+	require.Equal(t, 15, strings.Count(log.String(), "level=WARN"), "%s", &log)
+}
+
+// A job that is not begun says why, as far as that is known.
+func TestWhyAJobIsNotStarted(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	a := l.start(0)
+	c := a.(*commands)
+	for why, change := range map[string]struct {
+		args func(files []string) []string
+		code string
+		text string
+	}{
+		"files": {func(f []string) []string { return append([]string{"run.sh", strings.Repeat("0", 64), "x"}, f...) }, "prepare", "its files could not be laid out\ncp: "},
+	} {
+		job := l.job(a, "exit 0")
+		args := append([]string{"-w", "sh", "-c", compact(parentScript), "sh", filepath.Join(l.base, "lab"), job.ID, digestOf(job) + " zero-ok 0 kill", "0", "100", c.holderOf(job)},
+			change.args([]string{"--", "./run.sh"})...)
+		out, err := exec.Command("setsid", args...).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		check := func(a agent.Agent) {
+			t.Helper()
+			st, err := a.Status(t.Context(), job.ID, 0)
+			require.NoError(t, err)
+			require.Equal(t, agent.Done, st.State)
+			require.Equal(t, transport.VerdictFailed, st.Result.Verdict)
+			require.Equal(t, transport.Code{Space: "agent", Value: change.code}, st.Result.Code, why)
+			require.Contains(t, st.Result.Text, "the program was not started: "+change.text, why)
+		}
+		check(a)
+		// Nor is it forgotten with the rest.
+		_, err = a.Stop(t.Context(), true)
+		require.NoError(t, err)
+		check(l.start(0))
+	}
+	for why, want := range map[string]string{"host": "lock", "work": "prepare", "record": "start", "": "prepare", "?": "prepare"} {
+		res := notStarted(why)
+		require.Equal(t, want, res.Code.Value)
+		require.NotContains(t, res.Text, "its files")
+	}
+}
+
+// TestSweepTemp: what a killed manager left goes, what a live one has stays; also where
+// another process has its number, or had it in an earlier boot.
 func TestSweepTemp(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	dead := exec.Command("true")
 	require.NoError(t, dead.Run())
-	name := func(pid int) string { return filepath.Join(os.TempDir(), fmt.Sprint(tempPrefix, pid, "-1")) }
-	for _, dir := range []string{name(dead.Process.Pid), name(os.Getpid()), name(os.Getppid()), os.TempDir() + "/" + tempPrefix + "x"} {
+	name := func(process string) string { return filepath.Join(os.TempDir(), tempPrefix+process+"-1") }
+	me := agent.ProcessName()
+	pid, rest, _ := strings.Cut(me, ".")
+	_, boot, _ := strings.Cut(rest, ".")
+	gone := []string{name(fmt.Sprint(dead.Process.Pid, ".1.", boot)), name(pid + ".1." + boot), name(strings.TrimSuffix(me, boot) + "another-boot"), name(fmt.Sprint(dead.Process.Pid, ".."))}
+	stay := []string{name(me), name(pid + ".."), os.TempDir() + "/" + tempPrefix + "x", name("x")}
+	for _, dir := range append(gone, stay...) {
 		require.NoError(t, os.MkdirAll(dir+"/sys", 0o700))
 	}
 	sweepTemp()
-	left, err := os.ReadDir(os.TempDir())
-	require.NoError(t, err)
-	require.Len(t, left, 3)
-	require.NoDirExists(t, name(dead.Process.Pid))
+	for _, dir := range gone {
+		require.NoDirExists(t, dir)
+	}
+	for _, dir := range stay {
+		require.DirExists(t, dir)
+	}
 }
 
 // TestInventory compares with what an agent would read here.

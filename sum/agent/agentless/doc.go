@@ -8,7 +8,7 @@
 // holds: a job's program runs under a parent of its own, which outlives the line
 // and the manager and records how the program ended; a job with the same ID never
 // runs twice; one program runs at a time on the host, also where another manager has
-// put an agent there; after the lease everything but logs is removed. What is different:
+// put an agent there, and none when a restart is due; after the lease everything but logs is removed. What is different:
 //
 //   - There is no channel of our own. The connection's security is all there is.
 //   - A signal that ended a program shows as exit status 128 plus its number.

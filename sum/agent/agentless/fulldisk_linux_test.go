@@ -29,12 +29,14 @@ func TestFullDisk(t *testing.T) {
 		testFullDisk(t, dir)
 		return
 	}
+	t.Parallel()
 	realtest.NeedRoot(t)
 	unshare := realtest.Need(t, "unshare")
 	self, err := os.Executable()
 	require.NoError(t, err)
 	for _, shell := range []string{"sh", "busybox", "mksh"} {
 		t.Run(shell, func(t *testing.T) {
+			t.Parallel()
 			dir, bin := t.TempDir(), t.TempDir()
 			tools := []string{"sh"}
 			if shell == "busybox" {

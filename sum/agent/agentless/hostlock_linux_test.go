@@ -3,6 +3,7 @@ package agentless
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,6 +193,7 @@ func TestRecordOfAJobThatWasKeptOut(t *testing.T) {
 
 // The shell and Go take the same files for those of the living.
 func TestHostHoldersInTheShell(t *testing.T) {
+	t.Parallel()
 	me := strconv.Itoa(os.Getpid()) + "." + startOf(t)
 	dead := strconv.Itoa(os.Getpid()) + ".1"
 	leader := exec.Command("sh", "-c", "sleep 600 >/dev/null & echo; exec sleep 600")
@@ -227,6 +229,10 @@ func TestHostHoldersInTheShell(t *testing.T) {
 	} else {
 		realtest.Need(t, "busybox")
 	}
+	realtest.Need(t, "flock")
+	init, err := os.ReadFile("/proc/1/stat")
+	require.NoError(t, err)
+	first := "1." + strings.Fields(string(init[strings.LastIndexByte(string(init), ')')+1:]))[19]
 	for name, x := range map[string]struct {
 		p, boot, content string
 		open, want       bool
@@ -243,6 +249,16 @@ func TestHostHoldersInTheShell(t *testing.T) {
 		"dead, unrecorded program":     {dead, boot(t), "{}\nheld\n", true, true},
 		"dead, and its group lives":    {led, boot(t), "{}\nheld group\n", false, true},
 		"dead, its number used again":  {again, boot(t), "{}\nheld group\n", false, false},
+		"restart":                      {first, boot(t), "{}\n" + restart(-60, 600), false, true},
+		"restart of long ago":          {first, boot(t), "{}\n" + restart(-9000, -3600), false, false},
+		"restart before this boot":     {first, "another", "{}\n" + restart(0, 600), false, false},
+		"restart of another init":      {"1.1", boot(t), "{}\n" + restart(0, 600), false, false},
+		"restart by a hidden init":     {"1.0", boot(t), "{}\n" + restart(0, 600), false, true},
+		"no restart":                   {first, boot(t), "{}\nrestart x y\n", false, false},
+		"another namespace, locked":    {me, boot(t) + ".1", "{}\nheld\n", true, true},
+		"another namespace, dead":      {me, boot(t) + ".1", "{}\nheld\n", false, false},
+		"another namespace, no lock":   {dead, boot(t) + ".1", "{}\nheld group\n", false, true},
+		"this namespace":               {me, boot(t) + "." + strings.Trim(pidns(t), "pid:[]"), "{}\nheld\n", false, true},
 	} {
 		for _, shell := range shells {
 			t.Run(name+" "+filepath.Base(shell[0]), func(t *testing.T) {
@@ -254,6 +270,7 @@ func TestHostHoldersInTheShell(t *testing.T) {
 					f, err := os.Open(file)
 					require.NoError(t, err)
 					defer f.Close()
+					require.NoError(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
 				}
 				// What is not shaped like one is not ours.
 				for _, other := range []string{"x", channel.NewJobID(), channel.NewJobID() + ".1.1", channel.NewJobID() + ".x.1." + x.boot,
@@ -275,6 +292,148 @@ func TestHostHoldersInTheShell(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// restart is a line of a restart that was asked and is due so many seconds from now.
+func restart(asked, due int64) string {
+	now := time.Now().Unix()
+	return fmt.Sprintf("restart %d %d\nheld\n", now+asked, now+due)
+}
+
+func pidns(t *testing.T) string {
+	link, err := os.Readlink("/proc/self/ns/pid")
+	require.NoError(t, err)
+	return link
+}
+
+// A restart that an administrator has cancelled is void.
+func TestPendingInTheShell(t *testing.T) {
+	t.Parallel()
+	none, booted, scheduled := t.TempDir(), t.TempDir(), t.TempDir()
+	for _, dir := range []string{booted + "/system", scheduled + "/system", scheduled + "/shutdown/scheduled"} {
+		require.NoError(t, os.MkdirAll(dir, 0o700))
+	}
+	for what, x := range map[string]struct {
+		asked, due int64
+		run        string
+		want       bool
+	}{
+		"just asked":                 {0, 600, none, true},
+		"just asked, of systemd":     {-30, 600, booted, true},
+		"waiting":                    {-90, 600, none, true},
+		"waiting, and systemd knows": {-90, 600, scheduled, true},
+		"cancelled":                  {-90, 600, booted, false},
+		"going down":                 {-90, -30, booted, true},
+		"long over":                  {-9000, -700, scheduled, false},
+	} {
+		for _, shell := range [][]string{{"sh"}, {realtest.Need(t, "busybox"), "sh"}} {
+			now := time.Now().Unix()
+			script := strings.ReplaceAll(compact(functions), "/run/systemd", x.run) + fmt.Sprintf("pending %d %d\n", now+x.asked, now+x.due)
+			said, err := exec.Command(shell[0], append(shell[1:], "-c", script)...).CombinedOutput()
+			require.Empty(t, string(said))
+			require.Equal(t, x.want, err == nil, "%s %s", what, shell)
+		}
+	}
+}
+
+// The host does not restart while a job runs, anybody's, and no job begins when it is
+// about to.
+func TestReboot(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	args := filepath.Join(dir, "args")
+	status := filepath.Join(dir, "status")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "shutdown"), []byte("#!/bin/sh\nprintf '%s|' \"$@\" >"+args+"\necho not for you\nexit $(cat "+status+")\n"), 0o700))
+	require.NoError(t, os.WriteFile(status, []byte("0"), 0o600))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	a, other := l.named("one"), l.agent("other")
+	c := a.(*commands)
+	out, err := c.script(t.Context(), "test", nil, "command -v shutdown")
+	require.NoError(t, err)
+	require.Equal(t, dir+"/shutdown\n", string(out), "this host must not restart")
+
+	gate := filepath.Join(t.TempDir(), "gate")
+	for first, want := range map[agent.Agent]error{a: agent.ErrJobRunning, other: agent.ErrHostBusy} {
+		_ = os.Remove(gate)
+		job := l.job(first, "while [ ! -e "+gate+" ]; do sleep 0.05; done")
+		_, err := first.Install(t.Context(), job)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return len(l.hostLocks()) == 1 }, time.Minute, 20*time.Millisecond)
+		err = a.Reboot(t.Context(), transport.RebootOptions{})
+		require.ErrorIs(t, err, want)
+		require.ErrorContains(t, err, job.ID)
+		require.NoFileExists(t, args)
+		require.NoError(t, os.WriteFile(gate, nil, 0o600))
+		l.end(first, job.ID)
+		require.Empty(t, l.hostLocks())
+	}
+	require.NoError(t, os.WriteFile(status, []byte("1"), 0o600))
+	err = a.Reboot(t.Context(), transport.RebootOptions{})
+	require.ErrorIs(t, err, os.ErrPermission)
+	require.ErrorContains(t, err, "not for you")
+	require.Empty(t, l.hostLocks())
+
+	require.NoError(t, os.WriteFile(status, []byte("0"), 0o600))
+	for range 2 { // again: it is put off
+		require.NoError(t, a.Reboot(t.Context(), transport.RebootOptions{Message: "更新", Delay: 61 * time.Second}))
+		said, err := os.ReadFile(args)
+		require.NoError(t, err)
+		require.Equal(t, "-r|+2|更新|", string(said))
+		require.Len(t, l.hostLocks(), 1)
+	}
+	for _, b := range []agent.Agent{a, other} {
+		_, err = b.Install(t.Context(), l.job(b, "exit 0"))
+		require.ErrorIs(t, err, agent.ErrHostBusy)
+		require.ErrorContains(t, err, "a restart of the host is due at 20")
+		require.ErrorContains(t, err, `(asked by agent "one" on "here as one")`)
+	}
+	// It is not the agent's, and outlives it.
+	_, err = a.Stop(t.Context(), true)
+	require.NoError(t, err)
+	require.Len(t, l.hostLocks(), 1)
+	require.NoError(t, os.Remove(l.hostLocks()[0]))
+	job := l.job(other, "exit 0")
+	_, err = other.Install(t.Context(), job)
+	require.NoError(t, err)
+	l.end(other, job.ID)
+}
+
+// What a program leaves running in the background holds neither host nor job, whether
+// the program's parent sees its end or not.
+func TestHostAndDaemons(t *testing.T) {
+	t.Parallel()
+	for _, killed := range []bool{false, true} {
+		l := newLab(t)
+		a := l.named("one")
+		gate := filepath.Join(t.TempDir(), "gate")
+		job := l.job(a, "sleep 600 </dev/null >/dev/null 2>&1 & echo $! >"+gate+".pid\nwhile [ ! -e "+gate+" ]; do sleep 0.05; done")
+		_, err := a.Install(t.Context(), job)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			b, err := os.ReadFile(gate + ".pid")
+			return err == nil && len(b) > 1
+		}, time.Minute, 20*time.Millisecond)
+		b, err := os.ReadFile(gate + ".pid")
+		require.NoError(t, err)
+		daemon, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = syscall.Kill(daemon, syscall.SIGKILL) })
+		if killed {
+			require.NoError(t, syscall.Kill(l.parent(job.ID, "one"), syscall.SIGKILL))
+			st, err := a.Status(t.Context(), job.ID, 0)
+			require.NoError(t, err)
+			require.Equal(t, agent.Running, st.State)
+		}
+		require.NoError(t, os.WriteFile(gate, nil, 0o600))
+		st, _ := l.end(a, job.ID)
+		require.Equal(t, map[bool]agent.State{false: agent.Done, true: agent.Interrupted}[killed], st.State)
+		require.NoError(t, syscall.Kill(daemon, 0), "it goes on")
+		x := l.job(a, "exit 0")
+		_, err = a.Install(t.Context(), x)
+		require.NoError(t, err)
+		st, _ = l.end(a, x.ID)
+		require.Equal(t, transport.VerdictApplied, st.Result.Verdict)
 	}
 }
 

@@ -10,9 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -64,7 +62,7 @@ func (c *commands) Inventory(ctx context.Context, req agent.InventoryRequest) (*
 		return fail(err)
 	}
 	sweepTemp()
-	root, err := os.MkdirTemp("", tempPrefix+strconv.Itoa(os.Getpid())+"-")
+	root, err := os.MkdirTemp("", tempPrefix+agent.ProcessName()+"-")
 	if err != nil {
 		return fail(err)
 	}
@@ -110,16 +108,10 @@ const tempPrefix = "roundsman-inventory-"
 func sweepTemp() {
 	left, _ := filepath.Glob(filepath.Join(os.TempDir(), tempPrefix+"*-*"))
 	for _, dir := range left {
-		word, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), tempPrefix), "-")
-		pid, err := strconv.Atoi(word)
-		if err != nil || pid <= 0 || pid == os.Getpid() {
-			continue
+		word := strings.TrimPrefix(filepath.Base(dir), tempPrefix)
+		if agent.ProcessGone(word[:strings.LastIndexByte(word, '-')]) {
+			_ = os.RemoveAll(dir) // that of another user stays
 		}
-		p, err := os.FindProcess(pid)
-		if err == nil && !errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone) {
-			continue
-		}
-		_ = os.RemoveAll(dir) // that of another user stays
 	}
 }
 

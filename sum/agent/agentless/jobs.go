@@ -139,13 +139,27 @@ func (c *commands) Jobs(ctx context.Context) ([]agent.Status, error) {
 	}
 	var jobs []agent.Status
 	for len(out) > 0 {
-		var st agent.Status
-		if st, out, err = parseStatus(out); err != nil {
-			return nil, &agent.Error{Op: "jobs", Target: c.target, Kind: transport.ErrProtocol, Err: err}
+		st, rest, err := parseStatus(out)
+		if err != nil {
+			// One that is damaged does not hide the others.
+			c.in.log().WarnContext(ctx, "what the target says of a job cannot be read", "target", c.target, "dir", c.place.Dir, "err", err)
+			rest = afterStatus(out)
+		} else {
+			jobs = append(jobs, st)
 		}
-		jobs = append(jobs, st)
+		out = rest
 	}
 	return jobs, nil
+}
+
+// afterStatus is what follows what statusScript says of one job.
+func afterStatus(b []byte) []byte {
+	end := []byte("\n\n")
+	if record, ok := bytes.CutPrefix(b, []byte("record\n")); ok {
+		b, end = record, end[1:]
+	}
+	_, rest, _ := bytes.Cut(b, end)
+	return rest
 }
 
 // Cancel implements agent.Ops.
@@ -163,15 +177,15 @@ func (c *commands) Cancel(ctx context.Context, id string) (agent.Status, error) 
 func fromRecord(b []byte) ([]byte, error) {
 	line, rest, ok := bytes.Cut(b, []byte("\n"))
 	var r struct {
-		ID, State, Spec, Run, Exit, Cancel string
-		Timeout, Begun, Failed, Cut        bool
-		Busy                               *agent.HostHolder
+		ID, State, Spec, Run, Exit, Cancel, Why string
+		Timeout, Begun, Failed, Cut             bool
+		Busy                                    *agent.HostHolder
 	}
 	if err := json.Unmarshal(line, &r); err != nil || !ok {
 		return nil, errors.New("the record of a job cannot be read")
 	}
 	var out []byte
-	for _, f := range []struct{ word, value string }{{"id", r.ID}, {"state", r.State}, {"spec", r.Spec}, {"run", r.Run}, {"exit", r.Exit}, {"cancel", r.Cancel}} {
+	for _, f := range []struct{ word, value string }{{"id", r.ID}, {"state", r.State}, {"spec", r.Spec}, {"run", r.Run}, {"exit", r.Exit}, {"cancel", r.Cancel}, {"failed", r.Why}} {
 		if f.value != "" && !strings.Contains(f.value, "\n") {
 			out = fmt.Appendf(out, "%s %s\n", f.word, f.value)
 		}
@@ -188,12 +202,29 @@ func fromRecord(b []byte) ([]byte, error) {
 	return append(append(out, '\n'), rest...), nil
 }
 
+// notStarted is the result of a job whose parent gave up before its program, for a
+// reason that parentScript has a word for. What the system said is in the log.
+func notStarted(why string) transport.Result {
+	code, text := "prepare", "it could not be prepared"
+	switch why {
+	case "host":
+		code, text = "lock", "the file by which a job holds the host could not be written beside the directory of the agent, or those of others not be read"
+	case "work":
+		text = "its directory could not be made"
+	case "files":
+		text = "its files could not be laid out"
+	case "record":
+		code, text = "start", "that it begins could not be recorded"
+	}
+	return transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: code}, Text: "the program was not started: " + text}
+}
+
 // parseStatus reads what statusScript says of one job, and returns what follows.
 func parseStatus(b []byte) (agent.Status, []byte, error) {
 	var st agent.Status
 	var profile agent.Profile
 	var limit, now int64
-	var state string
+	var state, why string
 	var timeout, cancelled, begun, noKill bool
 	var by agent.HostHolder
 	if record, ok := bytes.CutPrefix(b, []byte("record\n")); ok {
@@ -257,6 +288,10 @@ func parseStatus(b []byte) (agent.Status, []byte, error) {
 			begun = true
 		case "cut":
 			st.LogTruncated = true
+		case "failed":
+			if len(f) == 2 {
+				why = f[1]
+			}
 		case "busy":
 			_ = json.Unmarshal(line[len("busy"):], &by)
 		case "now":
@@ -282,8 +317,7 @@ func parseStatus(b []byte) (agent.Status, []byte, error) {
 		st.Result = transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: agent.CodeHostBusy}, Text: by.String()}
 	case "failed":
 		st.State = agent.Done
-		st.Result = transport.Result{Verdict: transport.VerdictFailed, Code: transport.Code{Space: "agent", Value: "prepare"},
-			Text: "the program was not started: its files could not be laid out"}
+		st.Result = notStarted(why)
 	case "done":
 		if st.Exit == nil || !begun {
 			return st, nil, errors.New("a job that has ended says not how")

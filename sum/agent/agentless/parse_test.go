@@ -134,3 +134,22 @@ func FuzzTree(f *testing.F) {
 		noWayOut(t, dir)
 	})
 }
+
+// FuzzParseFacts: what checkScript seems to say may be anything.
+func FuzzParseFacts(f *testing.F) {
+	f.Add([]byte("dir 100 ok\nholder {\"agent\":\"x\"}\ndir ? this user may not write to /\n"))
+	f.Add([]byte("unknown\n"))
+	f.Add([]byte("dir 99999999999999999999 ok\ndir 1 ok\ndir 1 ok\n"))
+	f.Fuzz(func(t *testing.T, out []byte) {
+		facts := agent.Facts{Free: -1}
+		if err := parseFacts(&facts, out, []string{"/a", "/b"}, "mine"); err != nil {
+			return
+		}
+		require.Contains(t, []string{"", "/a", "/b"}, facts.Dir)
+		require.GreaterOrEqual(t, facts.Free, int64(-1))
+		require.LessOrEqual(t, len(facts.Unfit), 2)
+		for _, h := range facts.Holders {
+			require.NotEqual(t, "mine", h.Agent)
+		}
+	})
+}

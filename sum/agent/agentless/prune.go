@@ -9,7 +9,7 @@ import (
 
 // pruneFunctions delete the directories of agents that have left, as package agent
 // does.
-const pruneFunctions = `
+var pruneFunctions = `
 # oldlogs DIR DAYS RECORDS: whether a directory of ours holds nothing but logs and the
 # records of jobs, all of them so old; with records, at least RECORDS days.
 oldlogs() (
@@ -38,15 +38,22 @@ oldlogs() (
 	# whose clock was wrong.
 	[ -z "$(find "$d" \( -mtime "-$days" -o -mtime "+$(( ($(date +%s) - 1735689600) / 86400 ))" \) 2>&1)" ]
 )
-# prune DAYS
+# prune DAYS: looks at no more than 1000 directories and deletes no more than 100, as
+# whoever starts waits for it.
 prune() (
+	looked=0 gone=0
 	for d in "${D%/*}"/*; do
 		n=${d##*/}
 		case $n in *[!0-9a-f]*) continue;; esac
-		[ ${#n} = 16 ] && [ "$n" != "${D##*/}" ] && oldlogs "$d" "$1" 30 || continue
+		[ ${#n} = 16 ] && [ "$n" != "${D##*/}" ] || continue
+		looked=$((looked+1))
+		[ $looked -le 1000 ] || break
+		oldlogs "$d" "$1" 30 || continue
 		rm -f "$d"/agent.log "$d"/jobs/*.json "$d"/jobs/*.log
 		# Somebody may have begun to use it: what is not empty stays.
 		rmdir "$d/jobs" "$d" 2>/dev/null
+		gone=$((gone+1))
+		[ $gone -lt 100 ] || break
 	done
 	exit 0
 )

@@ -1,10 +1,12 @@
 package agentless
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,6 +54,7 @@ func listing(t *testing.T, dir string) []string {
 }
 
 func TestPrune(t *testing.T) {
+	t.Parallel()
 	job := channel.NewJobID()
 	const id = "0123456789abcdef"
 	logs := []string{agent.LogName, "jobs/" + job + ".json", "jobs/" + job + ".log"}
@@ -131,6 +134,37 @@ func TestPrune(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// One start does not delete, or look at, more than it has time for.
+func TestPruneIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, shell := range [][]string{{"sh"}, {realtest.Need(t, "busybox"), "sh"}} {
+		base := t.TempDir()
+		for i := range 9 {
+			age := 31 * day
+			if i < 2 {
+				age = day
+			}
+			oldDir(t, base, fmt.Sprintf("%016x", i), age, agent.LogName)
+		}
+		prune := func(looks, deletes string, want int) {
+			t.Helper()
+			script := functions + pruneFunctions + "D=$1\nprune 30\n"
+			for old, now := range map[string]string{"-le 1000 ]": "-le " + looks + " ]", "-lt 100 ] || break": "-lt " + deletes + " ] || break"} {
+				require.Equal(t, 1, strings.Count(pruneFunctions, old))
+				script = strings.ReplaceAll(script, old, now)
+			}
+			said, err := exec.Command(shell[0], append(shell[1:], "-c", compact(script), "sh", base+"/fedcba9876543210")...).CombinedOutput()
+			require.NoError(t, err, "%s", said)
+			left, err := os.ReadDir(base)
+			require.NoError(t, err)
+			require.Len(t, left, want)
+		}
+		prune("1000", "3", 6)
+		prune("4", "100", 4)
+		prune("1000", "100", 2)
 	}
 }
 

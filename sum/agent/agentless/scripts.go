@@ -21,7 +21,8 @@ import (
 //	  spec           digest, profile, limit in seconds, whether it may be killed
 //	  run            process, its start, boot and time, of the job's parent
 //	  begun          the program was started
-//	  failed         it could not be started, because of its files
+//	  program        process and start of the program
+//	  failed         it could not be started, and in a word why
 //	  cancel         time at which the job was cancelled
 //	  timeout        the limit was enforced
 //	  busy           of another job, which had the host: this one was not begun
@@ -34,7 +35,7 @@ import (
 //	janitor          process and start of what removes all this after the lease
 
 // functions are shared by the scripts.
-const functions = `
+var functions = `
 # start PID: prints when a process began: field 22 of proc_pid_stat(5).
 start() { s=$(cat "/proc/$1/stat" 2>/dev/null) || return 1; (set -f; set -- ${s##*") "}; shift 19 && echo "$1"); }
 boot() { cat /proc/sys/kernel/random/boot_id; }
@@ -55,7 +56,11 @@ alive() { { read -r a b c <"$1"; } 2>/dev/null && [ -n "$b" ] && [ "$(start "$a"
 # parent JOB: whether the parent of the job is there, in this boot.
 parent() { alive "$1/run" && read -r a b c d <"$1/run" && [ "$c" = "$(boot)" ]; }
 # orphan JOB: whether the parent was killed and what it started runs on, in this boot.
-orphan() { read -r a b c d <"$1/run" && [ "$c" = "$(boot)" ] && kill -0 "-$a" 2>/dev/null; }
+orphan() {
+	read -r a b c d <"$1/run" && [ "$c" = "$(boot)" ] || return
+	# What the program leaves in the background is not it.
+	if read -r b c <"$1/program"; then up "$b" "$c"; else kill -0 "-$a"; fi
+} 2>/dev/null
 # state JOB
 state() {
 	if [ -s "$1/exit" ]; then echo done
@@ -110,6 +115,7 @@ save() {
 			if read -r a <"$1/$f"; then printf ',"%s":"%s"' "$f" "$a"; fi
 		done
 		if [ -s "$1/busy" ]; then printf ',"busy":%s' "$(holder "$1/busy")"; fi
+		if read -r a <"$1/failed"; then printf ',"why":"%s"' "$a"; fi
 		for f in timeout begun failed cut; do
 			if [ -e "$1/$f" ]; then printf ',"%s":true' "$f"; fi
 		done
@@ -166,7 +172,7 @@ hard() {
 // left removed, while this goes on: so it makes neither directory nor marker, and
 // either it sees that the marker is gone, or removeScript sees and awaits it. Then it
 // removes logs that are older than DAYS, unless that is "".
-const prepareScript = functions + pruneFunctions + `
+var prepareScript = functions + pruneFunctions + `
 D=$1
 umask 077
 [ -d "$D" ] && ! [ -L "$D" ] && [ -O "$D" ] || exit 72
@@ -192,7 +198,7 @@ rm -f "$D/preparing"
 
 // janitorScript DIR removes the directory but for its logs when nobody has called
 // for as long as the lease is, and no job runs.
-const janitorScript = functions + `
+var janitorScript = functions + `
 D=$1 idle=0 seen=
 trap '' HUP
 umask 077
@@ -212,7 +218,7 @@ done
 `
 
 // beatScript DIR renews the lease.
-const beatScript = functions + `
+var beatScript = functions + `
 D=$1
 beat
 `
@@ -223,7 +229,7 @@ beat
 // and with 77 where the disk has no room for the job's files. HOLDER is what others
 // are told of this one. EXTRA is put before a command and gives it further variables;
 // files are given by name, digest and "x" or "-".
-const installScript = functions + `
+var installScript = functions + `
 staged() { while [ "$1" != -- ]; do [ -f "$D/blobs/$2" ] || return 1; shift 3; done; }
 D=$1 id=$2 parent=$3 spec=$4 limit=$5 cap=$6 holder=$7 extra=$8
 shift 8
@@ -251,37 +257,39 @@ fi
 // of the job's program, of whose output it keeps CAP blocks of 512 bytes: it leads a
 // session of its own, claims the job, lays out its files, and records how the program
 // ended.
-const parentScript = functions + `
+var parentScript = functions + `
 D=$1 id=$2 spec=$3 limit=$4 cap=$5 holder=$6
 shift 6
 j=$D/jobs/$id log=$D/jobs/$id.log t=$D/stage.$id.$$
 trap : HUP INT TERM
 umask 077
+# fail WHY: says, if there is room, why the program is not started.
+fail() { echo "$1" >"$j/failed" || : >"$j/failed"; }
 mkdir "$t" || exit
 echo "$spec" >"$t/spec" && echo "$$ $(start $$) $(boot) $(date +%s)" >"$t/run" &&
 	room "$t/json.room" 4096 && room "$t/exit.room" 4096 || { rm -rf "$t"; exit; }
 mkdir "$D/claims/$id" 2>/dev/null || { rm -rf "$t"; exit; }
 mv "$t" "$j" || exit
-h=${D%/*}/` + agent.HostLockPrefix + `$id.$$.$(start $$).$(boot)
+h=${D%/*}/` + agent.HostLockPrefix + `$id.$$.$(start $$).$(boot)$(pidns)
 trap 'rm -f "$h"' EXIT
 printf '%s,"since":"%s"}\n' "${holder%?}" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" >"$j/host" 2>"$log"
 mv "$j/host" "$h" 2>"$log" # whole: whoever sees it can say who has the host
-[ -e "$h" ] || { : >"$j/failed"; exit; }
-hold "$h" >"$j/busy" || { [ -s "$j/busy" ] || : >"$j/failed"; exit; }
+[ -e "$h" ] || { fail host; exit; }
+hold "$h" >"$j/busy" || { [ -s "$j/busy" ] || fail host; exit; }
 rm -f "$j/busy"
-mkdir "$j/work" && : >"$log" && mkfifo "$j/pipe" || { : >"$j/failed"; exit; }
+mkdir "$j/work" && : >"$log" && mkfifo "$j/pipe" || { fail work; exit; }
 while [ "$1" != -- ]; do
 	{
 		case $1 in */*) mkdir -p "$j/work/${1%/*}";; esac &&
 		cp "$D/blobs/$2" "$j/work/$1" &&
 		if [ "$3" = x ]; then chmod 700 "$j/work/$1"; else chmod 600 "$j/work/$1"; fi
-	} 2>>"$log" || { : >"$j/failed"; rm -rf "$j/work" "$j/pipe"; exit; }
+	} 2>>"$log" || { fail files; rm -rf "$j/work" "$j/pipe"; exit; }
 	shift 3
 done
 shift
-cd "$j/work" || exit
+cd "$j/work" || { fail work; exit; }
 if [ -e "$j/cancel" ] || ! [ -e "$D/agentless" ]; then exit; fi
-: >"$j/begun" && flush "$j/begun" || { rm -f "$j/begun"; : >"$j/failed"; exit; }
+: >"$j/begun" && flush "$j/begun" || { rm -f "$j/begun"; fail record; exit; }
 (
 	trap '' HUP INT TERM XFSZ
 	ulimit -f "$cap"
@@ -314,15 +322,22 @@ if [ "$limit" != 0 ]; then
 	w=$!
 fi
 echo "$r $w" >"$j/ours"
-(trap - HUP INT TERM; umask 022; exec "$@") </dev/null >"$j/pipe" 2>&1
+# The program puts itself on record, before it is that: then it alone holds the host.
+(trap - HUP INT TERM; umask 022; exec sh -c '
+	start() (read -r s <"/proc/$$/stat"; set -f; set -- ${s##*") "}; shift 19; echo "$1")
+	b=$(start)
+	{ echo "program $$ $b" >>"$1"; echo "$$ $b" >"$2"; } 2>/dev/null
+	shift 2
+	exec "$@"' sh "$h" "$j/program" "$@") </dev/null >"$j/pipe" 2>&1
 s="$? $(date +%s)"
 rm -f "$j/pipe" # it has ended, and to say so has taken no room
 # What the program left running in the background may hold the pipe.
 n=0
 while ! [ -e "$j/drained" ] && [ $n -lt 30 ]; do sleep 0.1 2>/dev/null || sleep 1; n=$((n+1)); done
 rm -f "$h"
-# later waits for room, as long as there is something to record the end in.
-later() { [ -e "$j/spec" ] || exit; rm -rf "$j/work"; sleep 2; }
+# later waits for room, as long as there is something to record the end in, and not
+# where the file system became read-only.
+later() { [ -e "$j/spec" ] && [ -w "$D/jobs" ] || exit; rm -rf "$j/work"; sleep 2; }
 until save "$j" "$s"; do later; done
 until put "$j/exit" "$s" "$j/exit.room"; do later; done
 cd /
@@ -332,7 +347,7 @@ rm -rf "$j/work" "$j"/*.room
 // statusScript DIR OFFSET MAX [ID] prints what is known of a job, or of all, and of
 // one the log from OFFSET (from 1) on: lines of a word and values, then an empty
 // line; or of a job whose directory has gone "record" and the line that save wrote.
-const statusScript = functions + `
+var statusScript = functions + `
 D=$1 off=$2 max=$3 id=$4
 beat
 one() {
@@ -344,32 +359,34 @@ one() {
 	[ -s "$1/busy" ] && echo "busy $(holder "$1/busy")"
 	[ -e "$1/timeout" ] && echo timeout
 	[ -e "$1/begun" ] && echo begun
-	[ -e "$1/failed" ] && echo failed
+	[ -e "$1/failed" ] && echo "failed $(cat "$1/failed")"
 	[ -e "$1/cut" ] && echo cut
 	echo "now $(date +%s)"
 	echo
 }
+# record FILE: in one line, whatever the file holds.
+record() { l=$(head -n 1 "$1" | head -c 65536); printf 'record\n%s\n' "$l"; }
 if [ -z "$id" ]; then
 	for j in "$D"/jobs/*/; do
 		j=${j%/}
 		[ -e "$j/spec" ] && one "$j"
 	done
 	for j in "$D"/jobs/*.json; do
-		[ -e "${j%.json}/spec" ] || ! [ -e "$j" ] || { echo record; head -n 1 "$j"; }
+		[ -e "${j%.json}/spec" ] || ! [ -e "$j" ] || record "$j"
 	done
 	exit 0
 fi
 j=$D/jobs/$id
 absent "$id"
 if [ -e "$j/spec" ]; then one "$j"
-else echo record; head -n 1 "$j.json"
+else record "$j.json"
 fi
 [ -e "$j.log" ] && tail -c "+$off" "$j.log" | head -c "$max"
 exit 0
 `
 
 // cancelScript DIR ID asks a job to end: one that has not begun never will.
-const cancelScript = functions + `
+var cancelScript = functions + `
 D=$1 id=$2
 j=$D/jobs/$id
 beat
@@ -390,7 +407,7 @@ exit 0
 `
 
 // removeScript DIR removes everything but logs. It ends with 75 while a job runs.
-const removeScript = functions + `
+var removeScript = functions + `
 D=$1
 [ -d "$D" ] || exit 0
 [ -z "$(busy)" ] || exit 75

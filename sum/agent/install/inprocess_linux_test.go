@@ -544,7 +544,12 @@ func TestManagerProcess(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		s, err := a.Status(context.Background(), job.ID, 0)
-		return err == nil && strings.Contains(string(s.Log), "begun")
+		if err != nil || !strings.Contains(string(s.Log), "begun") {
+			return false
+		}
+		// Of one that is not on record yet nobody could be told whom to end.
+		record, err := os.ReadFile(l.dir() + "/jobs/" + job.ID + ".json")
+		return err == nil && strings.Contains(string(record), `"program"`)
 	}, time.Minute, 20*time.Millisecond)
 	fmt.Println("\njob", job.ID)
 	time.Sleep(10 * time.Minute)

@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
@@ -236,6 +238,50 @@ func TestQuarantine(t *testing.T) {
 	require.ErrorIs(t, err, agent.ErrQuarantined)
 	require.Equal(t, 1, conn.count("put "+agent.BinaryName), "another directory would end the same way")
 	l.requireNothing()
+
+	// Nor is it an agent that clears its directory, where one was killed: its lock stays.
+	require.NoError(t, os.MkdirAll(l.dir(), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(l.dir(), "lock"), nil, 0o600))
+	_, err = installer().Start(t.Context(), conn, opts)
+	require.ErrorIs(t, err, agent.ErrQuarantined)
+}
+
+// An agent whose lease ends in the middle of a Start may delete what that has put
+// there. That is no virus scanner: the Start begins again.
+func TestStartWhileAnAgentClears(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"run version", "put " + agent.BootstrapName, "run start"} {
+		t.Run(at, func(t *testing.T) {
+			l := newLab(t, sshtest.Config{})
+			a := l.start(l.dial())
+			_, err := a.Stop(t.Context(), false) // which leaves everything
+			require.NoError(t, err)
+			conn := l.dial()
+			var once sync.Once
+			cleared := make(chan struct{})
+			conn.hook = func(op string) error {
+				if op == at {
+					once.Do(func() { // as clear does it, which takes its time
+						for _, name := range []string{"blobs", agent.BootstrapName, "lease", agent.ReadyName, agent.BinaryName} {
+							require.NoError(t, os.RemoveAll(filepath.Join(l.dir(), name)))
+						}
+						go func() {
+							defer close(cleared)
+							time.Sleep(200 * time.Millisecond)
+							_ = os.Remove(filepath.Join(l.dir(), "lock"))
+						}()
+					})
+				}
+				return nil
+			}
+			b, err := installer().Start(t.Context(), conn, l.opts())
+			require.NoError(t, err)
+			<-cleared
+			_, err = b.Remove(t.Context())
+			require.NoError(t, err)
+			l.requireClean()
+		})
+	}
 }
 
 func TestStartFails(t *testing.T) {

@@ -93,6 +93,8 @@ type run struct {
 	made []string // directories that were not there before, deepest last
 	// touched says that the target was changed below dir.
 	touched bool
+	// locked says that the lock of an agent was in dir before anything was put there.
+	locked bool
 }
 
 func (r *run) name(elem ...string) string { return path.Join(append([]string{r.dir}, elem...)...) }
@@ -139,6 +141,11 @@ func (in *Installer) Start(ctx context.Context, conn transport.Conn, opts agent.
 		return nil, err
 	}
 	a, err := launch(ctx)
+	if r.cleared(ctx, err) {
+		if err = r.findDir(ctx); err == nil {
+			a, err = launch(ctx)
+		}
+	}
 	if err != nil {
 		return nil, r.undone(ctx, err)
 	}
@@ -208,8 +215,11 @@ func (r *run) findDir(ctx context.Context) error {
 	var reasons []error
 	todo := "name a directory that may hold programs in the base directories"
 	for _, dir := range candidates(r.opts, r.sys) {
-		r.dir, r.made, r.touched = dir, nil, false
+		r.dir, r.made, r.touched, r.locked = dir, nil, false, false
 		err := r.prepare(ctx)
+		for tries := 0; tries < 2 && r.cleared(ctx, err); tries++ {
+			err = r.prepare(ctx)
+		}
 		if err == nil {
 			return nil
 		}
@@ -272,6 +282,10 @@ func (r *run) opened(ctx context.Context, p agent.Place) error {
 func (r *run) prepare(ctx context.Context) error {
 	if !path.IsAbs(r.dir) || path.Clean(r.dir) != r.dir || path.Dir(r.dir) == "/" {
 		return fmt.Errorf("not the clean absolute path of a directory below another: %q", r.dir)
+	}
+	_, err := transport.Stat(ctx, r.conn, r.name(lockName))
+	if r.locked = err == nil; err != nil && stops(ctx, err) {
+		return err
 	}
 	missing, err := r.missing(ctx)
 	if err != nil {
@@ -412,6 +426,33 @@ func (r *run) vanished(ctx context.Context) error {
 		return r.fail(agent.ErrQuarantined, err, "let the virus scanner of the target except "+r.dir)
 	}
 	return nil
+}
+
+// clearTime is how long an agent is waited for that is deleting its files.
+const clearTime = 5 * time.Second
+
+// cleared reports whether err is that an agent, whose lease was over, has deleted what
+// this Start put there: its lock was there before, and goes last. What a virus scanner
+// takes is the program alone.
+func (r *run) cleared(ctx context.Context, err error) bool {
+	if !r.locked || !errors.Is(err, agent.ErrQuarantined) && !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	for end := time.Now().Add(clearTime); ; {
+		_, err := transport.Stat(ctx, r.conn, r.name(lockName))
+		if errors.Is(err, fs.ErrNotExist) {
+			r.in.log().InfoContext(ctx, "an agent whose lease was over has cleared its directory; trying again", "target", r.opts.Target, "dir", r.dir)
+			return true
+		}
+		if err != nil || time.Now().After(end) {
+			return false
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // undo removes what a failed Start put on the target. It returns "", or what the

@@ -172,6 +172,10 @@ func (r *way) putBootstrap(ctx context.Context, theirs *channel.AgentCredentials
 	if err != nil {
 		return r.fail(nil, err, "")
 	}
+	walls, err := r.walls()
+	if err != nil {
+		return r.fail(nil, err, "")
+	}
 	network := r.in.Network
 	switch {
 	case r.opts.Classic != nil:
@@ -185,7 +189,7 @@ func (r *way) putBootstrap(ctx context.Context, theirs *channel.AgentCredentials
 		// which is the default.
 		LeaseSeconds:    int((max(r.opts.Lease, 0) + time.Second - 1) / time.Second),
 		KeepLogsSeconds: keepSeconds(r.opts.KeepLogs),
-		Network:         network, Listen: r.in.Listen, AllowForeign: r.in.AllowForeign, Callback: r.callback,
+		Network:         network, Listen: r.in.Listen, AllowForeign: r.in.AllowForeign, Callback: r.callback, Firewall: walls,
 	})
 	if err != nil {
 		return r.fail(nil, err, "")
@@ -195,6 +199,21 @@ func (r *way) putBootstrap(ctx context.Context, theirs *channel.AgentCredentials
 		return r.fail(nil, err, "")
 	}
 	return nil
+}
+
+// walls are who must get through the target's firewall to the agent: the manager, as
+// the target sees it, unless the target itself dials the agent.
+func (r *way) walls() ([]netip.Prefix, error) {
+	if c := r.opts.Classic; c == nil || !c.OpenFirewall || !remoteKnown(r.conn) {
+		return nil, nil
+	}
+	seen := r.conn.Path().SeenAs.Unmap().WithZone("")
+	if !seen.IsValid() || seen.IsUnspecified() {
+		return nil, &transport.Error{Op: "start", Target: r.opts.Target, Kind: transport.ErrInvalid,
+			Err:  errors.New("the connection does not tell under which address the target sees the manager, and so not for whom its firewall is to be opened"),
+			Hint: "leave the target's firewall alone (OpenFirewall), and open TCP port " + strconv.Itoa(agent.DefaultPort) + " there by hand"}
+	}
+	return []netip.Prefix{netip.PrefixFrom(seen, seen.BitLen())}, nil
 }
 
 // ready reads where the agent listens.

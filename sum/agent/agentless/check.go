@@ -1,0 +1,151 @@
+package agentless
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// checkScript DIR... prints what the host is like, as "name value" lines:
+//
+//	dir FREE REASON  for each base directory: KiB that are free, "?" for unknown, and
+//	                 "ok" or why it will not do
+//	holder JSON      what holds the host
+//	unknown          it cannot be known what does
+var checkScript = functions + `
+for b; do
+	e=$b
+	while ! [ -d "$e" ]; do e=${e%/*}; e=${e:-/}; done
+	free=$(df -Pk "$e" 2>/dev/null | while read -r a; do l=$a; printf '%s\n' "$l"; done | tail -n 1)
+	set -f
+	set -- $free
+	set +f
+	case $4 in ""|*[!0-9]*) free="?";; *) free=$4;; esac
+	why=ok
+	[ -w "$e" ] || why="this user may not write to $e"
+	echo "dir $free $why"
+	[ -d "$b" ] || continue
+	D=$b/x
+	(hosts "" | while IFS= read -r f; do echo "holder $(holder "$f")"; done) || echo unknown
+done
+exit 0
+`
+
+// Inspect implements agent.Installer. The Inspector puts nothing on the target, and so
+// cannot tell who is reached from there: Dial and Listen fail with
+// errors.ErrUnsupported.
+func (in *Installer) Inspect(ctx context.Context, conn transport.Conn, opts agent.InspectOptions) (agent.Inspector, error) {
+	if conn == nil || opts.Target == "" {
+		return nil, &agent.Error{Op: "check", Target: opts.Target, Kind: transport.ErrInvalid, Err: errors.New("no connection or no target name")}
+	}
+	if !conn.Caps().Has(transport.CapRun) {
+		return nil, &agent.Error{Op: "check", Target: opts.Target, Kind: errors.ErrUnsupported, Hint: "the connection offers " + conn.Caps().String() + "; this needs run"}
+	}
+	return &checks{&commands{in: in, conn: conn, target: opts.Target}, opts}, nil
+}
+
+type checks struct {
+	c    *commands
+	opts agent.InspectOptions
+}
+
+func (k *checks) Facts(ctx context.Context) (agent.Facts, error) {
+	f := agent.Facts{OS: "linux", UID: -1, Free: -1, Agentless: true}
+	login, err := k.c.bases(ctx, "check", k.opts.BaseDirs)
+	if err != nil {
+		return f, err
+	}
+	f.UID = login.uid
+	if f.Skew, f.Within, err = k.skew(ctx); err != nil {
+		return f, err
+	}
+	out, err := k.c.script(ctx, "check", nil, checkScript, login.bases...)
+	if err != nil {
+		return f, err
+	}
+	id := ""
+	if p := k.opts.Place; p != nil {
+		id = p.ID
+	}
+	err = parseFacts(&f, out, login.bases, id)
+	return f, err
+}
+
+// skew compares the clocks. The target's is read in whole seconds.
+func (k *checks) skew(ctx context.Context) (skew, within time.Duration, err error) {
+	before := time.Now()
+	out, err := k.c.script(ctx, "check", nil, "date +%s")
+	if err != nil {
+		return 0, 0, err
+	}
+	after := time.Now()
+	n, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	if err != nil || n < -1<<40 || n > 1<<40 {
+		return 0, 0, &agent.Error{Op: "check", Target: k.c.target, Kind: transport.ErrProtocol, Err: fmt.Errorf("date says %.40q", out)}
+	}
+	trip := after.Sub(before)
+	// Round drops the monotonic reading: a clock may have been set.
+	there := time.Unix(n, 0).Add(500 * time.Millisecond)
+	return there.Sub(before.Round(0).Add(trip / 2)), trip/2 + 500*time.Millisecond, nil
+}
+
+// parseFacts reads what checkScript says of base directories.
+func parseFacts(f *agent.Facts, out []byte, dirs []string, id string) error {
+	n := 0
+	for line := range bytes.Lines(out) {
+		name, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
+		switch name {
+		case "dir":
+			if n >= len(dirs) {
+				return &agent.Error{Op: "check", Kind: transport.ErrProtocol, Err: errors.New("it speaks of more directories than it was asked for")}
+			}
+			free, why, _ := strings.Cut(rest, " ")
+			switch {
+			case f.Dir != "":
+			case why != "ok":
+				f.Unfit = append(f.Unfit, fmt.Errorf("%s: %.300q", dirs[n], why))
+			default:
+				f.Dir = dirs[n]
+				if kib, err := strconv.ParseInt(free, 10, 64); err == nil && kib >= 0 && kib < 1<<50 {
+					f.Free = kib << 10
+				}
+			}
+			n++
+		case "holder":
+			var h agent.HostHolder
+			// Two base directories can name the same.
+			if json.Unmarshal([]byte(rest), &h) == nil && (id == "" || h.Agent != id) && !slices.Contains(f.Holders, h) {
+				f.Holders = append(f.Holders, h)
+			}
+		case "unknown":
+			return &agent.Error{Op: "check", Kind: transport.ErrRejected, Err: errors.New("it cannot be told whether another job holds this host")}
+		}
+	}
+	return nil
+}
+
+func (k *checks) unsupported(op string) error {
+	return &agent.Error{Op: op, Target: k.c.target, Kind: errors.ErrUnsupported, Hint: "without a program on the target nobody there can try"}
+}
+
+func (k *checks) Dial(context.Context, netip.AddrPort) (agent.Reached, error) {
+	return agent.Reached{}, k.unsupported("dial")
+}
+
+func (k *checks) Listen(context.Context, agent.ListenOptions) (agent.Listening, error) {
+	return agent.Listening{}, k.unsupported("listen")
+}
+
+func (k *checks) Unlisten(context.Context, agent.Listening) error { return nil }
+
+func (k *checks) Close(context.Context) error { return nil }
