@@ -51,7 +51,7 @@ func hostBusy(err error) error {
 		if who == nil {
 			break
 		}
-		return &brief{"another job runs on this host: " + lastBytes(who.Error(), maxText) + "; " + ae.Hint, err}
+		return &brief{"another job, or a restart, has this host: " + lastBytes(who.Error(), maxText) + "; " + ae.Hint, err}
 	}
 	return err
 }
