@@ -16,6 +16,8 @@
 //
 // [Each] runs a step over a fleet, with limits.
 //
+//	Matrix     which ports a fleet needs; pure
+//	Preflight  what would stop the work on a target, before anything is changed
 //	Inventory  what is in the target
 //	MakePlan   what a deployment would do; pure
 //	Deploy     does it and proves it by a second inventory
@@ -55,6 +57,11 @@
 // that is blocked costs nothing but time: the manager asks instead, and says so. A
 // port of the agent's that is blocked is an error that names it.
 //
-// The firewall of the target is not touched: who uses Classic opens those ports
-// there. On the manager ClassicOptions.OpenRule is asked, if it is set.
+// # Firewalls
+//
+// Firewalls are left alone, unless Config.OpenFirewall is set: then the manager's lets
+// targets through to the ports that they need, each from its own addresses and while it
+// needs them, and in the generation Classic the server's lets the manager through to
+// the agent. Else [WriteRules] has the rules to add; ClassicOptions.OpenRule is for a
+// firewall that is administered in another way.
 package sum

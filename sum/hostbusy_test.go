@@ -34,7 +34,7 @@ func TestHostBusy(t *testing.T) {
 			require.ErrorIs(t, o.Err, agent.ErrHostBusy)
 			require.ErrorIs(t, o.Err, transport.ErrBusy)
 			// Who and what to do, and nothing of the way that it took.
-			require.Regexp(t, `^another job runs on this host: "other 1\.0" runs there( since \S+ \(job "" of agent "another"\))?; `+
+			require.Regexp(t, `^another job, or a restart, has this host: "other 1\.0" runs there( since \S+ \(job "" of agent "another"\))?; `+
 				`run again when that has ended; if it brings the same version, nothing will be needed then$`, o.Text)
 			require.EqualError(t, o.Err, o.Text)
 			require.LessOrEqual(t, host.Calls(agenttest.Inventory)-inventories, 2, "nothing was begun, so nothing is read again")
