@@ -23,8 +23,12 @@ const (
 	kindAgent  = "agent"   // an agent on a server; id: Place.ID
 	kindJob    = "job"     // an installation by an agent; id: the job's ID
 	kindUpdate = "update"  // an update by a device; id: of ours
+	kindRules  = "rules"   // openings in the manager's own firewall; id: of ours
 	kindDone   = "outcome" // a note: what became of a component
 )
+
+// rulesOwner is the target of records of kindRules.
+var rulesOwner = Target{Kind: "manager"}
 
 type agentRecord struct {
 	Target Target      `json:"target"`
@@ -201,7 +205,7 @@ func (b *books) pendingTargets() []Target {
 			var head struct {
 				Target Target `json:"target"`
 			}
-			if (r.dead || r.left) && json.Unmarshal(r.data, &head) == nil {
+			if r.kind != kindRules && (r.dead || r.left) && json.Unmarshal(r.data, &head) == nil {
 				out = append(out, head.Target)
 				break
 			}

@@ -186,7 +186,7 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, &Error{Step: "open", Err: err}
 	}
-	walls := newWalls(ctx, cfg)
+	walls := newWalls(ctx, cfg, b)
 	publish.walls = walls
 	if classic != nil {
 		classic.walls = walls

@@ -12,28 +12,51 @@ import (
 // walls opens the firewall of the manager's host for a session. A nil *walls leaves
 // it alone.
 type walls struct {
-	opts firewall.Options
-	log  *slog.Logger
-	turn turn
+	opts  firewall.Options
+	log   *slog.Logger
+	books *books
+	id    string // of the record of its openings
+	turn  turn
 
 	fw     *firewall.Firewall
+	noted  bool  // that there are openings
 	failed error // of a Driver that was given, which is closed with the first failure
 	shut   bool
 }
 
-// newWalls opens no port, and removes what dead runs left open in the firewall. That
-// this cannot be done, as without administrator rights, matters only to who needs
-// a port: a fleet of Linux servers needs none.
-func newWalls(ctx context.Context, cfg Config) *walls {
-	if !cfg.OpenFirewall {
-		return nil
+// newWalls opens no port, and removes what dead runs left in the firewall. That this
+// cannot be done, as without administrator rights, matters only to who needs a port:
+// a fleet of Linux servers needs none.
+func newWalls(ctx context.Context, cfg Config, b *books) *walls {
+	opts := cfg.Firewall
+	if opts.Logger == nil {
+		opts.Logger = cfg.Logger
 	}
-	w := &walls{opts: cfg.Firewall, log: cfg.Logger, turn: make(turn, 1)}
-	if w.opts.Logger == nil {
-		w.opts.Logger = cfg.Logger
+	var w *walls
+	var err error
+	if cfg.OpenFirewall {
+		w = &walls{opts: opts, log: cfg.Logger, books: b, id: newID(), turn: make(turn, 1)}
+		if err = w.open(ctx); err != nil { // else it has swept
+			w.log.DebugContext(ctx, "the firewall of this host cannot be opened", "err", err)
+		}
 	}
-	if err := w.open(ctx); err != nil {
-		w.log.DebugContext(ctx, "the firewall of this host cannot be opened", "err", err)
+	for _, p := range b.pendingFor(rulesOwner.id()) {
+		if !p.dead {
+			continue
+		}
+		if w == nil {
+			var left []firewall.Leftover
+			left, err = firewall.Sweep(ctx, opts)
+			for _, l := range left {
+				cfg.Logger.WarnContext(ctx, "removed what a dead run left in the firewall", "what", l.What, "owner", l.Owner.String())
+			}
+		}
+		if err == nil {
+			err = b.closed(ctx, p.kind, rulesOwner, p.id)
+		}
+		if err != nil {
+			cfg.Logger.WarnContext(ctx, "what a dead run left in the firewall is still there; the next run tries again", "err", err)
+		}
 	}
 	return w
 }
@@ -70,6 +93,12 @@ func (w *walls) allow(ctx context.Context, port uint16, from []netip.Prefix) (re
 	if err := w.open(ctx, rule); err != nil {
 		return nil, err
 	}
+	if !w.noted {
+		if err := w.books.opened(ctx, kindRules, rulesOwner, w.id, struct{}{}); err != nil {
+			return nil, err
+		}
+		w.noted = true
+	}
 	lease, err := w.fw.Allow(ctx, rule)
 	if err != nil {
 		return nil, err
@@ -102,7 +131,10 @@ func (w *walls) close(ctx context.Context) error {
 	if w.fw == nil {
 		return nil
 	}
-	return w.fw.Close(ctx)
+	if err := w.fw.Close(ctx); err != nil || !w.noted {
+		return err
+	}
+	return w.books.closed(ctx, kindRules, rulesOwner, w.id)
 }
 
 // released gives several things back, also after a failure of one.

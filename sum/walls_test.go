@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -189,11 +188,42 @@ func TestFirewallLeftAlone(t *testing.T) {
 	require.NoError(t, driver.Close(t.Context()))
 }
 
-// TestFirewallSwept: what a killed run left in the firewall is removed by the next.
+// TestFirewallSwept: what a killed run left in the firewall is removed by the next, also
+// by one that opens none, as the journal says that there is something; and by no other.
 func TestFirewallSwept(t *testing.T) {
-	l := newLab(t, pull)
-	host := walled(t, l)
-	s := l.open()
-	l.clean(s)
-	require.True(t, slices.ContainsFunc(host.Calls(), func(c string) bool { return strings.HasPrefix(c, "Sweep") }), "%v", host.Calls())
+	for name, again := range map[string]bool{"by one that opens it": true, "by one that does not": false} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, pull)
+			host := walled(t, l)
+			l.clean(l.open())
+			s := l.open()
+			n := l.nodes(s)[0]
+			_, err := sum.Receive(t.Context(), n, depot.Inbox{Name: "x", Handle: func(context.Context, depot.Post) error { return nil }}, sum.ReceiveOptions{})
+			require.NoError(t, err)
+			s.Abandon()
+			host.Kill()
+			swept := func() int {
+				k := 0
+				for _, c := range host.Calls() {
+					if strings.HasPrefix(c, "Sweep") {
+						k++
+					}
+				}
+				return k
+			}
+			before := swept()
+			if !again {
+				l.config = func(c *sum.Config) { c.Firewall.Driver = host.Driver() }
+			}
+			s = l.open()
+			require.Equal(t, before+1, swept())
+			require.Empty(t, s.Pending(), "it is no target's")
+			require.NoError(t, s.Close(t.Context()))
+			if !again {
+				l.config = nil
+				l.clean(l.open())
+				require.Equal(t, before+1, swept())
+			}
+		})
+	}
 }
