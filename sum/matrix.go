@@ -208,15 +208,9 @@ func newMatrix(targets []Target, o MatrixOptions) (*matrix, error) {
 			return nil, fmt.Errorf("%w: option %q; want one of %q", ErrInvalid, u, portOptions)
 		}
 	}
-	switch o.HTTPRole {
-	case 0:
-		m.HTTPRole = portalloc.Port
-		if m.Generation == Classic {
-			m.HTTPRole = portalloc.HTTP
-		}
-	case portalloc.Port, portalloc.HTTP:
-	default:
-		return nil, fmt.Errorf("%w: role %v for payloads over http; want %v or %v", ErrInvalid, o.HTTPRole, portalloc.Port, portalloc.HTTP)
+	var err error
+	if m.HTTPRole, err = httpRole(o.HTTPRole, m.Generation); err != nil {
+		return nil, fmt.Errorf("%w: the role for payloads over http is %w", ErrInvalid, err)
 	}
 	for _, a := range o.Manager {
 		if !usable(a) {

@@ -43,15 +43,8 @@ func newPublisher(cfg Config) (*publisher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: Config.Ports: %w", ErrInvalid, err)
 	}
-	switch cfg.HTTPRole {
-	case 0:
-		cfg.HTTPRole = portalloc.Port
-		if cfg.Generation == Classic {
-			cfg.HTTPRole = portalloc.HTTP
-		}
-	case portalloc.Port, portalloc.HTTP:
-	default:
-		return nil, fmt.Errorf("%w: Config.HTTPRole is %v, and must be %v or %v", ErrInvalid, cfg.HTTPRole, portalloc.Port, portalloc.HTTP)
+	if cfg.HTTPRole, err = httpRole(cfg.HTTPRole, cfg.Generation); err != nil {
+		return nil, fmt.Errorf("%w: Config.HTTPRole is %w", ErrInvalid, err)
 	}
 	if cfg.Depot.Logger == nil {
 		cfg.Depot.Logger = cfg.Logger
@@ -60,6 +53,17 @@ func newPublisher(cfg Config) (*publisher, error) {
 		cfg: cfg, log: cfg.Logger, ports: ports, depot: depot.New(cfg.Depot), turn: make(turn, 1),
 		offers: map[string]*depot.Offer{}, rules: map[string][]func(context.Context) error{}, told: map[audience]int{},
 	}, nil
+}
+
+// httpRole is the role by which targets get a port over plain http.
+func httpRole(r portalloc.Role, g Generation) (portalloc.Role, error) {
+	switch {
+	case r == 0 && g == Classic, r == portalloc.HTTP:
+		return portalloc.HTTP, nil
+	case r == 0, r == portalloc.Port:
+		return portalloc.Port, nil
+	}
+	return 0, fmt.Errorf("%v, and must be %v or %v", r, portalloc.Port, portalloc.HTTP)
 }
 
 // treeName is the last part of the path of a directory on offer.
