@@ -2,7 +2,7 @@
 // software on a mixed data centre: servers, management processors, enclosures,
 // switches. It has no code of its own.
 //
-//	sum                 targets, sessions, inventory, plans, deployment, proof, recovery
+//	sum                 targets, sessions, ports and preflight, inventory, plans, deployment, proof, recovery
 //	sum/component       what can be installed: component.json, .deb, .rpm
 //	sum/version         versions ordered by a named scheme
 //	sum/agent           the small service that runs on a server during an update
@@ -24,6 +24,6 @@
 // the program that runs on servers.
 //
 // Imports point down only: examples use everything; sum uses channel, agent,
-// depot, transport and portalloc, and no driver; drivers use transport;
+// depot, transport, portalloc and firewall, and no driver; drivers use transport;
 // transport, portalloc and firewall use nothing of the module. A test holds this.
 package roundsman

@@ -63,7 +63,8 @@ type classic struct {
 	walls     *walls
 	dialer    *portalloc.Dialer
 	callbacks *channel.Callbacks
-	turn      turn // to open a port for all
+	turn      turn     // to open a port for all
+	greeter   *greeter // of Preflight; guarded by turn
 
 	ctx    context.Context // of what is served
 	cancel context.CancelFunc

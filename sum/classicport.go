@@ -27,7 +27,8 @@ func (n *Node) portTaken(ctx context.Context, conn transport.Conn, err error) er
 		return err
 	}
 	mine := tcpPort(place.Addr)
-	if mine <= agent.DefaultPort || tcpPort(te.Path) != mine || ctx.Err() != nil {
+	// One that is far away was asked for.
+	if mine <= agent.DefaultPort || mine > agent.DefaultPort+maxHolders || tcpPort(te.Path) != mine || ctx.Err() != nil {
 		return err
 	}
 	why := "the target does not answer there"
@@ -70,8 +71,11 @@ func holder(ctx context.Context, conn transport.Conn, mine agent.Place) string {
 	}
 	for i, e := range entries {
 		id := path.Base(e.Name)
-		if i == maxHolders || id == mine.ID {
-			continue
+		if i >= maxHolders {
+			break
+		}
+		if id == mine.ID || strings.Trim(id, "0123456789abcdef") != "" {
+			continue // ours, or no agent's
 		}
 		var buf bytes.Buffer
 		var ready agent.Ready

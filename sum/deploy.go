@@ -198,6 +198,9 @@ func (n *Node) apply(ctx context.Context, it PlanItem, c *component.Component, o
 	// Whenever the manager is killed, the outcome is noted or the record is open.
 	if err := n.s.books.note(context.WithoutCancel(ctx), o); err != nil {
 		n.s.books.leave(claim.kind, n.t, claim.id)
+		if claim.withdraw != nil && !claim.open {
+			claim.withdraw(context.WithoutCancel(ctx))
+		}
 		return o, err
 	}
 	if err := n.conclude(ctx, claim, unread); err != nil && o.Err == nil {

@@ -10,24 +10,27 @@ import (
 )
 
 // FindingCode says what a Finding is about. Codes are stable: programs may rely on
-// them.
+// them. They go with a Severity: one that is Passed says that what the code names is
+// not so, as "busy" where no other manager works.
 type FindingCode string
 
 // The codes. Those of ports have a direction.
 const (
-	FindReached  FindingCode = "reached"       // it answers
-	FindRefused  FindingCode = "refused"       // a TCP reset: nobody listens, or a firewall rejects
-	FindFiltered FindingCode = "filtered"      // no answer: a firewall drops, or nobody is there
-	FindNoRoute  FindingCode = "no-route"      // the network, or a firewall, says that there is no way
-	FindNoName   FindingCode = "unknown-name"  // the name has no address
-	FindService  FindingCode = "wrong-service" // something else answers
-	FindIdentity FindingCode = "wrong-identity"
-	FindLogin    FindingCode = "wrong-credentials"
-	FindRights   FindingCode = "no-elevation" // the login is good, and does not get the rights (sudo)
-	FindFailed   FindingCode = "failed"       // what was tried failed in another way
-	FindUntried  FindingCode = "untried"      // nobody could try
-	FindTaken    FindingCode = "port-taken"   // another program has a port
-	FindFirewall FindingCode = "firewall"     // a host's firewall is in the way, or cannot be opened
+	FindReached     FindingCode = "reached"       // it answers
+	FindRefused     FindingCode = "refused"       // a TCP reset: nobody listens, or a firewall rejects
+	FindFiltered    FindingCode = "filtered"      // no answer: a firewall drops, or nobody is there
+	FindNoRoute     FindingCode = "no-route"      // the network, or a firewall, says that there is no way
+	FindNoName      FindingCode = "unknown-name"  // the name has no address
+	FindService     FindingCode = "wrong-service" // something else answers
+	FindIdentity    FindingCode = "wrong-identity"
+	FindLogin       FindingCode = "wrong-credentials"
+	FindRights      FindingCode = "no-elevation" // the login is good, and does not get the rights (sudo)
+	FindFailed      FindingCode = "failed"       // what was tried failed in another way
+	FindUntried     FindingCode = "untried"      // nobody could try
+	FindUnsupported FindingCode = "unsupported"  // there is no driver for the kind
+	FindTaken       FindingCode = "port-taken"   // another program has a port
+	FindFirewall    FindingCode = "firewall"     // a host's firewall is in the way, or cannot be opened
+	FindDenied      FindingCode = "denied"       // the manager's own system does not let it have a port
 
 	FindNotRoot   FindingCode = "not-root"
 	FindSpace     FindingCode = "no-space"

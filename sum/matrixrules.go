@@ -185,18 +185,44 @@ func (r *ruleWriter) known(flows []Flow) error {
 func (r *ruleWriter) add(lines ...string) { r.lines = append(r.lines, lines...) }
 
 // remark adds a comment. What is no letter, digit or harmless mark in it becomes
-// "_": names come from users, and a comment may be pasted into a shell.
+// "_". Our own text keeps marks that structure it; what comes from users has gone
+// through plain before.
 func (r *ruleWriter) remark(format string, args ...any) {
-	text := strings.Map(func(c rune) rune {
+	r.add(r.comment + " " + r.only(" .,:;/@()[]+-_=", fmt.Sprintf(format, args...)))
+}
+
+// plain is a name without anything that is more than text where a comment is none:
+// an interactive zsh takes "#" for a command that it does not find, and then runs
+// what follows a semicolon. The brackets of an address at worst match no file.
+func (r *ruleWriter) plain(name string) string { return r.only(" ._:-/@,[]+", name) }
+
+// only replaces what is neither letter, digit nor one of marks. The systems that read
+// a file in a code page of their own get no letters but those of ASCII.
+func (r *ruleWriter) only(marks, text string) string {
+	return strings.Map(func(c rune) rune {
 		switch {
-		case c < unicode.MaxASCII && (unicode.IsLetter(c) || unicode.IsDigit(c)), strings.ContainsRune(" .,:;/@()[]+-_=", c):
+		case c < unicode.MaxASCII && (unicode.IsLetter(c) || unicode.IsDigit(c)), strings.ContainsRune(marks, c):
 			return c
 		case c > unicode.MaxASCII && r.Format != RulesNetsh && r.Format != RulesESXCLI && c != unicode.ReplacementChar && (unicode.IsLetter(c) || unicode.IsDigit(c)):
 			return c
 		}
 		return '_'
-	}, fmt.Sprintf(format, args...))
-	r.add(r.comment + " " + text)
+	}, text)
+}
+
+// some names a few targets.
+func (r *ruleWriter) some(names []string) string {
+	var list []string
+	for _, n := range names {
+		if n = r.plain(n); slices.Contains(list, n) {
+			continue
+		}
+		if len(list) == 8 {
+			return strings.Join(list, ", ") + " and others"
+		}
+		list = append(list, n)
+	}
+	return strings.Join(list, ", ")
 }
 
 func (r *ruleWriter) head() {
@@ -224,7 +250,7 @@ func (r *ruleWriter) host(flows []Flow) {
 		}
 	}
 	for _, key := range order {
-		r.remark("out to %s: %s", some(out[key]), key)
+		r.remark("out to %s: %s", r.some(out[key]), key)
 	}
 	rules = merge(rules)
 	if len(rules) == 0 {
@@ -244,7 +270,7 @@ func (r *ruleWriter) write(rules []rule, names bool) {
 	for i, x := range rules {
 		who := ""
 		if names {
-			who = some(x.targets) + ": "
+			who = r.some(x.targets) + ": "
 		}
 		r.remark("%s%s, %s", who, x.ports(), x.why)
 		for _, l := range r.dialects.lines(r.Side, i+1, x) {
@@ -281,7 +307,7 @@ func (r *ruleWriter) targets(flows []Flow) {
 			others[f.Kind] = append(others[f.Kind], name)
 			continue
 		case f.To.Party == PartyJumpHost:
-			if text := fmt.Sprintf("The jump host %s has to let in %s: %s/%s", f.To.Host, f.From.name(), f.Ports(), f.Protocol); !jumps[text] {
+			if text := fmt.Sprintf("The jump host %s has to let in %s: %s/%s", r.plain(f.To.Host), r.plain(f.From.name()), f.Ports(), f.Protocol); !jumps[text] {
 				jumps[text] = true
 				r.remark("%s", text)
 			}
@@ -306,7 +332,7 @@ func (r *ruleWriter) targets(flows []Flow) {
 	}
 	for _, k := range kinds {
 		if len(others[k]) > 0 {
-			r.remark("nothing for targets of kind %s here, which have no such firewall: %s", k, some(others[k]))
+			r.remark("nothing for targets of kind %s here, which have no such firewall: %s", k, r.some(others[k]))
 		}
 	}
 	if len(sections) == 0 {
@@ -316,7 +342,7 @@ func (r *ruleWriter) targets(flows []Flow) {
 		r.add("")
 		r.remark("On these targets and no others:")
 		for part := range slices.Chunk(s.names, 8) {
-			r.remark("  %s", strings.Join(part, ", "))
+			r.remark("  %s", r.plain(strings.Join(part, ", ")))
 		}
 		r.add(s.lines...)
 	}
@@ -326,6 +352,10 @@ func (r *ruleWriter) targets(flows []Flow) {
 func (r *ruleWriter) section(flows []Flow) []string {
 	part := &ruleWriter{RuleOptions: r.RuleOptions, dialects: r.dialects, comment: r.comment, kind: r.kind}
 	if r.Format == RulesESXCLI {
+		flows = slices.Clone(flows)
+		for i := range flows { // it is for comments alone
+			flows[i].To.Host = r.plain(flows[i].To.Host)
+		}
 		for _, f := range flows {
 			part.esxi(f, flows)
 		}
@@ -409,18 +439,4 @@ func merge(rules []rule) []rule {
 	}
 	rules = pass(rules, func(r rule) []netip.Prefix { return r.to }, func(to *rule, r rule) { to.from = append(to.from, r.from...) })
 	return pass(rules, func(r rule) []netip.Prefix { return r.from }, func(to *rule, r rule) { to.to = append(to.to, r.to...) })
-}
-
-// some names a few.
-func some(names []string) string {
-	var list []string
-	for _, n := range names {
-		if !slices.Contains(list, n) {
-			if len(list) == 8 {
-				return fmt.Sprintf("%s and others", strings.Join(list, ", "))
-			}
-			list = append(list, n)
-		}
-	}
-	return strings.Join(list, ", ")
 }

@@ -241,6 +241,41 @@ func TestRulesQuoteNames(t *testing.T) {
 	require.Contains(t, rulesOf(t, []sum.Target{{Kind: sum.Linux, Name: "日本語", Address: "192.0.2.9"}}, sum.MatrixOptions{Manager: manager}, sum.RuleOptions{Format: sum.RulesNFT, Side: sum.SideTarget}), "#   日本語\n")
 }
 
+// TestRulesNamesAreNoCommands: a shell that takes "#" for a command, as an interactive
+// zsh does, finds none in a name.
+func TestRulesNamesAreNoCommands(t *testing.T) {
+	t.Parallel()
+	var fleet []sum.Target
+	for i, k := range []sum.Kind{sum.Linux, sum.Windows, sum.VMware, sum.ILO} {
+		fleet = append(fleet, sum.Target{Kind: k, Name: fmt.Sprint("db1; echo IN(JEC)TED ;=ls", i), Address: fmt.Sprintf("192.0.2.%d", 10+i)})
+	}
+	flows, err := sum.Matrix(fleet, sum.MatrixOptions{Manager: manager})
+	require.NoError(t, err)
+	jump := flows[0]
+	jump.From, jump.To = sum.Peer{Party: sum.PartyJumpHost, Host: "j1; echo INJECTED", Addresses: jump.To.Addresses}, sum.Peer{Party: sum.PartyJumpHost, Host: "j2; echo INJECTED", Addresses: jump.To.Addresses}
+	jump.Kind = sum.Linux
+	flows = append(flows, jump)
+	for _, format := range sum.RuleFormats() {
+		for _, side := range []sum.Side{sum.SideManager, sum.SideTarget, sum.SideBetween} {
+			var b bytes.Buffer
+			if err := sum.WriteRules(&b, flows, sum.RuleOptions{Format: format, Side: side, Optional: true}); errors.Is(err, errors.ErrUnsupported) {
+				continue
+			}
+			require.NoError(t, err)
+			require.Contains(t, b.String(), "db1_ echo IN_JEC_TED __ls", "%s %s", format, side)
+			require.NotContains(t, b.String(), "; echo", "%s %s", format, side)
+			if format == sum.RulesNFT && side == sum.SideTarget {
+				require.Contains(t, b.String(), "The jump host j2_ echo INJECTED has to let in j1_ echo INJECTED: ")
+			}
+		}
+	}
+	// An ESXi host that a vCenter has, which a comment names.
+	text := rulesOf(t, []sum.Target{{Kind: sum.VMware, Address: "vc; echo INJECTED", Object: "esx1; echo INJECTED"}}, sum.MatrixOptions{Manager: manager},
+		sum.RuleOptions{Format: sum.RulesESXCLI, Side: sum.SideTarget})
+	require.Contains(t, text, "# That is vc_ echo INJECTED, which is not the host")
+	require.NotContains(t, text, "; echo")
+}
+
 // TestRulesOfManyTargets: what many need alike is one rule where the format can say
 // it, in lines that the system takes, and exactly for them.
 func TestRulesOfManyTargets(t *testing.T) {

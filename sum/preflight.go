@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -140,49 +141,57 @@ func (p *preflight) run(ctx context.Context) error {
 		p.add(Finding{Err: err}.as(FindFailed, Blocks, err.Error(), ""))
 		return ctx.Err()
 	}
-	conn, err := p.connect(ctx)
-	if conn == nil {
+	in, err := p.connect(ctx)
+	if !in {
 		if err == nil {
 			p.managerPorts(ctx, nil)
 			err = ctx.Err()
 		}
 		return err
 	}
-	p.others(ctx, conn)
-	if p.n.t.Kind.IsServer() {
-		if err := p.server(ctx, conn); err != nil {
-			return err
+	before := len(p.findings)
+	err = p.n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
+		p.findings = p.findings[:before] // the line may have been lost
+		p.others(ctx, conn)
+		if p.n.t.Kind.IsServer() {
+			if err := p.server(ctx, conn); err != nil {
+				return err
+			}
 		}
+		p.managerPorts(ctx, conn)
+		return ctx.Err()
+	})
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrClosed) {
+		p.add(Finding{Err: err}.as(FindFailed, Blocks, "the target could not be looked at: "+err.Error(), ""))
+		err = nil
 	}
-	p.managerPorts(ctx, conn)
-	return ctx.Err()
+	return err
 }
 
-// connect logs in.
-func (p *preflight) connect(ctx context.Context) (transport.Conn, error) {
-	var conn transport.Conn
+// connect logs in, and reports whether it could.
+func (p *preflight) connect(ctx context.Context) (bool, error) {
+	var path transport.Path
 	err := p.n.withConn(ctx, func(ctx context.Context, c transport.Conn) error {
 		_, err := c.Identify(ctx)
-		conn = c
+		path = c.Path()
 		return err
 	})
-	if err == nil {
-		if p.n.t.Kind == Local {
-			return conn, nil
-		}
+	switch {
+	case err == nil && p.n.t.Kind == Local:
+		return true, nil
+	case err == nil:
 		host, port := p.address()
-		if r := conn.Path().Remote; r.IsValid() {
+		if r := path.Remote; r.IsValid() {
 			host, port = r.Addr().String(), r.Port()
 		}
 		f := toPort(port, net.JoinHostPort(host, strconv.Itoa(int(port))))
 		p.add(f.as(FindReached, Passed, "the target answers on TCP port "+strconv.Itoa(int(port))+" and lets the manager in", ""))
-		return conn, nil
-	}
-	if ctx.Err() != nil || errors.Is(err, ErrClosed) {
-		return nil, err
+		return true, nil
+	case ctx.Err() != nil || errors.Is(err, ErrClosed):
+		return false, err
 	}
 	p.add(p.notIn(ctx, err))
-	return nil, nil
+	return false, nil
 }
 
 // address is how the target is dialled, unless Config.Resolve says otherwise.
@@ -194,34 +203,63 @@ func (p *preflight) address() (host string, port uint16) {
 	return host, port
 }
 
+// dialledAt returns what a dial that failed with err was for, as the transport says it,
+// or "", and whether that was not the target but something on the way to it.
+func dialledAt(err error) (address string, onTheWay bool) {
+	n := 0
+	for err != nil {
+		var te *transport.Error
+		if !errors.As(err, &te) {
+			break
+		}
+		if te.Target != "" {
+			n++
+			onTheWay = n > 1 && te.Target != address
+			address = te.Target
+		}
+		err = te.Err
+	}
+	return address, onTheWay
+}
+
 // notIn says why the manager could not log in.
 func (p *preflight) notIn(ctx context.Context, err error) Finding {
 	host, port := p.address()
+	at, onTheWay := dialledAt(err)
+	if h, n, perr := (transport.Endpoint{Address: at}).HostPort(port); at != "" && perr == nil {
+		host, port = h, n
+	}
 	addr := net.JoinHostPort(host, strconv.Itoa(int(port)))
 	f := toPort(port, addr)
 	f.Err = err
 	var dns *net.DNSError
 	switch how := agent.HowReached(err); {
 	case errors.Is(err, transport.ErrTrust):
-		return f.as(FindIdentity, Blocks, err.Error(), "find out whether the target was installed anew or somebody else answers in its place, before its new identity is trusted")
+		return f.as(FindIdentity, Blocks, err.Error(), "compare its fingerprint with the one that its console shows, and record it if it is right; if it was known under another one, find out first whether it was installed anew or somebody else answers")
 	case errors.Is(err, transport.ErrElevation):
 		return f.as(FindRights, Blocks, err.Error(), "let the user become root by sudo, or give its password")
 	case errors.Is(err, transport.ErrAuth):
 		return f.as(FindLogin, Blocks, err.Error(), "check user, keys and password; it was tried once only, as more may lock the account")
 	case errors.Is(err, transport.ErrProtocol), errors.Is(err, transport.ErrRejected):
 		return f.as(FindService, Blocks, err.Error(), "check the port of the address")
-	case errors.As(err, &dns):
+	case errors.Is(err, errors.ErrUnsupported):
+		// Without a driver; what can be tried without one is.
+		p.ports(ctx, host, true)
+		return Finding{Err: err}.as(FindUnsupported, Blocks, err.Error(), "")
+	case errors.As(err, &dns) && dns.IsNotFound:
 		return f.as(FindNoName, Blocks, err.Error(), "give the address, or have the name served")
-	case how == agent.ReachedRefused, how == agent.ReachedNoRoute:
-		return f.reached(how, "", Blocks)
-	case errors.Is(err, transport.ErrUnreachable), errors.Is(err, transport.ErrTimeout):
+	case errors.As(err, &dns):
+		return f.as(FindFailed, Blocks, err.Error(), "check the name servers of this host")
+	case how == agent.ReachedRefused, how == agent.ReachedNoRoute, how == agent.ReachedForbids:
+		return f.reached(how, err.Error(), Blocks)
+	case errors.Is(err, transport.ErrUnreachable), errors.Is(err, transport.ErrTimeout), how == agent.ReachedNothing:
 		// Nobody there, or somebody who takes connections and says nothing, or something
-		// else? Where a jump host is in between, nobody is seen.
-		if agent.HowReached(p.tryPort(ctx, addr)) == agent.ReachedPeer {
+		// else? Past a jump host nobody is seen from here.
+		if !onTheWay && agent.HowReached(p.tryPort(ctx, addr)) == agent.ReachedPeer {
 			return f.as(FindService, Blocks, err.Error(), "check what listens there, and what it has to do")
 		}
 		if how == agent.ReachedNothing || errors.Is(err, transport.ErrTimeout) {
-			return f.reached(agent.ReachedNothing, "", Blocks)
+			return f.reached(agent.ReachedNothing, err.Error(), Blocks)
 		}
 	}
 	return f.as(FindFailed, Blocks, err.Error(), "")
@@ -240,29 +278,41 @@ func (p *preflight) tryPort(ctx context.Context, addr string) error {
 
 // others dials the ports of the target beside that of the connection.
 func (p *preflight) others(ctx context.Context, conn transport.Conn) {
-	remote := conn.Path().Remote
+	host := ""
+	var used []uint16
+	if r := conn.Path().Remote; r.IsValid() {
+		host, used = r.Addr().Unmap().String(), []uint16{r.Port()}
+	}
 	_, main := p.address()
+	p.ports(ctx, host, false, append(used, main)...)
+}
+
+// ports dials the ports of the target at host, which is "" where only a connection
+// leads to it. all says that there is no other way to see it.
+func (p *preflight) ports(ctx context.Context, host string, all bool, used ...uint16) {
 	for _, flow := range p.flows {
 		switch {
 		case ctx.Err() != nil:
 			return
 		case flow.Direction != ToTarget || flow.First != flow.Last || flow.SourceFirst != 0:
 			continue // the last are for the agent: see way
-		case flow.First == main, remote.IsValid() && flow.First == remote.Port():
+		case slices.Contains(used, flow.First):
 			continue // the connection's
 		}
 		f := Finding{Direction: ToTarget, Protocol: flow.Protocol, Port: flow.First}
+		// Where the target is there by another port, whether this one is needed too is for
+		// the driver to say.
 		bad := Notice
-		if flow.Need == Required {
+		if all && flow.Need == Required {
 			bad = Blocks
 		}
 		switch {
 		case flow.Protocol != "tcp":
 			p.add(f.as(FindUntried, Notice, "UDP answers nobody who asks only whether it is open: "+flow.Purpose, ""))
-		case !remote.IsValid():
+		case host == "":
 			p.add(f.as(FindUntried, Notice, "the connection goes another way, as over a jump host: "+flow.Purpose, ""))
 		default:
-			f.Addr = hostPort(remote.Addr(), flow.First)
+			f.Addr = net.JoinHostPort(host, strconv.Itoa(int(flow.First)))
 			err := p.service(ctx, f.Addr, flow.First)
 			if errors.Is(err, errService) {
 				p.add(f.as(FindService, bad, err.Error(), "check what listens there; the port is for: "+flow.Purpose))
@@ -295,13 +345,11 @@ func (p *preflight) service(ctx context.Context, addr string, port uint16) error
 	case 443, 5989:
 		// Whether the certificate is good is the driver's to judge.
 		err := tls.Client(c, &tls.Config{ServerName: "target.invalid", MinVersion: tls.VersionTLS10}).HandshakeContext(ctx)
-		var unverified *tls.CertificateVerificationError
-		var alert tls.AlertError
-		var said *net.OpError // an alert of the other side
-		if err == nil || errors.As(err, &unverified) || errors.As(err, &alert) || errors.As(err, &said) && said.Op == "remote error" {
-			return nil
+		var record tls.RecordHeaderError
+		if errors.As(err, &record) {
+			return fmt.Errorf("%w: it does not speak TLS: %w", errService, err)
 		}
-		return fmt.Errorf("%w: it does not speak TLS: %w", errService, err)
+		return nil // other errors are of TLS, or of a device that is slow with it
 	default:
 		return nil
 	}
@@ -309,8 +357,12 @@ func (p *preflight) service(ctx context.Context, addr string, port uint16) error
 		return fmt.Errorf("%w: %w", errService, err)
 	}
 	got, err := bufio.NewReader(c).Peek(len(want))
-	if string(got) != want {
-		return fmt.Errorf("%w: it said %.40q (%v)", errService, got, err)
+	switch {
+	case string(got) == want:
+	case len(got) == 0:
+		return fmt.Errorf("%w: it took the connection and said nothing (%w)", errService, err)
+	default:
+		return fmt.Errorf("%w: it said %.40q", errService, got)
 	}
 	return nil
 }
@@ -318,9 +370,7 @@ func (p *preflight) service(ctx context.Context, addr string, port uint16) error
 // server looks at a server from inside.
 func (p *preflight) server(ctx context.Context, conn transport.Conn) error {
 	cfg := p.n.s.cfg
-	ictx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	look, err := cfg.Installer.Inspect(ictx, conn, agent.InspectOptions{Target: p.n.t.key(), Place: p.n.placeOf(), BaseDirs: cfg.BaseDirs})
+	look, err := cfg.Installer.Inspect(ctx, conn, agent.InspectOptions{Target: p.n.t.key(), Place: p.n.placeOf(), BaseDirs: cfg.BaseDirs})
 	if err != nil {
 		return p.notLooked(ctx, err)
 	}
@@ -329,13 +379,15 @@ func (p *preflight) server(ctx context.Context, conn transport.Conn) error {
 		defer cancel()
 		_ = look.Close(cctx) // what is left then goes with the connection
 	}()
+	ictx, cancel := context.WithTimeout(ctx, callLimit)
 	facts, err := look.Facts(ictx)
+	cancel()
 	if err != nil {
 		return p.notLooked(ctx, err)
 	}
 	p.judge(facts)
 	if !p.inside && cfg.Generation == Classic && p.n.s.classic != nil && !facts.Agentless && !conn.Path().SameHost {
-		p.classicWays(ictx, conn, look)
+		p.classicWays(ctx, conn, look)
 	}
 	return ctx.Err()
 }
@@ -381,10 +433,16 @@ func (p *preflight) judge(facts agent.Facts) {
 		}
 	}
 	if need := p.room(); facts.Dir != "" && facts.Free >= 0 {
-		if facts.Free < need {
-			p.add(Finding{}.as(FindSpace, Blocks, fmt.Sprintf("%d MiB are free in %s, and %d MiB are needed", facts.Free>>20, facts.Dir, need>>20), "make room there"))
+		dir := facts.Dir
+		if place := p.n.placeOf(); place != nil {
+			dir = place.Dir
+		}
+		// What was sent before an interruption is not sent again.
+		if facts.Free < need-facts.Staged {
+			p.add(Finding{Err: transport.ErrNoSpace}.as(FindSpace, Blocks,
+				fmt.Sprintf("%v: %d MiB are free in %s, and %d MiB are needed", transport.ErrNoSpace, facts.Free>>20, dir, (need-facts.Staged+1<<20-1)>>20), "make room there"))
 		} else {
-			p.add(Finding{}.as(FindSpace, Passed, fmt.Sprintf("%d MiB are free in %s", facts.Free>>20, facts.Dir), ""))
+			p.add(Finding{}.as(FindSpace, Passed, fmt.Sprintf("%d MiB are free in %s", facts.Free>>20, dir), ""))
 		}
 	}
 	if facts.UID > 0 {
@@ -403,10 +461,18 @@ func (p *preflight) judge(facts agent.Facts) {
 	if p.inside {
 		return
 	}
+	if err := facts.HoldersErr; err != nil {
+		p.add(Finding{Err: err}.as(FindUntried, Notice, "whether another manager works there is not known: "+err.Error(), ""))
+		return
+	}
 	for _, h := range facts.Holders {
 		p.add(Finding{Err: agent.ErrHostBusy}.as(FindBusy, Blocks, h.String(), "wait until that has ended"))
 	}
-	if len(facts.Holders) == 0 {
+	switch {
+	case len(facts.Holders) > 0:
+	case facts.UID > 0:
+		p.add(Finding{}.as(FindBusy, Passed, "no other manager works there as this user", ""))
+	default:
 		p.add(Finding{}.as(FindBusy, Passed, "no other manager works there", ""))
 	}
 }

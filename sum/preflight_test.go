@@ -49,9 +49,10 @@ func TestPreflightFacts(t *testing.T) {
 		stops  bool // a deployment
 		advice string
 	}{
-		"fit":          {facts: fit},
-		"almost full":  {facts: with(func(f *agent.Facts) { f.Free = 1 << 10 }), code: sum.FindSpace, want: sum.Blocks, stops: true},
-		"room unknown": {facts: with(func(f *agent.Facts) { f.Free = -1 })},
+		"fit":                          {facts: fit},
+		"almost full":                  {facts: with(func(f *agent.Facts) { f.Free = 1 << 10 }), code: sum.FindSpace, want: sum.Blocks, stops: true},
+		"almost full, and sent before": {facts: with(func(f *agent.Facts) { f.Free, f.Staged = 1<<10, 1<<30 })},
+		"room unknown":                 {facts: with(func(f *agent.Facts) { f.Free = -1 })},
 		"full": {facts: with(func(f *agent.Facts) {
 			f.Dir, f.Unfit = "", []error{fmt.Errorf("/var/lib/roundsman: %w", transport.ErrNoSpace)}
 		}), code: sum.FindSpace, want: sum.Blocks, stops: true},
@@ -69,6 +70,7 @@ func TestPreflightFacts(t *testing.T) {
 		"not root":        {facts: with(func(f *agent.Facts) { f.UID = 1000 }), code: sum.FindNotRoot, want: sum.Notice},
 		"clock ahead":     {facts: with(func(f *agent.Facts) { f.Skew = 87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
 		"clock behind":    {facts: with(func(f *agent.Facts) { f.Skew = -87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
+		"not known":       {facts: with(func(f *agent.Facts) { f.HoldersErr = errors.New("not readable") }), code: sum.FindUntried, want: sum.Notice},
 		"another manager": {facts: with(func(f *agent.Facts) { f.Holders = []agent.HostHolder{{Agent: "x", Component: "bios"}} }), code: sum.FindBusy, want: sum.Blocks},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -122,7 +124,8 @@ func TestPreflightDial(t *testing.T) {
 	n := l.nodes(s)[0]
 	for kind, code := range map[error]sum.FindingCode{
 		transport.ErrTrust: sum.FindIdentity, transport.ErrAuth: sum.FindLogin, transport.ErrElevation: sum.FindRights,
-		transport.ErrProtocol: sum.FindService, &net.DNSError{Name: "shell.example"}: sum.FindNoName, transport.ErrTimeout: sum.FindFiltered,
+		transport.ErrProtocol: sum.FindService, &net.DNSError{Name: "shell.example", IsNotFound: true}: sum.FindNoName,
+		&net.DNSError{Name: "shell.example", IsTemporary: true}: sum.FindFailed, transport.ErrTimeout: sum.FindFiltered,
 		syscall.ECONNREFUSED: sum.FindRefused, syscall.EHOSTUNREACH: sum.FindNoRoute, errors.New("something"): sum.FindFailed,
 	} {
 		failure = &transport.Error{Op: "dial", Err: kind}
@@ -142,6 +145,25 @@ func TestPreflightDial(t *testing.T) {
 	require.NoError(t, s.Close(t.Context()))
 	_, err = sum.Preflight(t.Context(), n, sum.PreflightOptions{DialContext: nobody})
 	require.ErrorIs(t, err, sum.ErrClosed)
+}
+
+// TestPreflightNoDriver: where this program has no driver, the ports of the table are
+// tried all the same.
+func TestPreflightNoDriver(t *testing.T) {
+	l := newLab(t, push)
+	l.config = func(c *sum.Config) {
+		c.Resolve = func(context.Context, sum.Target) (transport.Transport, transport.Endpoint, error) {
+			return nil, transport.Endpoint{}, &transport.Error{Op: "resolve", Kind: errors.ErrUnsupported}
+		}
+	}
+	s := l.open()
+	list, err := sum.Preflight(t.Context(), l.nodes(s)[0], sum.PreflightOptions{DialContext: nobody})
+	require.NoError(t, err)
+	require.Len(t, found(list, sum.FindUnsupported), 1)
+	refused := found(list, sum.FindRefused)
+	require.Len(t, refused, 3, "%v", list)
+	require.Equal(t, sum.Blocks, refused[0].Severity)
+	require.NoError(t, s.Close(t.Context()))
 }
 
 type dialFunc func(context.Context, transport.Endpoint) (transport.Conn, error)
@@ -225,13 +247,16 @@ func TestPreflightWayBack(t *testing.T) {
 			})
 			list, err := sum.Preflight(t.Context(), n, sum.PreflightOptions{DialContext: nobody})
 			require.NoError(t, err)
+			back := 0
 			for _, f := range list {
 				if f.Direction == sum.ToManager {
+					back++
 					require.Equal(t, code, f.Code, "%v", f)
 					require.Contains(t, f.Addr, "127.0.0.1:")
 					require.NotEqual(t, sum.Blocks, f.Severity, "jobs are asked for news instead")
 				}
 			}
+			require.Equal(t, 1, back, "%v", list)
 			require.Empty(t, l.openRules())
 			require.NoError(t, s.Close(context.Background()))
 		})

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
-	"strconv"
+	"net/url"
 	"strings"
+	"time"
 
 	"github.com/roundsman-go/roundsman/portalloc"
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -21,9 +21,12 @@ func (p *preflight) classicWays(ctx context.Context, conn transport.Conn, look a
 	if !p.n.s.cfg.Classic.Stay {
 		p.wayTo(ctx, conn, look, 0)
 	}
-	if p.opts.Phase == PhaseDeploy || p.n.s.cfg.Generation == Classic {
-		p.wayBack(ctx, conn, look)
-	}
+	p.wayBack(ctx, conn, look)
+}
+
+// short is a context for one question.
+func short(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, callLimit)
 }
 
 // wayTo has the target listen where its agent will, and dials that. 0 is a port to
@@ -37,17 +40,35 @@ func (p *preflight) wayTo(ctx context.Context, conn transport.Conn, look agent.I
 	if port != 0 {
 		bad = Blocks
 	}
+	if have := p.agentPort(); have != 0 { // it is there
+		if port != 0 {
+			f := toPort(have, hostPort(peerOf(conn), have))
+			_, err := p.dialAgent(ctx, f.Addr)
+			f.Err = err
+			p.add(f.reached(agent.HowReached(err), "", bad))
+		}
+		return
+	}
 	greeting := newID()
 	opts := agent.ListenOptions{Port: port, Next: true, Greeting: greeting}
-	if seen := conn.Path().SeenAs; p.n.s.cfg.OpenFirewall && seen.IsValid() {
-		a := seen.Unmap().WithZone("")
+	if p.n.s.cfg.OpenFirewall {
+		a := conn.Path().SeenAs.Unmap().WithZone("")
+		if !a.IsValid() || a.IsUnspecified() {
+			p.add(toPort(port, "").as(FindFirewall, bad, "the connection does not tell for whom the target's firewall is to be opened", "open the port there by hand, and leave the firewalls alone"))
+			return
+		}
 		opts.Firewall = []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}
 	}
-	l, err := look.Listen(ctx, opts)
+	lctx, cancel := short(ctx)
+	l, err := look.Listen(lctx, opts)
+	cancel()
 	f := toPort(port, "")
 	f.Err = err
 	switch {
 	case err == nil:
+	case len(opts.Firewall) > 0 && errors.Is(err, errors.ErrUnsupported):
+		p.add(f.as(FindUntried, Notice, "nobody on the target can listen, or open its firewall: "+err.Error(), ""))
+		return
 	case errors.Is(err, errors.ErrUnsupported):
 		p.add(f.as(FindUntried, Notice, "nobody on the target can listen", ""))
 		return
@@ -72,9 +93,21 @@ func (p *preflight) wayTo(ctx context.Context, conn transport.Conn, look agent.I
 		f.Err = err
 		p.add(f.reached(agent.HowReached(err), "from the manager's ports 60000 and up", bad))
 	}
-	if err := look.Unlisten(ctx, l); err != nil && ctx.Err() == nil {
+	uctx, cancel := short(ctx)
+	defer cancel()
+	if err := look.Unlisten(uctx, l); err != nil && ctx.Err() == nil {
 		p.add(toPort(l.Port, "").as(FindFailed, Notice, "the target may listen a moment longer: "+err.Error(), ""))
 	}
+}
+
+// agentPort is the TCP port of the node's agent, or 0.
+func (p *preflight) agentPort() uint16 {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	if p.n.ag == nil || p.n.place == nil {
+		return 0
+	}
+	return tcpPort(p.n.place.Addr)
 }
 
 // dialAgent dials from the ports that the agent will be dialled from.
@@ -87,6 +120,9 @@ func (p *preflight) dialAgent(ctx context.Context, addr string) (string, error) 
 	}
 	defer c.Close()
 	deadline, _ := ctx.Deadline()
+	if soon := time.Now().Add(2 * time.Second); soon.Before(deadline) { // to greet
+		deadline = soon
+	}
 	_ = c.SetDeadline(deadline)
 	got, _ := io.ReadAll(io.LimitReader(c, 64))
 	return strings.TrimSuffix(string(got), "\n"), nil
@@ -102,7 +138,11 @@ func (p *preflight) wayBack(ctx context.Context, conn transport.Conn, look agent
 	}
 	port, greeting, end, err := p.receive(ctx, portalloc.TargetToManager)
 	if err != nil {
-		p.add(Finding{Err: err, Direction: ToManager, Protocol: "tcp", Port: 61000}.as(FindTaken, Notice, err.Error(), "jobs are asked for news instead"))
+		code := FindTaken
+		if denied(err) {
+			code = FindDenied
+		}
+		p.add(Finding{Err: err, Direction: ToManager, Protocol: "tcp", Port: p.firstBack()}.as(code, Notice, err.Error(), "jobs are asked for news instead"))
 		return
 	}
 	defer end()
@@ -124,7 +164,9 @@ func (p *preflight) wayBack(ctx context.Context, conn transport.Conn, look agent
 			_ = release(ctx)
 		}()
 	}
-	r, err := look.Dial(ctx, netip.AddrPortFrom(path.SeenAs.Unmap().WithZone(""), port))
+	dctx, cancel := short(ctx)
+	defer cancel()
+	r, err := look.Dial(dctx, netip.AddrPortFrom(path.SeenAs.Unmap().WithZone(""), port))
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
 		p.add(f.as(FindUntried, Notice, "nobody on the target can try to reach the manager", ""))
@@ -145,27 +187,68 @@ func (p *preflight) wayBack(ctx context.Context, conn transport.Conn, look agent
 	}
 }
 
+// firstBack is the port on which agents are received, if it is free.
+func (p *preflight) firstBack() uint16 {
+	for _, f := range p.flows {
+		if f.Direction == ToManager && f.Role == portalloc.TargetToManager {
+			return f.First
+		}
+	}
+	return 0
+}
+
+// greeter listens where agents will be received, for all targets that are tried at the
+// time, as one port will serve them all.
+type greeter struct {
+	lease    *portalloc.Lease
+	greeting string
+	users    int
+	done     chan struct{}
+}
+
 // receive listens where agents are received. Where the session does so already, that
 // is the port, and there is no greeting.
 func (p *preflight) receive(ctx context.Context, role portalloc.Role) (port uint16, greeting string, end func(), err error) {
 	c := p.n.s.classic
-	c.mu.Lock()
-	g := c.common[role]
-	c.mu.Unlock()
-	if g != nil && g.ended.Err() == nil {
-		return g.lease.Port(), "", func() {}, nil
-	}
-	lease, err := c.ports.Listen(ctx, role, portalloc.Options{Addrs: c.cfg.Listen})
-	if err != nil {
+	if err := c.turn.take(ctx); err != nil {
 		return 0, "", nil, err
 	}
-	greeting = newID()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		agent.Greet(lease, greeting)
-	}()
-	return lease.Port(), greeting, func() { _ = lease.Close(); <-done }, nil
+	defer c.turn.give()
+	own := c.cfg.Classic.PortPerTarget
+	g := c.greeter
+	if own || g == nil {
+		c.mu.Lock()
+		common := c.common[role]
+		c.mu.Unlock()
+		if common != nil && common.ended.Err() == nil {
+			return common.lease.Port(), "", func() {}, nil
+		}
+		lease, err := c.ports.Listen(ctx, role, portalloc.Options{Addrs: c.cfg.Listen})
+		if err != nil {
+			return 0, "", nil, err
+		}
+		g = &greeter{lease: lease, greeting: newID(), done: make(chan struct{})}
+		go func() {
+			defer close(g.done)
+			agent.Greet(lease, g.greeting)
+		}()
+		if !own {
+			c.greeter = g
+		}
+	}
+	g.users++
+	return g.lease.Port(), g.greeting, func() {
+		_ = c.turn.take(context.WithoutCancel(ctx)) // nobody keeps it for long
+		defer c.turn.give()
+		if g.users--; g.users > 0 {
+			return
+		}
+		if c.greeter == g {
+			c.greeter = nil
+		}
+		_ = g.lease.Close()
+		<-g.done
+	}, nil
 }
 
 // managerPorts looks at the manager's side of the ways back from a device. conn is nil
@@ -184,19 +267,22 @@ func (p *preflight) managerPorts(ctx context.Context, conn transport.Conn) {
 		if flow.Need == Required {
 			bad = Blocks
 		}
-		if pub.opened(flow.Role, flow.First) == nil {
-			lease, err := pub.ports.Listen(ctx, flow.Role, portalloc.Options{Port: flow.First, Addrs: pub.cfg.Listen})
-			if err != nil {
-				f.Err = err
-				p.add(f.as(FindTaken, bad, err.Error(), ""))
-				continue
+		if err := pub.canListen(ctx, flow.Role, flow.First); err != nil {
+			code := FindTaken
+			if denied(err) {
+				code = FindDenied
 			}
-			_ = lease.Close()
+			f.Err = err
+			p.add(f.as(code, bad, err.Error(), ""))
+			continue
 		}
 		if conn == nil {
 			continue
 		}
 		path, err := wayBack(pub.cfg, p.n.t, conn.Path())
+		if err == nil && path.SeenAs.Is6() && path.SeenAs.IsLinkLocalUnicast() {
+			err = fmt.Errorf("%v is link-local, and the manager cannot know the zone that it has on the target: let Config.Way give another address", path.SeenAs)
+		}
 		if err != nil {
 			f.Err = err
 			p.add(f.as(FindUntried, Notice, err.Error(), ""))
@@ -232,10 +318,10 @@ func (p *preflight) web() string {
 	switch p.n.t.Kind {
 	case OA, ILO, VC:
 		host, _ := p.address()
-		if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
-			return "https://" + net.JoinHostPort(host, strconv.Itoa(443)) + "/"
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
 		}
-		return "https://" + host + "/"
+		return (&url.URL{Scheme: "https", Host: host, Path: "/"}).String()
 	}
 	return ""
 }

@@ -88,6 +88,22 @@ func (p *publisher) opened(role portalloc.Role, port uint16) *portalloc.Lease {
 	return nil
 }
 
+// canListen reports why a port could not be listened on, which it is not for long.
+func (p *publisher) canListen(ctx context.Context, role portalloc.Role, port uint16) error {
+	if err := p.turn.take(ctx); err != nil {
+		return err
+	}
+	defer p.turn.give()
+	if p.opened(role, port) != nil {
+		return nil
+	}
+	l, err := p.ports.Listen(ctx, role, portalloc.Options{Port: port, Addrs: p.cfg.Listen})
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
 // openPort opens a listener, on that port and no other if it is not 0. The caller
 // has the turn.
 func (p *publisher) openPort(ctx context.Context, role portalloc.Role, port uint16) (*portalloc.Lease, error) {

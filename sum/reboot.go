@@ -17,7 +17,7 @@ import (
 //
 // It fails with errors.ErrUnsupported, before anything is asked, for a target that
 // cannot be restarted or tells no boot ID; with agent.ErrJobRunning while a job runs
-// on a server; and with transport.ErrTimeout for one that goes on as before. What
+// on a server, and agent.ErrHostBusy while another manager's does; and with transport.ErrTimeout for one that goes on as before. What
 // Deploy left as UpdatedNeedsReboot is proven by [Verify] afterwards.
 func Reboot(ctx context.Context, n *Node, opts transport.RebootOptions) (transport.Identity, error) {
 	ctx, end, err := n.begin(ctx)

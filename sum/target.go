@@ -2,7 +2,9 @@ package sum
 
 import (
 	"fmt"
+	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -52,9 +54,19 @@ func urlHost(a string) string {
 }
 
 // id is what tells one target from another in a session and in journals: where it
-// is, not what it is called.
+// is, not what it is called. Names of hosts have no case (RFC 4343), and the port of
+// the kind need not be said.
 func (t Target) id() string {
 	t.User = ""
+	usual := dialled(t.Kind)
+	if host, port, err := (transport.Endpoint{Address: t.Address}).HostPort(usual); err == nil && t.Address != "" {
+		if !strings.Contains(host, "%") { // the name of an interface has
+			host = strings.ToLower(host)
+		}
+		if t.Address = host; port != usual {
+			t.Address = net.JoinHostPort(host, strconv.Itoa(int(port)))
+		}
+	}
 	return t.String()
 }
 
@@ -103,6 +115,9 @@ func ParseTarget(s string) (Target, error) {
 	}
 	if t.Object, err = url.PathUnescape(t.Object); err != nil {
 		return bad("object: %v", err)
+	}
+	if strings.Count(rest, ":") > 1 && !strings.HasPrefix(rest, "[") {
+		return bad("an IPv6 address stands in brackets, before the port: linux://root@[2001:db8::7]:2222")
 	}
 	if rest == "" || strings.Trim(rest, hostChars) != "" {
 		return bad("host missing or malformed; names in other scripts go in their ASCII form")

@@ -32,7 +32,8 @@ func TestParseTarget(t *testing.T) {
 }
 
 func TestParseTargetRefuses(t *testing.T) {
-	for _, in := range []string{"", "db1", "ssh://db1", "linux://", "linux://root@", "linux://a b", "linux://root:hunter2@db1", "linux://root%3Ahunter2@db1"} {
+	for _, in := range []string{
+		"linux://2001:db8::7:2222", "linux://::1","", "db1", "ssh://db1", "linux://", "linux://root@", "linux://a b", "linux://root:hunter2@db1", "linux://root%3Ahunter2@db1"} {
 		_, err := sum.ParseTarget(in)
 		require.ErrorIs(t, err, sum.ErrInvalid, in)
 		var e *sum.Error
@@ -54,4 +55,21 @@ func FuzzParseTarget(f *testing.F) {
 		require.NoError(t, err, "%q became %q", s, got.String())
 		require.Equal(t, got, again)
 	})
+}
+
+// TestTargetSamePlace: one place has one name in journals, however it is written.
+func TestTargetSamePlace(t *testing.T) {
+	l := newLab(t, server)
+	s := l.open()
+	t.Cleanup(func() { require.NoError(t, s.Close(t.Context())) })
+	for _, same := range [][2]string{{"192.0.2.7", "192.0.2.7:22"}, {"db1", "DB1:22"}, {"2001:db8::7", "[2001:DB8::7]:22"}} {
+		_, err := s.Node(sum.Target{Kind: sum.Linux, User: "root", Address: same[0]})
+		require.NoError(t, err)
+		_, err = s.Node(sum.Target{Kind: sum.Linux, User: "ops", Address: same[1]})
+		require.ErrorIs(t, err, sum.ErrInvalid, "%v", same)
+	}
+	for _, other := range []string{"192.0.2.7:2222", "db2"} {
+		_, err := s.Node(sum.Target{Kind: sum.Linux, User: "ops", Address: other})
+		require.NoError(t, err)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/roundsman-go/roundsman/firewall"
 )
@@ -40,22 +41,21 @@ func newWalls(ctx context.Context, cfg Config, b *books) *walls {
 			w.log.DebugContext(ctx, "the firewall of this host cannot be opened", "err", err)
 		}
 	}
-	for _, p := range b.pendingFor(rulesOwner.id()) {
-		if !p.dead {
-			continue
+	dead := slices.DeleteFunc(b.pendingFor(rulesOwner.id()), func(p openRecord) bool { return !p.dead })
+	if len(dead) > 0 && w == nil {
+		var left []firewall.Leftover
+		left, err = firewall.Sweep(ctx, opts)
+		for _, l := range left {
+			cfg.Logger.WarnContext(ctx, "removed what a dead run left in the firewall", "what", l.What, "owner", l.Owner.String())
 		}
-		if w == nil {
-			var left []firewall.Leftover
-			left, err = firewall.Sweep(ctx, opts)
-			for _, l := range left {
-				cfg.Logger.WarnContext(ctx, "removed what a dead run left in the firewall", "what", l.What, "owner", l.Owner.String())
-			}
+	}
+	for _, p := range dead {
+		failed := err
+		if failed == nil {
+			failed = b.closed(ctx, p.kind, rulesOwner, p.id)
 		}
-		if err == nil {
-			err = b.closed(ctx, p.kind, rulesOwner, p.id)
-		}
-		if err != nil {
-			cfg.Logger.WarnContext(ctx, "what a dead run left in the firewall is still there; the next run tries again", "err", err)
+		if failed != nil {
+			cfg.Logger.WarnContext(ctx, "what a dead run left in the firewall may still be there; the next run tries again", "err", failed)
 		}
 	}
 	return w

@@ -64,6 +64,13 @@ var inFlags = strings.NewReplacer(
 	", or allow that (Options.LegacyAlgorithms) for a target whose key is known", "",
 	", or allow that (Options.LegacyAlgorithms)", "",
 	"Options.SudoPassword", "--sudo-password-file",
+	" (Config.BaseDirs)", " (--agent-dir)",
+	" in Config.Policies", " (--port)",
+	" (Config.OpenFirewall)", " (--open-firewall)",
+	", or work without an agent", ", or work without an agent (--agentless)",
+	": let Config.Way give another address", "",
+	": set Config.Way", "",
+	": Config.Way can say under which address the target finds the manager", "",
 )
 
 // told is an error for people: what happened, and below it, clause by clause, the

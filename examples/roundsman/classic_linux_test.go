@@ -33,10 +33,13 @@ func (m *manager) links(h *realtest.Host, name string) []link {
 	return out
 }
 
-// seesLinks is a postinst that takes long enough for reports, and notes the
-// connections of its host.
+// seesLinks is a postinst that waits until agent and manager have dialled each other,
+// and notes the connections of its host.
 func seesLinks(name string) string {
-	return "sleep 3; ss -Htn state established >/var/lib/" + name + ".links"
+	return `i=0
+while [ $i -lt 300 ] && [ "$(ss -Htn state established | awk '$3 !~ /:22$/' | wc -l)" -lt 2 ]; do sleep 0.2; i=$((i+1)); done
+sleep 1
+ss -Htn state established >/var/lib/` + name + ".links"
 }
 
 // open adds rules to the firewall of a host, of which nothing but port 22 is open.

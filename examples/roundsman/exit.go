@@ -36,7 +36,7 @@ Where several apply, the order is 12, 10, 11, 1, 3, 0.`
 type tally struct {
 	mu       sync.Mutex
 	targets  int
-	failed   map[string]bool // by target
+	failed   map[string]bool // by target; "" is what is no target's
 	pending  bool            // a result is not known, or not proven
 	outcomes map[outcomeKey]sum.Outcome
 }
@@ -95,7 +95,9 @@ func (t *tally) failures() int {
 	defer t.mu.Unlock()
 	failed := map[string]bool{}
 	for target := range t.failed {
-		failed[target] = true
+		if target != "" {
+			failed[target] = true
+		}
 	}
 	for k, o := range t.outcomes {
 		if failure(o) {
@@ -115,12 +117,12 @@ func failure(o sum.Outcome) bool {
 func (t *tally) status(stopped, detailed bool) int {
 	counts := t.counts()
 	t.mu.Lock()
-	pending := t.pending
+	pending, broken := t.pending, t.failed[""]
 	t.mu.Unlock()
 	switch {
 	case stopped:
 		return exitStopped
-	case t.failures() > 0:
+	case t.failures() > 0 || broken:
 		return exitFailed
 	case pending || counts[sum.Unverified] > 0:
 		return exitUnverified

@@ -153,6 +153,7 @@ func (c *matrixCell) look() (left, running []string) {
 		find /var/lib/roundsman /opt/roundsman /root/.cache -type d -printf 'dir %p\n' -o -printf 'file %p\n'
 		find /var/lib/roundsman -mindepth 1 -type d -empty -printf 'empty %p\n'
 		find /tmp /run -name '*roundsman*' -printf 'file %p\n'
+		find /var/lib /opt /root /root/.cache -maxdepth 1 -name '.roundsman*' -printf 'file %p\n'
 		ps -eo args= -ww | sed 's/^/process /'
 		ss -Htln | sed 's/^/listener /'
 		ss -Hlnx | sed 's/^/socket /'

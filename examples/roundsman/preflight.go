@@ -69,7 +69,7 @@ wrong-identity or noexec, and says what to do; it fails where work would.
 			if len(list) == 0 {
 				return errNoTargets
 			}
-			if err := p.check(&f, cmd.Flags().Changed("format")); err != nil {
+			if err := p.check(&f, cmd.Flags().Changed("format"), cmd.Flags().Changed("for")); err != nil {
 				return err
 			}
 			if p.probe {
@@ -100,7 +100,7 @@ func join[S ~string](list []S) string {
 	return strings.Join(out, ", ")
 }
 
-func (p *preflightFlags) check(f *sessionFlags, formatGiven bool) error {
+func (p *preflightFlags) check(f *sessionFlags, formatGiven, sideGiven bool) error {
 	if f.json {
 		if formatGiven && p.format != "json" {
 			return usagef("--json excludes --format %s", p.format)
@@ -129,6 +129,9 @@ func (p *preflightFlags) check(f *sessionFlags, formatGiven bool) error {
 	case sum.SideManager, sum.SideTarget, sum.SideBetween:
 	default:
 		return usagef("--for %q: want manager, target or between", p.side)
+	}
+	if p.isTable() && (sideGiven || p.optional) {
+		return usagef("--for and --optional are for rules: give their --format, one of %s", join(sum.RuleFormats()))
 	}
 	for _, u := range p.use {
 		if !slices.Contains(sum.PortOptions(), sum.PortOption(u)) {

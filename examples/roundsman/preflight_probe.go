@@ -87,9 +87,9 @@ func (r *reporter) findings(t sum.Target, list []sum.Finding) {
 			if f.Port != 0 {
 				where = fmt.Sprintf(" %s %d/%s", f.Direction, f.Port, f.Protocol)
 			}
-			r.line("  %s %s%s: %s", f.Severity, f.Code, where, clean(f.Text))
+			r.line("  %s %s%s: %s", f.Severity, f.Code, where, clean(inFlags.Replace(f.Text)))
 			if f.Advice != "" && s != sum.Passed {
-				r.lines(f.Advice)
+				r.lines(inFlags.Replace(f.Advice))
 			}
 		}
 	}

@@ -45,6 +45,8 @@ type Facts struct {
 	// its user may write there; -1 is unknown.
 	Dir  string
 	Free int64
+	// Staged is how many bytes of payloads the manager's own agent has there already.
+	Staged int64
 	// Unfit says of the base directories that would be preferred why they will not do.
 	Unfit []error
 	// Skew is by how much the target's clock is ahead of the manager's; it is known to
@@ -52,6 +54,8 @@ type Facts struct {
 	Skew, Within time.Duration
 	// Holders are what keeps jobs of this manager out: those of others.
 	Holders []HostHolder
+	// HoldersErr is why that is not known, or nil.
+	HoldersErr error
 	// Agentless says that nothing of ours was executed there.
 	Agentless bool
 }

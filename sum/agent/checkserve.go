@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,10 @@ import (
 // The conversation with "check": a line of JSON for each question and each answer, one
 // after the other.
 const maxCheckLine = 64 << 10 // bytes
+
+// checkLease is how long "check" stays that is not asked anything: a cable that is cut
+// does not end its input.
+const checkLease = time.Minute
 
 // CheckQuestion is what a manager asks of "check"; one of its parts is set.
 type CheckQuestion struct {
@@ -55,7 +60,9 @@ type CheckAnswer struct {
 	Reached   *Reached      `json:"reached,omitempty"`
 	Listening *Listening    `json:"listening,omitempty"`
 	Error     string        `json:"error,omitempty"`
-	Denied    bool          `json:"denied,omitempty"` // Error is of missing rights
+	// Denied says that Error is of missing rights, Unsupported that the host cannot.
+	Denied      bool `json:"denied,omitempty"`
+	Unsupported bool `json:"unsupported,omitempty"`
 }
 
 // CheckedFacts are what "check" says of its host.
@@ -64,6 +71,7 @@ type CheckedFacts struct {
 	Arch    string       `json:"arch"`
 	UID     int          `json:"uid"`
 	Free    []int64      `json:"free"` // of each directory; -1 is unknown
+	Staged  int64        `json:"staged,omitempty"`
 	Now     time.Time    `json:"now"`
 	Holders []HostHolder `json:"holders,omitempty"`
 	Error   string       `json:"error,omitempty"` // why Holders are not known
@@ -89,6 +97,8 @@ type ear struct {
 // ServeCheck is the program "check": it answers until its input ends, as it does when the manager is gone, or ctx
 // does. Then a read of in may still be under way.
 func ServeCheck(ctx context.Context, in io.Reader, out io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	ports, err := portalloc.New(portalloc.Config{Generation: portalloc.Classic})
 	if err != nil {
 		return err
@@ -102,6 +112,7 @@ func ServeCheck(ctx context.Context, in io.Reader, out io.Writer) error {
 	}()
 	questions, ended := make(chan CheckQuestion), make(chan error, 1)
 	go func() {
+		defer cancel() // nobody waits for an answer any more
 		lines := bufio.NewScanner(in)
 		lines.Buffer(nil, maxCheckLine)
 		for lines.Scan() {
@@ -118,8 +129,13 @@ func ServeCheck(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 		ended <- lines.Err()
 	}()
+	idle := time.NewTimer(checkLease)
+	defer idle.Stop()
 	for {
+		idle.Reset(checkLease)
 		select {
+		case <-idle.C:
+			return fmt.Errorf("no question for %v: the manager is gone", checkLease)
 		case q := <-questions:
 			if q.Quit {
 				return nil
@@ -134,7 +150,12 @@ func ServeCheck(ctx context.Context, in io.Reader, out io.Writer) error {
 		case err := <-ended:
 			return err
 		case <-ctx.Done():
-			return ctx.Err()
+			select {
+			case err := <-ended:
+				return err
+			default:
+				return ctx.Err()
+			}
 		}
 	}
 }
@@ -156,7 +177,7 @@ func (c *checker) answer(q CheckQuestion) CheckAnswer {
 		err = errors.New("the question is not known to this program")
 	}
 	if err != nil {
-		a.Error, a.Denied = err.Error(), errors.Is(err, fs.ErrPermission)
+		a.Error, a.Denied, a.Unsupported = err.Error(), errors.Is(err, fs.ErrPermission), errors.Is(err, errors.ErrUnsupported)
 	}
 	return a
 }
@@ -169,6 +190,7 @@ func checkFacts(q FactsQuestion) *CheckedFacts {
 			free = -1
 		}
 		f.Free = append(f.Free, free)
+		f.Staged += staged(dir, q.ID)
 		if f.Error == "" && len(f.Holders) == 0 {
 			holders, err := hostHolders(dir, q.ID)
 			f.Holders = holders
@@ -178,6 +200,20 @@ func checkFacts(q FactsQuestion) *CheckedFacts {
 		}
 	}
 	return f
+}
+
+// staged returns how many bytes of payloads an agent has.
+func staged(base, id string) (sum int64) {
+	entries, err := os.ReadDir(home(filepath.Join(base, id)).blobs())
+	if id == "" || err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if fi, err := e.Info(); err == nil && fi.Mode().IsRegular() {
+			sum += fi.Size()
+		}
+	}
+	return sum
 }
 
 // existing returns the deepest directory on the way to dir that is there.
@@ -190,6 +226,10 @@ func existing(dir string) string {
 	}
 }
 
+// greetingTime is how long a peer that was reached may take to greet. Who does not
+// greet at once does not at all.
+const greetingTime = 2 * time.Second
+
 // dial dials the manager and reads its greeting.
 func (c *checker) dial(q DialQuestion) Reached {
 	ctx, cancel := context.WithTimeout(c.ctx, time.Duration(min(max(q.Timeout, 1), 60_000))*time.Millisecond)
@@ -199,8 +239,7 @@ func (c *checker) dial(q DialQuestion) Reached {
 		return Reached{How: HowReached(err), Text: err.Error()}
 	}
 	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	_ = conn.SetReadDeadline(deadline)
+	_ = conn.SetReadDeadline(time.Now().Add(greetingTime))
 	greeting, err := readGreeting(conn)
 	r := Reached{How: ReachedPeer, Greeting: greeting}
 	if err != nil {
@@ -302,6 +341,7 @@ type CheckClient struct {
 	Conn   net.Conn
 	Target string
 	lines  *bufio.Scanner
+	broken error // of a question whose answer was not waited for
 }
 
 // Ask asks one question and waits for its answer.
@@ -309,7 +349,7 @@ func (c *CheckClient) Ask(ctx context.Context, q CheckQuestion) (CheckAnswer, er
 	fail := func(kind, err error) (CheckAnswer, error) {
 		return CheckAnswer{}, &Error{Op: "check", Target: c.Target, Kind: kind, Err: err}
 	}
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(c.broken, ctx.Err()); err != nil {
 		return fail(nil, err)
 	}
 	line, err := json.Marshal(q)
@@ -319,7 +359,8 @@ func (c *CheckClient) Ask(ctx context.Context, q CheckQuestion) (CheckAnswer, er
 	stop := context.AfterFunc(ctx, func() { _ = c.Conn.SetDeadline(time.Now()) })
 	defer stop()
 	if _, err := c.Conn.Write(append(line, '\n')); err != nil {
-		return fail(nil, transport.ContextError(ctx, "check", c.Target, err))
+		c.broken = transport.ContextError(ctx, "check", c.Target, err)
+		return fail(nil, c.broken)
 	}
 	if c.lines == nil {
 		c.lines = bufio.NewScanner(c.Conn)
@@ -330,7 +371,8 @@ func (c *CheckClient) Ask(ctx context.Context, q CheckQuestion) (CheckAnswer, er
 		if err == nil {
 			err = io.ErrUnexpectedEOF
 		}
-		return fail(nil, transport.ContextError(ctx, "check", c.Target, err))
+		c.broken = transport.ContextError(ctx, "check", c.Target, err)
+		return fail(nil, c.broken)
 	}
 	a, err := parseCheckAnswer(c.lines.Bytes())
 	if err != nil {
@@ -338,8 +380,11 @@ func (c *CheckClient) Ask(ctx context.Context, q CheckQuestion) (CheckAnswer, er
 	}
 	if a.Error != "" {
 		var kind error
-		if a.Denied {
+		switch {
+		case a.Denied:
 			kind = fs.ErrPermission
+		case a.Unsupported:
+			kind = errors.ErrUnsupported
 		}
 		return fail(kind, errors.New(a.Error))
 	}
@@ -350,6 +395,7 @@ func (c *CheckClient) Ask(ctx context.Context, q CheckQuestion) (CheckAnswer, er
 func (c *CheckClient) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
 	defer cancel()
+	_ = c.Conn.SetDeadline(time.Time{}) // that of a question may have passed
 	stop := context.AfterFunc(ctx, func() { _ = c.Conn.SetDeadline(time.Now()) })
 	defer stop()
 	if _, err := c.Conn.Write([]byte(`{"quit":true}` + "\n")); err == nil {

@@ -107,7 +107,8 @@
 // A restart of the host that was asked for (Ops.Reboot) is refused while a job runs,
 // also another manager's, and then holds the host itself: no job begins until the host
 // has restarted, whatever becomes of the agent. It is void ten minutes after it was due,
-// and where systemd runs a minute after shutdown -c; elsewhere delete its file.
+// and where systemd runs as soon as shutdown -c has cancelled it, from a minute after it
+// was asked for on; elsewhere delete its file.
 //
 // # Platforms
 //

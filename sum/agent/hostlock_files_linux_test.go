@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum/channel"
@@ -157,4 +159,69 @@ func TestHostTieIsBroken(t *testing.T) {
 	own, err := filepath.Glob(filepath.Join(base, HostLockPrefix+rec.ID+".*"))
 	require.NoError(t, err)
 	require.Empty(t, own)
+}
+
+func FuzzParseHostLock(f *testing.F) {
+	id := strings.Repeat("0f", 16)
+	for _, s := range []string{"", "x", id, id + ".1.2.b", id + ".1.2.b.3", id + ".-1.2.b", id + ".1..b", id + ".1.2.b.", id + ".1.2.b.new", id + ".1.2.b.3.4", id + ".99999999999999999999.2.b"} {
+		f.Add(HostLockPrefix + s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		by, ok := parseHostLock(name)
+		if !ok {
+			return
+		}
+		require.Greater(t, by.PID, 0)
+		require.NotEmpty(t, by.Start)
+		require.NotContains(t, name, hostNew, "it is not there yet")
+		parts := strings.Split(strings.TrimPrefix(name, HostLockPrefix), ".")
+		require.True(t, channel.ValidJobID(parts[0]))
+		require.Equal(t, parts[2:], append([]string{by.Start, by.boot}, parts[4:]...))
+		parts[1] = strconv.Itoa(by.PID)
+		again, ok := parseHostLock(HostLockPrefix + strings.Join(parts, "."))
+		require.True(t, ok)
+		require.Equal(t, by, again)
+	})
+}
+
+func FuzzReadHostLock(f *testing.F) {
+	f.Add([]byte(`{"agent":"a","job":"b","component":"c","version":"1","target":"t","since":"2026-01-02T03:04:05Z"}` + "\nheld\nprogram 7 8\n"))
+	f.Add([]byte("{}\nrestart 1700000000 1700000600\nheld\n"))
+	f.Add([]byte("{\nrestart x y\nheld group\nprogram 7\nprogram -1 x"))
+	f.Add([]byte(`{"component":"\u001b[2J\u202e","target":"\n","restart":"9999-12-31T23:59:59Z"}` + "\n"))
+	name := filepath.Join(f.TempDir(), "file")
+	f.Fuzz(func(t *testing.T, content []byte) {
+		require.NoError(t, os.WriteFile(name, content, 0o600))
+		c, err := readHostLock(name)
+		require.Equal(t, len(content) > maxFile, err != nil)
+		if err != nil {
+			return
+		}
+		lines := "\n" + string(content)
+		require.Equal(t, strings.Contains(lines, "\nheld\n") || strings.Contains(lines, "\nheld group\n"), c.held)
+		require.True(t, c.held || !c.group)
+		if c.program != (process{}) {
+			require.Contains(t, lines, "\nprogram ")
+			require.NotEmpty(t, c.program.Start)
+		}
+		if c.restart != (restart{}) {
+			require.Contains(t, lines, "\nrestart ")
+			require.True(t, c.restart.asked > 0 && c.restart.due > 0)
+			require.Equal(t, c.restart, parseRestart(c.restart.String()))
+		}
+		// What others have written goes to logs and terminals.
+		for _, r := range c.String() {
+			require.True(t, unicode.IsPrint(r), "%q", c.String())
+		}
+		require.Less(t, len(c.String()), 16<<10)
+		// The end of a line that is being written says nothing yet.
+		whole := content[:bytes.LastIndexByte(content, '\n')+1]
+		require.NoError(t, os.WriteFile(name, whole, 0o600))
+		less, err := readHostLock(name)
+		require.NoError(t, err)
+		require.Equal(t, c.held, less.held)
+		require.Equal(t, c.program, less.program)
+		require.Equal(t, c.restart, less.restart)
+		require.Equal(t, c.Component, less.Component)
+	})
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -84,16 +85,27 @@ func (h home) holdForRestart(target string, delay time.Duration) (lock *hostLock
 	}, r.String())
 }
 
-// keepForRestart leaves the file to the host, in the place of that of any earlier
-// restart.
+// keepForRestart leaves the file to the host, in the place of those of earlier
+// restarts. Of those that are asked for at the same time none deletes a later one, so
+// the last remains, whatever the order in which they come here.
 func (h home) keepForRestart(lock *hostLock) error {
-	mine := filepath.Base(lock.name)
+	name := lock.name
 	err := lock.close()
+	mine, rerr := readHostLock(name)
+	if rerr != nil {
+		return err // the others are void some day
+	}
 	for _, base := range h.bases() {
 		files, _ := filepath.Glob(filepath.Join(base, HostLockPrefix+"*"))
-		for _, name := range files {
-			if c, rerr := readHostLock(name); rerr == nil && c.restart != (restart{}) && filepath.Base(name) != mine {
-				_ = os.Remove(name)
+		for _, other := range files {
+			by, ok := parseHostLock(filepath.Base(other))
+			if !ok || by.ns != "" && by.ns != pidNamespace() {
+				continue // not in its place yet, or of another system
+			}
+			c, rerr := readHostLock(other)
+			if rerr == nil && c.restart != (restart{}) && cmp.Or(
+				cmp.Compare(c.restart.asked, mine.restart.asked), cmp.Compare(filepath.Base(other), filepath.Base(name))) < 0 {
+				_ = os.Remove(other)
 			}
 		}
 	}

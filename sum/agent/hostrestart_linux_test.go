@@ -83,3 +83,52 @@ func TestRestartHoldsTheHost(t *testing.T) {
 		})
 	}
 }
+
+// Of restarts that are asked for at once none deletes the file of a later one, in
+// whatever order they go on: so one holds the host.
+func TestRestartsAtOnce(t *testing.T) {
+	t.Parallel()
+	files := func(h home) []string {
+		files, err := filepath.Glob(filepath.Join(h.base(), HostLockPrefix+"*"))
+		require.NoError(t, err)
+		return files
+	}
+	for range 10 { // their names are random
+		for _, order := range [][]int{{0, 1}, {1, 0}} {
+			h := home(filepath.Join(t.TempDir(), "agent"))
+			var locks [2]*hostLock
+			for i := range locks {
+				lock, by, err := h.holdForRestart("db1", time.Hour)
+				require.NoError(t, err)
+				require.Nil(t, by)
+				locks[i] = lock
+			}
+			for _, i := range order {
+				require.NoError(t, h.keepForRestart(locks[i]))
+			}
+			require.NotEmpty(t, files(h))
+			by, err := h.hostHolder()
+			require.NoError(t, err)
+			require.NotNil(t, by)
+		}
+	}
+
+	// One takes the place of those that were asked for before, and of no other.
+	h := home(filepath.Join(t.TempDir(), "agent"))
+	now := time.Now()
+	write := func(after time.Duration, end string) string {
+		r := restart{now.Add(after).Unix(), now.Add(time.Hour).Unix()}
+		return hostFile(t, h.base(), process{1, processStart(1)}, bootID()+end, "{}\n"+r.String()+"\nheld\n")
+	}
+	earlier, later := write(-time.Minute, ""), write(time.Minute, "")
+	coming, foreign := write(-time.Minute, hostNew), write(-time.Minute, ".1")
+	job := hostFile(t, h.base(), process{os.Getpid(), "1"}, bootID(), "{}\nheld\n")
+	lock, by, err := h.holdForRestart("db1", time.Hour)
+	require.NoError(t, err)
+	require.Nil(t, by)
+	mine := lock.name
+	require.NoFileExists(t, job, "whoever looks deletes that of a dead job")
+	require.NoError(t, h.keepForRestart(lock))
+	require.NoFileExists(t, earlier)
+	require.ElementsMatch(t, []string{later, coming, foreign, mine}, files(h))
+}

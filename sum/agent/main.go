@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/roundsman-go/roundsman/sum/channel"
 )
@@ -112,6 +113,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		run = func() error {
 			ctx, stop := notifyEnd()
 			defer stop()
+			signal.Ignore(syscall.SIGPIPE) // what it opened is closed first
 			return ServeCheck(ctx, stdin, stdout)
 		}
 	case "shim":

@@ -20,14 +20,27 @@ const (
 // start starts a job's shim. Where that fails the job stays Accepted, and revive
 // tries again or ends it. The caller holds mu.
 func (s *service) start(rec record) record {
+	s.forget()
 	s.tried[rec.ID] = time.Now()
 	ended, err := s.spawn(rec.ID)
-	if s.faults[rec.ID] = err; err == nil {
+	if err == nil {
 		s.starting[rec.ID] = ended
+		delete(s.faults, rec.ID)
 	} else {
+		s.faults[rec.ID] = err
 		s.log.Error("starting the shim of a job", "job", rec.ID, "try", rec.Tries, "error", err)
 	}
 	return rec
+}
+
+// forget drops what is only of use until a job's program begins. The caller holds mu.
+func (s *service) forget() {
+	for id := range s.tried {
+		if rec, err := s.home.readRecord(id); errors.Is(err, fs.ErrNotExist) || err == nil && rec.State != Accepted {
+			delete(s.tried, id)
+			delete(s.faults, id)
+		}
+	}
 }
 
 // revive gives a new shim to a job whose shim died before the program began, or
@@ -49,8 +62,11 @@ func (s *service) revive(rec record) (record, error) {
 		defer lock.Close() // also before the return below: the new shim waits for it
 	}
 	now, err := s.home.readRecord(rec.ID)
-	if err != nil || now.State != Accepted {
-		return now, err
+	if err != nil { // it may be there, and be readable again
+		return rec, err
+	}
+	if now.State != Accepted {
+		return now, nil
 	}
 	rec = now
 	if gone || rec.Tries >= maxTries {

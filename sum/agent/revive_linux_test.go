@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,16 +39,12 @@ func TestDeadShimIsReplacedTwice(t *testing.T) {
 		require.NoError(t, err)
 		return st
 	}
-	s.tried[job.JobID] = time.Now().Add(time.Hour)
 	_, err := s.Install(t.Context(), job)
 	require.NoError(t, err)
-	spawned = 1 // Install may have noticed at once
-	require.NoError(t, s.home.writeRecord(func() record {
-		r, err := s.home.readRecord(job.JobID)
-		require.NoError(t, err)
-		r.Tries = 1
-		return r
-	}()))
+	require.Equal(t, 1, spawned)
+	s.mu.Lock()
+	s.tried[job.JobID] = time.Now().Add(time.Hour) // however long this takes
+	s.mu.Unlock()
 	require.Equal(t, channel.StateAccepted, ask().State)
 	require.Equal(t, 1, spawned, "a shim gets time to begin")
 	overdue(s, job.JobID)
@@ -101,6 +99,47 @@ func TestShimThatCannotBeStarted(t *testing.T) {
 	require.Len(t, spawned, maxTries)
 	require.NoError(t, testShim(s, job.JobID).run(t.Context()))
 	require.NoFileExists(t, s.home.output(job.JobID), "its program ran")
+}
+
+// A record that cannot be read for the moment makes no other of what is known.
+func TestReviveWithoutTheRecord(t *testing.T) {
+	s := testService(t)
+	job := trueJob()
+	_, err := s.Install(t.Context(), job)
+	require.NoError(t, err)
+	rec, err := s.home.readRecord(job.JobID)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(s.home.record(job.JobID)))
+	require.NoError(t, os.Mkdir(s.home.record(job.JobID), 0o700))
+	overdue(s, job.JobID)
+	require.Equal(t, rec, s.reviveSlowly(rec))
+	got, err := s.revive(rec)
+	require.Error(t, err)
+	require.Equal(t, rec, got)
+}
+
+// What is of use until a program begins is not kept of every job that ever was.
+func TestTriesAreForgotten(t *testing.T) {
+	s := testService(t)
+	begun, waiting, deleted, unread := trueJob(), trueJob(), trueJob(), trueJob()
+	for _, job := range []*channel.InstallRequest{begun, waiting, deleted, unread} {
+		_, err := s.Install(t.Context(), job) // it gets no shim
+		require.NoError(t, err)
+	}
+	require.Len(t, s.faults, 4)
+	rec, err := s.home.readRecord(begun.JobID)
+	require.NoError(t, err)
+	rec.State = Done
+	require.NoError(t, s.home.writeRecord(rec))
+	require.NoError(t, os.Remove(s.home.record(deleted.JobID)))
+	require.NoError(t, os.Remove(s.home.record(unread.JobID)))
+	require.NoError(t, os.Mkdir(s.home.record(unread.JobID), 0o700))
+
+	s.spawn = func(string) (<-chan struct{}, error) { return make(chan struct{}), nil }
+	_, err = s.Install(t.Context(), waiting)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{waiting.JobID, unread.JobID}, slices.Collect(maps.Keys(s.tried)))
+	require.Equal(t, []string{unread.JobID}, slices.Collect(maps.Keys(s.faults)), "a shim was started")
 }
 
 func TestNewAgentRevivesJobs(t *testing.T) {

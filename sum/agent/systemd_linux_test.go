@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -75,6 +76,38 @@ func TestParseSystemd(t *testing.T) {
 	for active, over := range map[string]bool{"active": false, "deactivating": false, "activating": false, "inactive": true, "failed": true, "": false} {
 		require.Equal(t, over, unitState{active: active}.over(), active)
 	}
+}
+
+func FuzzParseVersion(f *testing.F) {
+	for _, s := range []string{"systemd 252 (252.38-1~deb12u1)\n+PAM", "systemd 257~rc1 (x)\n", "systemd", "systemd -5", "systemd 99999999999999999999"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, out string) {
+		n := parseVersion(out)
+		require.GreaterOrEqual(t, n, 0)
+		if n > 0 {
+			rest, ok := strings.CutPrefix(out, "systemd ")
+			require.True(t, ok)
+			rest, ok = strings.CutPrefix(strings.TrimLeft(rest, "0"), strconv.Itoa(n))
+			require.True(t, ok && (rest == "" || rest[0] < '0' || rest[0] > '9'), "the whole number")
+		}
+	})
+}
+
+func FuzzParseUnit(f *testing.F) {
+	f.Add("MainPID=7\nDescription=a=b\nActiveState=active\n")
+	f.Add("MainPID=x\nMainPID=99999999999999999999\nActiveState\n=\n\nActiveState=failed")
+	f.Fuzz(func(t *testing.T, out string) {
+		st := parseUnit(out)
+		lines := "\n" + out
+		require.Contains(t, lines+"\nActiveState=", "\nActiveState="+st.active)
+		require.Contains(t, lines+"\nDescription=", "\nDescription="+st.description)
+		require.NotContains(t, st.active+st.description, "\n")
+		if st.pid != 0 {
+			require.Contains(t, lines, "\nMainPID=")
+		}
+		require.Equal(t, st, parseUnit(fmt.Sprintf("ActiveState=%s\nMainPID=%d\nDescription=%s\n", st.active, st.pid, st.description)))
+	})
 }
 
 // fakeSystemd is a directory with a systemd-run and a systemctl that do what files

@@ -46,7 +46,8 @@ const (
 	exitHostBusy    = 76
 	exitNoSpace     = 77
 	exitNoShutdown  = 79
-	exitShutdown    = 80
+	exitShutdown    = 80 // it failed, and the user is not root
+	exitNoRestart   = 81 // it failed, for root
 	exitUnavailable = 127
 )
 
@@ -282,6 +283,8 @@ func (c *commands) script(ctx context.Context, op string, env []string, script s
 		e.Kind, e.Hint = errors.ErrUnsupported, "there is no program shutdown on this host"
 	case exitShutdown:
 		e.Kind = fs.ErrPermission
+	case exitNoRestart:
+		e.Kind = transport.ErrRejected
 	case exitNoSpace:
 		e.Kind, e.Hint = transport.ErrNoSpace, "make room on the file system of "+c.place.Dir
 	}
@@ -367,8 +370,9 @@ func (c *commands) Log(ctx context.Context, name string, w io.Writer) error {
 }
 
 // Reboot implements agent.Ops. It fails with agent.ErrJobRunning while a job runs, and
-// with agent.ErrHostBusy while another manager's does; until the restart no job begins
-// on the host.
+// with agent.ErrHostBusy while another manager's does, with fs.ErrPermission where
+// shutdown fails and the user is not root, and with transport.ErrRejected where it fails
+// for root; until the restart no job begins on the host.
 func (c *commands) Reboot(ctx context.Context, opts transport.RebootOptions) error {
 	minutes := (max(opts.Delay, 0) + time.Minute - 1) / time.Minute
 	holder, _ := json.Marshal(agent.HostHolder{Agent: c.place.ID, Target: c.target}) // strings alone

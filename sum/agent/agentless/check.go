@@ -2,6 +2,7 @@ package agentless
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,14 +17,18 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// checkScript DIR... prints what the host is like, as "name value" lines:
+// checkScript ID DIR... prints what the host is like, as "name value" lines:
 //
 //	dir FREE REASON  for each base directory: KiB that are free, "?" for unknown, and
 //	                 "ok" or why it will not do
 //	holder JSON      what holds the host
 //	unknown          it cannot be known what does
+//	staged KIB       what agent ID has there of payloads
 var checkScript = functions + `
+id=$1
+shift
 for b; do
+	case $b in /*) ;; *) echo "dir ? it is no absolute path"; continue;; esac
 	e=$b
 	while ! [ -d "$e" ]; do e=${e%/*}; e=${e:-/}; done
 	free=$(df -Pk "$e" 2>/dev/null | while read -r a; do l=$a; printf '%s\n' "$l"; done | tail -n 1)
@@ -36,7 +41,16 @@ for b; do
 	echo "dir $free $why"
 	[ -d "$b" ] || continue
 	D=$b/x
-	(hosts "" | while IFS= read -r f; do echo "holder $(holder "$f")"; done) || echo unknown
+	if o=$(hosts ""); then
+		printf '%s\n' "$o" | while IFS= read -r f; do
+			if [ -n "$f" ]; then echo "holder $(holder "$f")"; fi
+		done
+	else echo unknown
+	fi
+	if [ -d "$b/$id/blobs" ]; then
+		k=$(du -sk "$b/$id/blobs" 2>/dev/null)
+		echo "staged ${k%%[!0-9]*}"
+	fi
 done
 exit 0
 `
@@ -69,13 +83,13 @@ func (k *checks) Facts(ctx context.Context) (agent.Facts, error) {
 	if f.Skew, f.Within, err = k.skew(ctx); err != nil {
 		return f, err
 	}
-	out, err := k.c.script(ctx, "check", nil, checkScript, login.bases...)
-	if err != nil {
-		return f, err
-	}
 	id := ""
 	if p := k.opts.Place; p != nil {
 		id = p.ID
+	}
+	out, err := k.c.script(ctx, "check", nil, checkScript, append([]string{cmp.Or(id, "none")}, login.bases...)...)
+	if err != nil {
+		return f, err
 	}
 	err = parseFacts(&f, out, login.bases, id)
 	return f, err
@@ -123,12 +137,17 @@ func parseFacts(f *agent.Facts, out []byte, dirs []string, id string) error {
 			n++
 		case "holder":
 			var h agent.HostHolder
+			_ = json.Unmarshal([]byte(rest), &h) // one that says nothing of itself holds the host all the same
 			// Two base directories can name the same.
-			if json.Unmarshal([]byte(rest), &h) == nil && (id == "" || h.Agent != id) && !slices.Contains(f.Holders, h) {
+			if (id == "" || h.Agent != id) && !slices.Contains(f.Holders, h) {
 				f.Holders = append(f.Holders, h)
 			}
+		case "staged":
+			if kib, err := strconv.ParseInt(rest, 10, 64); err == nil && kib >= 0 && kib < 1<<50 {
+				f.Staged += kib << 10
+			}
 		case "unknown":
-			return &agent.Error{Op: "check", Kind: transport.ErrRejected, Err: errors.New("it cannot be told whether another job holds this host")}
+			f.HoldersErr = &agent.Error{Op: "check", Kind: transport.ErrRejected, Err: errors.New("not everything that may hold this host can be read")}
 		}
 	}
 	return nil

@@ -50,7 +50,8 @@ hostlive() (
 		"program "*) program=$b began=$c;;
 		"restart "*) asked=$b due=$c;;
 		esac
-	done <"$1" 2>/dev/null
+	done 2>/dev/null <"$1"
+	[ -e "$1" ] || exit 1 # it went while this looked
 	if [ -n "$asked" ]; then
 		[ -z "$foreign" ] || exit 2
 		[ "$3.$4" = 1.0 ] || up "$3" "$4" || exit 1
@@ -133,10 +134,20 @@ hold() (
 	done
 	if [ -n "$2" ]; then echo held >>"$1"; else echo "held group" >>"$1"; fi
 )
+# supersede FILE ASKED: deletes the files of restarts that were asked for before that of
+# FILE. Of two at the same time none deletes the other's and has its own deleted.
+supersede() (
+	hosts "$1" | while IFS= read -r x; do
+		a=$(sed -n 's/^restart \([0-9]\{1,\}\) .*/\1/p' "$x" 2>/dev/null | head -n 1)
+		[ -n "$a" ] && [ "$a" -le "$2" ] || continue
+		if [ "$a" -lt "$2" ] || [ "$(printf '%s\n' "${x##*/}" "${1##*/}" | LC_ALL=C sort | head -n 1)" = "${x##*/}" ]; then rm -f "$x"; fi
+	done
+)
 `
 
 // rebootScript DIR ID HOLDER DELAY COMMAND... runs the command that has the host
-// restart in DELAY seconds, unless a job runs: 75, or 76 where it is another's. From
+// restart in DELAY seconds, unless a job runs: 75, or 76 where it is another's. Where
+// the command fails it ends with 81 for root, who may, and with 80 for others. From
 // then on no job begins; see agent.HostHolder.
 var rebootScript = functions + `
 D=$1 id=$2 holder=$3 delay=$4
@@ -161,10 +172,8 @@ w=$(hold "$h" restart) || {
 	printf '%s\n' "$w" >&2
 	exit 76
 }
-"$@" </dev/null >&2 || { rm -f "$h"; exit 80; }
-hosts "$h" | while IFS= read -r x; do
-	if grep -q '^restart ' "$x"; then rm -f "$x"; fi
-done
+"$@" </dev/null >&2 || { rm -f "$h"; [ "$(id -u)" != 0 ] || exit 81; exit 80; }
+supersede "$h" "$now"
 exit 0
 `
 

@@ -369,10 +369,15 @@ func TestReboot(t *testing.T) {
 		require.Empty(t, l.hostLocks())
 	}
 	require.NoError(t, os.WriteFile(status, []byte("1"), 0o600))
-	err = a.Reboot(t.Context(), transport.RebootOptions{})
-	require.ErrorIs(t, err, os.ErrPermission)
-	require.ErrorContains(t, err, "not for you")
-	require.Empty(t, l.hostLocks())
+	for uid, want := range map[string]error{"0": transport.ErrRejected, "1000": os.ErrPermission} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "id"), []byte("#!/bin/sh\necho "+uid+"\n"), 0o700))
+		err = a.Reboot(t.Context(), transport.RebootOptions{})
+		require.ErrorIs(t, err, want, uid)
+		require.Equal(t, uid != "0", errors.Is(err, os.ErrPermission), "root may")
+		require.ErrorContains(t, err, "not for you")
+		require.Empty(t, l.hostLocks())
+	}
+	require.NoError(t, os.Remove(filepath.Join(dir, "id")))
 
 	require.NoError(t, os.WriteFile(status, []byte("0"), 0o600))
 	for range 2 { // again: it is put off
@@ -381,6 +386,9 @@ func TestReboot(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "-r|+2|更新|", string(said))
 		require.Len(t, l.hostLocks(), 1)
+		for now := time.Now().Unix(); time.Now().Unix() == now; { // those of one second may both stay
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
 	for _, b := range []agent.Agent{a, other} {
 		_, err = b.Install(t.Context(), l.job(b, "exit 0"))
@@ -397,6 +405,61 @@ func TestReboot(t *testing.T) {
 	_, err = other.Install(t.Context(), job)
 	require.NoError(t, err)
 	l.end(other, job.ID)
+}
+
+// Of restarts that are asked for at once none deletes the file of a later one.
+func TestSupersedeInTheShell(t *testing.T) {
+	t.Parallel()
+	for _, shell := range [][]string{{"sh"}, {realtest.Need(t, "busybox"), "sh"}} {
+		base, err := filepath.EvalSymlinks(t.TempDir())
+		require.NoError(t, err)
+		now := time.Now().Unix()
+		write := func(id string, asked int64) string {
+			file := filepath.Join(base, agent.HostLockPrefix+strings.Repeat(id, 32)+".1.0."+boot(t))
+			require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "{}\nrestart %d %d\nheld\n", asked, now+600), 0o600))
+			return file
+		}
+		keep := func(file string, asked int64) []string {
+			said, err := exec.Command(shell[0], append(shell[1:], "-c", compact(functions+"D=$1\nsupersede \"$2\" \"$3\"\n"), "sh",
+				filepath.Join(base, "agent"), file, strconv.FormatInt(asked, 10))...).CombinedOutput()
+			require.NoError(t, err)
+			require.Empty(t, string(said))
+			left, err := filepath.Glob(filepath.Join(base, agent.HostLockPrefix+"*"))
+			require.NoError(t, err)
+			return left
+		}
+		a, b, c, d := write("a", now), write("b", now), write("c", now-1), write("d", now+1)
+		job := filepath.Join(base, agent.HostLockPrefix+testID+"."+strconv.Itoa(os.Getpid())+"."+startOf(t)+"."+boot(t))
+		require.NoError(t, os.WriteFile(job, []byte("{}\nheld\n"), 0o600))
+		require.Equal(t, []string{job, a, b, d}, keep(a, now))
+		require.NoFileExists(t, c)
+		require.Equal(t, []string{job, b, d}, keep(b, now))
+		require.Equal(t, []string{job, b, d}, keep(a, now), "it has gone itself")
+		require.Equal(t, []string{job, d}, keep(d, now+1))
+	}
+}
+
+// A file that goes while somebody looks at it holds nothing.
+func TestHolderThatGoes(t *testing.T) {
+	l := newLab(t)
+	a := l.named("one")
+	gone := filepath.Join(l.base, agent.HostLockPrefix+testID+"."+strconv.Itoa(os.Getpid())+"."+startOf(t)+"."+boot(t))
+	for _, shell := range [][]string{{"sh"}, {realtest.Need(t, "busybox"), "sh"}} {
+		script := compact(functions + "hostlive \"$1\" \"$2\" \"$3\" \"$4\" \"$5\"; echo $?\n")
+		said, err := exec.Command(shell[0], append(shell[1:], "-c", script, "sh", gone, testID, strconv.Itoa(os.Getpid()), startOf(t), boot(t))...).CombinedOutput()
+		require.NoError(t, err)
+		require.Equal(t, "1\n", string(said))
+
+		// It goes when it has been found.
+		job := l.job(a, "exit 0")
+		install := functions + "hosts() { echo '" + gone + "'; }\n" + strings.TrimPrefix(installScript, functions)
+		parent := `mkdir "$1/jobs/$2" && echo begun >"$1/jobs/$2/spec"`
+		said, err = exec.Command(shell[0], append(shell[1:], "-c", compact(install), "sh", filepath.Join(l.base, "one"), job.ID, parent, "spec", "0", "100", "{}", "",
+			job.Files[0].Name, job.Files[0].SHA256, "x", "--", "./run.sh")...).CombinedOutput()
+		require.NoError(t, err, "%s", said)
+		require.Equal(t, "begun\n", string(said))
+		require.NoError(t, os.RemoveAll(filepath.Join(l.base, "one", "jobs", job.ID)))
+	}
 }
 
 // What a program leaves running in the background holds neither host nor job, whether

@@ -237,8 +237,12 @@ j=$D/jobs/$id
 beat
 if ! [ -e "$j" ] && ! [ -e "$j.json" ] && ! [ -e "$D/claims/$id" ]; then
 	staged "$@" || exit 71
-	o=$(hosts | head -n 1)
-	if [ -n "$o" ]; then holder "$o" >&2; exit 76; fi
+	hosts | while IFS= read -r o; do
+		w=$(holder "$o")
+		if [ "$w" = '{}' ] && ! [ -e "$o" ]; then continue; fi # it has gone meanwhile
+		printf '%s\n' "$w" >&2
+		exit 76
+	done || exit 76
 	spare
 	path=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	# The values of variables are no arguments of what stays.

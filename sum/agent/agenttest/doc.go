@@ -8,7 +8,7 @@
 //	target := sum.Target{Name: "db1", Kind: sum.Linux, User: "root", Address: "10.0.0.7"}
 //	fake := &agenttest.Installer{}
 //	h := fake.Host("db1") // a target's Name, or its URL if it has none: linux://root@10.0.0.7
-//	h.SetSoftware(transport.Software{Name: "hello", Version: "2.9"})
+//	h.SetSoftware(transport.Software{Name: "hello", Version: "2.9", Source: "dpkg"})
 //	h.OnInstall("hello", agenttest.Job{Log: []string{"Unpacking...\n"}})
 //	... run the pipeline with fake as its Installer ...
 //	h.Runs("hello")  // 1

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,36 +35,36 @@ import (
 // What was left by a shell that was killed goes after an hour.
 //
 // The program has a directory for itself, as it is known by its name.
-const checkScript = `size=$1 bytes=$2 name=$3 policy=$4
+const checkScript = aboveScript + `size=$1 bytes=$2 name=$3 policy=$4
 shift 4
 umask 077
+if ! command -v gzip >/dev/null; then echo "unfit 0 other gzip is not installed"; echo none; exit; fi
+limit= # a cable that is cut does not end the input
+command -v timeout >/dev/null && limit="timeout 900"
 f= g=
 trap 'rm -rf "$f" "$g"' 0
 trap 'exit 1' 1 2 13 15
 n=-1
 for b; do
 	n=$((n+1))
+	case $b in /*) ;; *) echo "unfit $n other it is no absolute path"; continue;; esac
 	e=$b
 	while ! [ -d "$e" ]; do e=${e%/*}; e=${e:-/}; done
+	bad=$(above "$e")
+	if [ -n "$bad" ]; then echo "unfit $n unsafe $bad"; continue; fi
 	find "$e" -maxdepth 1 -name '.roundsman-check.*' -user "$(id -u)" -mmin +60 -exec rm -rf {} \; 2>/dev/null
-	bad=
-	d=$e
-	while :; do
-		case $(LC_ALL=C ls -ldnL "$d") in d???????w[!tT]*) bad=$d;; esac
-		[ "$d" = / ] && break
-		d=${d%/*}
-		d=${d:-/}
-	done
-	if [ -n "$bad" ]; then echo "unfit $n unsafe everybody may replace what is in $bad"; continue; fi
-	free=$(df -Pk "$e" 2>/dev/null | tail -n 1 | sed 's/  */ /g' | cut -d ' ' -f 4)
+	if ! [ -w "$e" ]; then echo "unfit $n write this user may not write to $e"; continue; fi
+	free=$(df -Pk "$e" 2>/dev/null | tail -n 1 | sed 's/  */ /g' | cut -d ' ' -f 2,4)
+	case $free in "0 "*) free=;; esac # no file system of a disk
+	free=${free#* }
 	case $free in
 	""|*[!0-9]*) ;;
 	*) if [ "$free" -lt $((bytes/1024+64)) ]; then echo "unfit $n space $free KiB are free in $e"; continue; fi;;
 	esac
 	g=$(mktemp -d "$e/.roundsman-check.XXXXXXXXXX" 2>&1) || { echo "unfit $n write $(printf %s "$g" | tr '\n' ' ')"; g=; continue; }
 	if [ -z "$f" ]; then
-		head -c "$size" | gzip -dc >"$g/$name" 2>/dev/null
-		[ "$(wc -c <"$g/$name")" -eq "$bytes" ] || { echo "unfit $n space the program could not be written"; break; }
+		$limit head -c "$size" | gzip -dc >"$g/$name" 2>/dev/null
+		[ "$(wc -c <"$g/$name")" -eq "$bytes" ] || { echo "unfit $n space the program could not be written"; echo none; exit; }
 	elif ! cat "$f/$name" >"$g/$name" 2>/dev/null; then
 		echo "unfit $n space the program could not be written"
 		rm -rf "$g"
@@ -88,7 +89,6 @@ for b; do
 	rm -rf "$f"
 	f=$g g=
 done
-[ -n "$f" ] || head -c "$size" >/dev/null
 echo none
 `
 
@@ -101,10 +101,10 @@ func (in *Installer) Inspect(ctx context.Context, conn transport.Conn, opts agen
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	if p := opts.Place; p != nil && (!validPlace(*p, p.ID) || p.Addr == agentless.Addr) {
+	if p := opts.Place; p != nil && !validPlace(*p, p.ID) {
 		opts.Place = nil
 	}
-	if in.Agentless {
+	if p := opts.Place; in.Agentless || p != nil && p.Addr == agentless.Addr {
 		return (&agentless.Installer{Logger: in.Logger}).Inspect(ctx, conn, opts)
 	}
 	var err error
@@ -196,10 +196,21 @@ func (k *check) send(ctx context.Context) error {
 		return k.fail(err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stalled := time.AfterFunc(checkStall, func() { _ = conn.Close() })
 	var sent sync.WaitGroup
-	sent.Go(func() { _, _ = conn.Write(packed) }) // what is wrong with it shows in what is said
+	sent.Go(func() { // what is wrong with it shows in what is said
+		for chunk := range slices.Chunk(packed, 64<<10) {
+			if _, err := conn.Write(chunk); err != nil {
+				return
+			}
+			stalled.Reset(checkStall)
+		}
+	})
 	said := bufio.NewReaderSize(conn, maxSaid)
 	err = k.listenTo(ctx, said)
+	if !stalled.Stop() && err != nil {
+		err = fmt.Errorf("%w: nothing moved for %v: %w", transport.ErrTimeout, checkStall, err)
+	}
 	if err == nil && k.dir < 0 || err != nil {
 		_ = conn.Close()
 	}
@@ -224,6 +235,9 @@ type readerConn struct {
 }
 
 func (c *readerConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// checkStall is how long nothing may move while the program is sent and tried.
+const checkStall = time.Minute
 
 const (
 	maxSaid      = 4 << 10 // bytes of a line of checkScript
@@ -339,13 +353,14 @@ func (k *check) Facts(ctx context.Context) (agent.Facts, error) {
 	if said == nil || len(said.Free) != len(k.bases) {
 		return agent.Facts{}, k.fail(fmt.Errorf("%w: the answer is of another question", transport.ErrProtocol))
 	}
+	var unknown error
 	if said.Error != "" {
-		return agent.Facts{}, k.fail(fmt.Errorf("whether another job runs on the target: %.300q", said.Error))
+		unknown = k.fail(fmt.Errorf("%.300q", said.Error))
 	}
 	dir := max(k.dir, 0)
 	return agent.Facts{
 		OS: k.sys.goos, Arch: k.sys.goarch, UID: k.sys.uid, Dir: k.bases[dir], Free: said.Free[dir], Unfit: k.unfit,
-		Skew: said.Now.Sub(before.Round(0).Add(trip / 2)), Within: trip / 2, Holders: said.Holders,
+		Skew: said.Now.Sub(before.Round(0).Add(trip / 2)), Within: trip / 2, Holders: said.Holders, HoldersErr: unknown, Staged: max(said.Staged, 0),
 	}, nil
 }
 

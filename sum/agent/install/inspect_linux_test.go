@@ -145,6 +145,53 @@ func TestInspectUnfit(t *testing.T) {
 	require.Empty(t, left)
 }
 
+// TestInspectRelative: a base directory that is no absolute path is refused, with a
+// program and without.
+func TestInspectRelative(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, sshtest.Config{})
+	conn := l.dial()
+	opts := agent.InspectOptions{Target: "db1", BaseDirs: []string{"relative"}}
+	plain, err := (&agentless.Installer{}).Inspect(t.Context(), conn, opts)
+	require.NoError(t, err)
+	for _, k := range []agent.Inspector{l.inspect(conn, opts), plain} {
+		facts, err := k.Facts(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, facts.Dir)
+		require.Len(t, facts.Unfit, 1)
+		require.ErrorContains(t, facts.Unfit[0], "no absolute path")
+		require.NoError(t, k.Close(t.Context()))
+	}
+}
+
+// TestInspectOthers: nothing is executed where another user could put his own program.
+func TestInspectOthers(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("not run: only root can give directories away")
+	}
+	for name, give := range map[string]func(dir string) error{
+		"user 1000":  func(dir string) error { return os.Chown(dir, 1000, 0) },
+		"group 1000": func(dir string) error { return errors.Join(os.Chown(dir, 0, 1000), os.Chmod(dir, 0o775)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, sshtest.Config{})
+			theirs := filepath.Join(filepath.Dir(l.base), "theirs")
+			require.NoError(t, os.Mkdir(theirs, 0o755))
+			require.NoError(t, give(theirs))
+			k := l.inspect(l.dial(), agent.InspectOptions{BaseDirs: []string{theirs + "/base"}})
+			facts, err := k.Facts(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, facts.Dir)
+			require.ErrorContains(t, facts.Unfit[0], name+" may replace what is in "+theirs)
+			l.base = theirs + "/base"
+			_, err = installer().Start(t.Context(), l.dial(), l.opts())
+			require.ErrorIs(t, err, agent.ErrNoDir)
+			require.ErrorContains(t, err, name+" may replace what is in "+theirs)
+		})
+	}
+}
+
 // TestInspectLineLost: the file goes with the connection.
 func TestInspectLineLost(t *testing.T) {
 	t.Parallel()

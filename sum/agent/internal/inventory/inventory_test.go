@@ -152,3 +152,31 @@ func FuzzParseDpkgStatus(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParseRPM(f *testing.F) {
+	f.Add("bash\t5.1-2.el9\tx86_64\ngpg-pubkey\t1-2\t(none)\nx\t1:0-1\t(none)\n")
+	f.Add("a\t1\t\r\n\n")
+	f.Add("warning: broken\n")
+	f.Add("a\t1\t" + strings.Repeat("x", maxRPMLine))
+	f.Fuzz(func(t *testing.T, s string) {
+		var got []transport.Software
+		err := ParseRPM(strings.NewReader(s), func(p transport.Software) { got = append(got, p) })
+		for _, p := range got {
+			require.NotEmpty(t, p.Name)
+			require.NotEmpty(t, p.Version)
+			require.NotEqual(t, "gpg-pubkey", p.Name)
+			require.NotEqual(t, "(none)", p.Arch)
+			require.Equal(t, "rpm", p.Source)
+			require.Contains(t, s, p.Name+"\t"+p.Version+"\t"+p.Arch)
+			require.NotContains(t, p.Name+p.Version+p.Arch, "\t")
+			require.NotContains(t, p.Name+p.Version+p.Arch, "\n")
+		}
+		if err == nil {
+			lines := strings.Count(strings.TrimSuffix(s, "\n"), "\n") + 1
+			if s == "" {
+				lines = 0
+			}
+			require.Equal(t, lines, len(got)+strings.Count("\n"+s, "\ngpg-pubkey\t"), "no line is left out")
+		}
+	})
+}
