@@ -15,8 +15,8 @@
 // end that is active on the host; when it fails, nothing has changed. The port
 // closes with the [Lease], with the [Firewall], or with the process, whichever
 // ends first: also by SIGKILL. Nothing is written to disk, so that no reboot
-// brings it back. Listen first, then open, then tell peers; close in the opposite
-// order.
+// brings it back. Windows is an exception to both: see below. Listen first, then
+// open, then tell peers; close in the opposite order.
 //
 // Only administrators can do this. For everybody else the [Error] has the
 // commands to type by hand, and [Syntax] has them for any rule.
@@ -24,10 +24,21 @@
 // # What works where
 //
 // On Linux: nftables, iptables on nftables, legacy iptables, ufw, firewalld, and
-// several of them at once; IPv4 and IPv6. On other systems [Open] fails with
-// [errors.ErrUnsupported]. [Firewall.State] tells what was found. It also names
-// filters that no rule of ours overrides: a drop in prerouting, in ingress, in a
-// table of another owner, or in a policy of firewalld that comes before the zones.
+// several of them at once; IPv4 and IPv6. On Windows: Windows Defender Firewall. On
+// other systems [Open] fails with [errors.ErrUnsupported]. [Firewall.State] tells
+// what was found. It also names filters that no rule of ours overrides: on Linux a
+// drop in prerouting, in ingress, in a table of another owner, or in a policy of
+// firewalld that comes before the zones; on Windows a policy of the domain, a
+// profile that blocks everything, and rules that block.
+//
+// What is said of Linux has been seen to work, in tests with the real programs. What
+// is said of Windows has not: nothing of this package has run on a Windows yet. The
+// code for it is built, vetted and analysed; everything but the calls themselves is
+// tested with a record of them, against a strict imitation of what Microsoft
+// documents; and in Wine, which implements no rules, the objects are made, the names
+// of the policy's properties are known, and living processes are told from dead
+// ones. Not seen are that Windows takes the rules and lets the peers in, how it
+// writes addresses, how long it needs, and what it says when Group Policy rules.
 //
 // With [None] the firewall is left alone, and [Lease.ByHand] says which rules to
 // add, in the syntax of the front ends that were found.
@@ -72,11 +83,16 @@
 // versions own their table. There the openings are rich rules with a timeout, over
 // D-Bus, in the zones that packets of the peer can arrive in: those with a source
 // that the peer is in, and unless such a source covers the whole prefix, those of
-// the host's interfaces. Their priorities are from the lowest 15,000, so that they
-// come before other rules, and tell the owner, because rich rules bear no comment.
-// They are renewed after a third of their time, put back after a reload and when
-// firewalld starts again, and follow interfaces and sources to other zones. Each
-// manager has rules of its own.
+// the host's interfaces. They are renewed after a third of their time, put back after
+// a reload and when firewalld starts again, and follow interfaces and sources to other
+// zones. Each manager has rules of its own.
+//
+// Their priorities are from -31769 to -15131 without the multiples of ten, a range
+// that is not for others: so they come before other rules, and tell the owner, because
+// rich rules bear no comment. Each excludes a destination that does not exist, for
+// example 'destination NOT address="0.27.50.3"', which is a sum of the rule. By that
+// [Sweep] knows ours. It leaves alone every other rule, those that are permanent, and
+// those of which firewalld does not say whether they are.
 //
 // A call takes firewalld some 20 milliseconds. Where there are more than about a
 // hundred openings, their timeouts grow with the number of them, so that it can
@@ -99,10 +115,48 @@
 //
 // # The mark
 //
-// Packet marks are shared by all software of a host. [Options.Mark] and
-// [Options.Mask] move ours where something else uses the same value. Only packets
-// that match an opening are changed, in their bits of the mask, on their way to a
-// local socket.
+// Packet marks are shared by all software of a host. The default, 0x52 in the lowest
+// 12 bits, is apart from what others are known to set: Calico uses the upper 16 bits,
+// Tailscale 0xff0000, kube-proxy 0x4000 and 0x8000. Cilium uses all 32, and its
+// lowest eight can hold the ID of a cluster, but then one of 0xf00 is set as well,
+// and none of them is in ours. [Options.Mark] and [Options.Mask] move ours where
+// something else uses the same value.
+//
+// While a manager lives, the mark alone opens nothing: packets that come with it, or
+// get it in the mangle chains, lose it before the filter chains see them. The gates
+// of a killed one let such packets in until they are swept; so does, at any time,
+// a rule of others that sets the same value between the mangle chains and the gate.
+//
+// Changed are packets that match an opening, and those that come with our value: in
+// the bits of the mask, on their way to a local socket.
+//
+// # How it is done on Windows
+//
+// There is one rule for each port, and one more for every 200 peers, named
+// "roundsman:RUN:PID:START:INSTANCE PORT/NETWORK", in the group "roundsman". It
+// allows the named addresses, in every profile, to reach that port of this program,
+// and no other program's: what listens must be the program that opened it. A change
+// of peers edits the rule, in one step. A rule that comes back open to
+// everybody, though it was not to be, is removed.
+//
+// These rules are on disk. They outlive a killed process, and a reboot, until the
+// next [Open] or [Sweep] of whomever finds their owner dead, by number and time of
+// creation. Until then they let the named peers reach the named port of the same
+// program, when that runs again. [Options.Guardian] names a command that removes
+// them at once: a child that outlives its parent. A library cannot start itself, so
+// that without one, nothing does. If both are killed, it is again the next start.
+//
+// In Windows a rule that blocks comes before those that allow. Where Group Policy
+// does not merge the host's rules, or the profile blocks whatever comes in,
+// [Firewall.Allow] fails with [errors.ErrUnsupported]; where this is so in one of
+// several profiles in use, it is only among the blocks of the [State], because the
+// peer may come in through another. Rules of Group Policy itself are not in sight.
+// Where the firewall is off, the rules are added all the same: somebody may switch
+// it on.
+//
+// Calls of COM cannot be interrupted. They are made by one goroutine; a call of this
+// package returns when its context ends, and what it had begun is undone once
+// Windows answers.
 //
 // # Tests, other systems
 //

@@ -28,6 +28,9 @@ type Driver interface {
 type State struct {
 	// FrontEnds are the active ones. None means that nothing filters what comes in.
 	FrontEnds []FrontEnd
+	// Guessed: FrontEnds are a guess, because this process may not look. It names one
+	// also where nothing filters.
+	Guessed bool
 	// Blocks are filters that can drop packets and that no rule of ours overrides.
 	// Whether they concern a port is not known.
 	Blocks []Block
@@ -53,13 +56,15 @@ type Leftover struct {
 // None returns a Driver for runs that leave the host's firewall alone: what it
 // opens is taken to be open already, and [Lease.ByHand] says which rules to add
 // where it is not, in the syntax of the front ends that were found. It only looks;
-// without administrator rights it guesses.
+// without administrator rights it guesses, and its State says so.
 func None() Driver { return none{} }
 
 type none struct{}
 
 func (none) State(ctx context.Context) (State, error) {
-	return State{FrontEnds: found(ctx), ByHand: true}, ctx.Err()
+	s := inSight(ctx)
+	s.ByHand = true
+	return s, ctx.Err()
 }
 func (none) Sweep(context.Context) ([]Leftover, error)         { return nil, nil }
 func (none) Apply(context.Context, []Opening, []Opening) error { return nil }

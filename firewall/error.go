@@ -25,7 +25,7 @@ func (permission) Is(target error) bool { return target == fs.ErrPermission }
 
 // Error is the error of every call of this package that can fail.
 type Error struct {
-	// Op is "check", "open", "allow", "close", "state" or "sweep".
+	// Op is "check", "open", "allow", "close", "state", "sweep" or "guard".
 	Op string
 	// Rules are the rules that it was about, if any.
 	Rules []Rule

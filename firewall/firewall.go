@@ -25,11 +25,11 @@ type Options struct {
 
 	// Mark and Mask (Linux): packets that are let in bear Mark in the bits of Mask
 	// of their packet mark while they pass the input chains. Other software must
-	// not use the same value; every manager of a host should. The default, 0x52 in
-	// 0xff, keeps clear of the bits of Calico, Cilium, kube-proxy and Tailscale.
+	// not use the same value; every manager of a host should. The default is 0x52 in
+	// 0xfff: see the package documentation.
 	Mark, Mask uint32
-	// Check (Linux) is how often it is seen to that no one took the rules away. For
-	// nftables this happens at once, for legacy iptables after this time. The
+	// Check is how often it is seen to that no one took the rules away. For nftables
+	// this happens at once, for legacy iptables and on Windows after this time. The
 	// default is 5 seconds.
 	Check time.Duration
 	// TTL (Linux) is for how long ports stay open after a killed process where rules
@@ -41,7 +41,13 @@ type Options struct {
 	// LockFile (Linux) excludes other managers while shared rules change. It is
 	// there only while it is locked. The default is /run/roundsman-firewall.lock.
 	LockFile string
+	// Guardian (Windows) is a command, a program and its arguments, that calls [Guard]
+	// and removes the rules if this process is killed: the caller's own program with
+	// an argument that says so will do. It is started with the first rule and ends
+	// with Close. Without one, they stay until the next Open or Sweep.
+	Guardian []string
 
+	//lint:ignore U1000 only Linux has it
 	ownerFlag uint32 // for tests: one that no kernel knows makes this one an old one
 }
 
@@ -125,7 +131,7 @@ func (o Options) driver(ctx context.Context, op string) (Driver, *slog.Logger, e
 		o.Run = "run"
 	}
 	if o.Mark == 0 && o.Mask == 0 {
-		o.Mark, o.Mask = 0x52, 0xff
+		o.Mark, o.Mask = 0x52, 0xfff
 	}
 	if o.Check == 0 {
 		o.Check = 5 * time.Second

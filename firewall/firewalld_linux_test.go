@@ -20,7 +20,7 @@ func newFirewalld(t *testing.T, script string) *lab {
 	return newLab(t, script+firewalldRules)
 }
 
-var richRule = regexp.MustCompile(`rule priority="(-3[0-9]+|-[12][0-9]{4})" .*accept`)
+var richRule = regexp.MustCompile(`rule priority="-[0-9]{5}" .*destination NOT .*accept`)
 
 // richRules are the rules of managers in a zone.
 func (l *lab) richRules(zone string) []string {
@@ -215,18 +215,35 @@ func firewalldManagers(t *testing.T, l *lab) {
 }
 
 // firewalldAlien: a rule that somebody else wrote, or made permanent, is left
-// alone.
+// alone, and so is one of which that cannot be told.
 func firewalldAlien(t *testing.T, l *lab) {
-	m, pid := l.manager()
+	m, pid := l.manager("ttl=10m") // longer than the test takes
 	m.do("allow tcp " + friend4 + "/32")
 	l.Run("firewall-cmd", "--runtime-to-permanent")
 	l.kill(pid)
-	const other = `rule family="ipv4" source address="198.51.100.0/24" port port="8080" protocol="tcp" accept`
-	l.Run("firewall-cmd", "--add-rich-rule="+other)
+	var others []string
+	for _, priority := range []string{"", `priority="-32768" `, `priority="-31769" `} { // the second is "before all others"
+		others = append(others, `rule `+priority+`family="ipv4" source address="198.51.100.0/24" port port="8080" protocol="tcp" accept`)
+	}
+	for _, other := range others {
+		l.Run("firewall-cmd", "--add-rich-rule="+other)
+	}
 	before := l.dump("firewalld")
 	require.Equal(t, "0 []", l.start("manager").do("sweep"))
 	require.Equal(t, before, l.dump("firewalld"))
-	l.Run("firewall-cmd", "--remove-rich-rule="+other)
+	for _, other := range others {
+		l.Run("firewall-cmd", "--remove-rich-rule="+other)
+	}
+
+	// The bus refuses the question whether the rule is permanent.
+	const refusal = "/etc/dbus-1/system.d/refusal.conf"
+	const reload = "dbus-send --system --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.ReloadConfig"
+	l.Run("sh", "-ec", `mkdir -p "${1%/*}"
+echo '<busconfig><policy context="mandatory"><deny send_interface="org.fedoraproject.FirewallD1.config"/></policy></busconfig>' >"$1"
+`+reload, "sh", refusal)
+	require.Equal(t, "0 []", l.start("manager").do("sweep"))
+	l.Run("sh", "-ec", `rm "$1"; `+reload, "sh", refusal)
+	require.Equal(t, "0 []", l.start("manager").do("sweep"))
 	l.Run("sh", "-ec", `firewall-cmd --permanent --remove-rich-rule="$1"; firewall-cmd --reload`, "sh", l.richRules("public")[0])
 }
 

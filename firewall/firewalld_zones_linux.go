@@ -186,12 +186,21 @@ func (z *zones) sweep(ctx context.Context, living []Owner) ([]Leftover, error) {
 			if !ours || taken[slot] {
 				continue
 			}
-			if z.permanent(ctx, zone, text) {
+			permanent, err := z.permanent(ctx, zone, text)
+			if err != nil {
+				if ctx.Err() != nil {
+					return left, err
+				}
+				z.log.Warn("whether a rule of a dead process was made permanent in firewalld is not known; it is left to end by itself",
+					"zone", zone, "rule", text, "err", err)
+				continue
+			}
+			if permanent {
 				z.log.Warn("somebody made a rule of a dead process permanent in firewalld", "zone", zone, "rule", text,
 					"remove", fmt.Sprintf("firewall-cmd --permanent --zone=%s --remove-rich-rule='%s'", zone, text))
 				continue
 			}
-			err := z.bus.call(ctx, firewalldPath, firewalldZone+"removeRichRule", []any{zone, text}, new(string))
+			err = z.bus.call(ctx, firewalldPath, firewalldZone+"removeRichRule", []any{zone, text}, new(string))
 			switch codeOf(err) {
 			case "NOT_ENABLED": // it has just ended
 				continue
@@ -211,12 +220,16 @@ func (z *zones) sweep(ctx context.Context, living []Owner) ([]Leftover, error) {
 // permanent reports whether a rule is in firewalld's files: "firewall-cmd
 // --runtime-to-permanent" writes there what it finds, and then it is an
 // administrator's.
-func (z *zones) permanent(ctx context.Context, zone, text string) bool {
+func (z *zones) permanent(ctx context.Context, zone, text string) (bool, error) {
 	var path dbus.ObjectPath
-	if z.bus.call(ctx, firewalldPath+"/config", firewalldName+".config.getZoneByName", []any{zone}, &path) != nil {
-		return false
+	err := z.bus.call(ctx, firewalldPath+"/config", firewalldName+".config.getZoneByName", []any{zone}, &path)
+	if codeOf(err) == "INVALID_ZONE" { // the files no longer have it
+		return false, nil
+	}
+	if err != nil {
+		return false, err
 	}
 	var there bool
-	err := z.bus.call(ctx, path, firewalldName+".config.zone.queryRichRule", []any{text}, &there)
-	return err == nil && there
+	err = z.bus.call(ctx, path, firewalldName+".config.zone.queryRichRule", []any{text}, &there)
+	return there, err
 }

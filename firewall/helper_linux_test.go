@@ -170,6 +170,9 @@ func manage() {
 			var s firewall.State
 			s, err = fw.State(ctx)
 			answer = fmt.Sprintf("{%v %v %v}", s.FrontEnds, s.Blocks, s.Owners)
+			if s.Guessed {
+				answer += " guessed"
+			}
 		case "close":
 			err = errors.Join(fw.Close(ctx), fw.Close(ctx))
 		case "sweep":

@@ -48,17 +48,14 @@ func asSystem(err error, rules []Rule) error {
 	return err
 }
 
-// found is what front ends there are, as far as this process can see.
-func found(ctx context.Context) []FrontEnd {
-	s, err := look(ctx)
-	if err != nil {
-		return guess()
+// inSight is what front ends there are, as far as this process can see.
+func inSight(ctx context.Context) State {
+	if s, err := look(ctx); err == nil {
+		if frontEnds, err := s.frontEnds(ctx); err == nil {
+			return State{FrontEnds: frontEnds}
+		}
 	}
-	frontEnds, err := s.frontEnds(ctx)
-	if err != nil {
-		return guess()
-	}
-	return frontEnds
+	return State{FrontEnds: guess(), Guessed: true}
 }
 
 // guess is what can be known of the front ends without rights.

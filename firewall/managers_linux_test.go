@@ -190,7 +190,7 @@ func TestFailedChange(t *testing.T) {
 func TestMark(t *testing.T) {
 	needs(t, "iptables-nft", "ip6tables-nft")
 	for _, tt := range []struct{ option, seen string }{
-		{"", "0x1252"}, {"mark=0x4000/0xf000", "0x42ff"}, {"mark=0x77/0xffffffff", "0x77"},
+		{"", "0x1052"}, {"mark=0x4000/0xf000", "0x42ff"}, {"mark=0x77/0xffffffff", "0x77"},
 	} {
 		t.Run(tt.seen, func(t *testing.T) {
 			l := newLab(t, "V=-nft\n"+strings.ReplaceAll(iptablesRules, "$p$V -t mangle", ": ")+`nft -f - <<'END'
@@ -210,6 +210,44 @@ END`)
 	}
 }
 
+// TestForeignMark: a mark that others set opens nothing, in a filter that comes before
+// the mangle chains or after them.
+func TestForeignMark(t *testing.T) {
+	for _, priority := range []string{"-300", "0"} {
+		t.Run(priority, func(t *testing.T) {
+			l := newLab(t, `nft -f - <<'END'
+table inet theirs {
+	chain pre { type filter hook prerouting priority 0; }
+	chain mangle { type filter hook input priority mangle; }
+	chain in { type filter hook input priority `+priority+`; policy drop; iif "lo" accept; ct state established accept; meta l4proto ipv6-icmp accept; meta l4proto tcp reject with tcp reset; }
+}
+END`)
+			set := func(chain, mark string) {
+				l.Run("nft", "flush chain inet theirs pre; flush chain inet theirs mangle; add rule inet theirs "+chain+" tcp dport 8080 meta mark set "+mark)
+			}
+			cilium := []string{"0x252", "0x12340f52"} // the cluster ID 82, alone and with an identity
+			require.Empty(t, l.reach("tcp"))
+			m, pid := l.manager()
+			other, otherPid := l.manager()
+			m.do(allowFriend)
+			other.do("allow tcp " + stranger4 + "/32")
+			for _, chain := range []string{"pre", "mangle"} {
+				for _, mark := range append(cilium, "0x52", "0x1052") {
+					set(chain, mark)
+					require.Equal(t, friends+" stranger4", l.reach("tcp"), "%s in %s", mark, chain)
+				}
+			}
+			l.kill(otherPid)
+			l.kill(pid)
+			require.Contains(t, l.dump("nft"), "roundsman-gate", "no gate to test")
+			for _, mark := range cilium { // the gates that are left
+				set("pre", mark)
+				require.Empty(t, l.reach("tcp"), mark)
+			}
+		})
+	}
+}
+
 // TestWithoutRights: who may not change the firewall is told what to add by hand.
 func TestWithoutRights(t *testing.T) {
 	needs(t, "setpriv", "ufw")
@@ -220,6 +258,17 @@ func TestWithoutRights(t *testing.T) {
 	l.Run("sed", "-i", "s/^ENABLED=.*/ENABLED=yes/", "/etc/ufw/ufw.conf")
 	answer = l.start("manager", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups").try("open")
 	require.Contains(t, answer, "by hand: ufw allow proto tcp from "+friend4+"/32 to any port 8080")
+}
+
+// TestGuessed: who may not look is told that what he sees is a guess.
+func TestGuessed(t *testing.T) {
+	needs(t, "setpriv")
+	l := newLab(t, "") // without any firewall
+	m, _ := l.manager("none")
+	require.Equal(t, "{[] [] []}", m.do("state"))
+	m = l.start("manager", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+	m.do("open none")
+	require.Equal(t, "{[nft] [] []} guessed", m.do("state"))
 }
 
 // TestBlocks: filters that cannot be overridden are named; harmless ones are not.

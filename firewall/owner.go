@@ -11,8 +11,9 @@ type Owner struct {
 	Run string // the caller's name for its run: letters, digits, '.', '_'; at most 32
 	PID int
 	// Start is when the process began: on Linux field 22 of /proc/PID/stat
-	// (proc(5), clock ticks after the boot), a dot, and the boot's ID. Together
-	// with PID it names one process for ever.
+	// (proc(5), clock ticks after the boot), a dot, and the boot's ID; on
+	// Windows the creation time of GetProcessTimes, in units of 100 nanoseconds since
+	// 1601. Together with PID it names one process for ever.
 	Start string
 }
 

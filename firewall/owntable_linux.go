@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An ownTable is a table of this process. Its input chains put the mark on packets
-// that match an opening. There are two kinds:
+// An ownTable is a table of this process. Its input chains take the mark from packets
+// that others gave it, and put it on those that match an opening. There are two kinds:
 //
 //   - One that belongs to a netlink socket: no other process can change it, "flush
 //     ruleset" passes it over, and the kernel destroys it with the socket, that
@@ -142,30 +142,49 @@ func ownerError(name string, err error) error {
 // deadline keeps an answer that never comes from blocking for ever.
 func (t *ownTable) deadline() { _ = t.raw.SetDeadline(time.Now().Add(10 * time.Second)) }
 
-// fill makes what is in the table: a chain "allow" that marks, and two that call
-// it, before every other input chain and once more after the mangle chains,
-// which may set marks.
+// fill makes what is in the table: a chain "allow" that marks, a chain "strip" that
+// takes away a mark that is not from us, and those that call them, before every
+// other input chain and once more after the mangle chains, which may set marks. The
+// tables of all managers strip at one priority and mark at the next, so that none
+// strips what another has marked.
 func (t *ownTable) fill(openings []Opening) error {
 	t.allow = t.conn.AddChain(&nftables.Chain{Name: "allow", Table: &t.Table})
+	strip := t.conn.AddChain(&nftables.Chain{Name: "strip", Table: &t.Table})
+	t.conn.AddRule(&nftables.Rule{Table: &t.Table, Chain: strip, Exprs: append([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG_1},
+		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: native(t.mask), Xor: native(0)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: native(t.mark)},
+	}, t.setMark(0)...)})
 	if t.ttl > 0 {
 		t.alive = &nftables.Set{Table: &t.Table, ID: 1, Name: aliveSet, KeyType: nftables.TypeMark, KeyByteOrder: binaryutil.NativeEndian, HasTimeout: true}
 		if err := t.conn.AddSet(t.alive, t.sign()); err != nil {
 			return err
 		}
 	}
-	for name, priority := range map[string]*nftables.ChainPriority{
-		"first":  nftables.ChainPriorityFirst,
-		"mangle": nftables.ChainPriorityRef(*nftables.ChainPriorityMangle + 1),
+	for name, priority := range map[string]nftables.ChainPriority{
+		"first":  *nftables.ChainPriorityFirst,
+		"mangle": *nftables.ChainPriorityMangle + 1,
 	} {
-		chain := t.conn.AddChain(&nftables.Chain{
-			Name: name, Table: &t.Table, Type: nftables.ChainTypeFilter,
-			Hooknum: nftables.ChainHookInput, Priority: priority,
-		})
-		t.conn.AddRule(&nftables.Rule{Table: &t.Table, Chain: chain, Exprs: []expr.Any{
-			&expr.Verdict{Kind: expr.VerdictJump, Chain: t.allow.Name},
-		}})
+		for i, calls := range []*nftables.Chain{strip, t.allow} {
+			chain := t.conn.AddChain(&nftables.Chain{
+				Name: name + "_" + calls.Name, Table: &t.Table, Type: nftables.ChainTypeFilter,
+				Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(priority + nftables.ChainPriority(i)),
+			})
+			t.conn.AddRule(&nftables.Rule{Table: &t.Table, Chain: chain, Exprs: []expr.Any{
+				&expr.Verdict{Kind: expr.VerdictJump, Chain: calls.Name},
+			}})
+		}
 	}
 	return t.apply(openings, nil)
+}
+
+// setMark sets our bits of a packet's mark.
+func (t *ownTable) setMark(to uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG_1},
+		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: native(^t.mask), Xor: native(to)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: unix.NFT_REG_1},
+	}
 }
 
 // sign is the sign of life of a timed table.
@@ -205,14 +224,11 @@ func (t *ownTable) set(b length) (*nftables.Set, error) {
 	}
 	// The fields of the key lie in registers one behind the other.
 	protocol := unix.NFT_REG32_00 + size/4
-	t.conn.AddRule(&nftables.Rule{Table: &t.Table, Chain: t.allow, Exprs: append(exprs,
+	exprs = append(exprs,
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: protocol},
 		&expr.Payload{DestRegister: protocol + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: s.Name, SetID: s.ID},
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG_1},
-		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: native(^t.mask), Xor: native(t.mark)},
-		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: unix.NFT_REG_1},
-	)})
+		&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: s.Name, SetID: s.ID})
+	t.conn.AddRule(&nftables.Rule{Table: &t.Table, Chain: t.allow, Exprs: append(exprs, t.setMark(t.mark)...)})
 	return s, nil
 }
 

@@ -2,7 +2,9 @@ package firewall
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/godbus/dbus/v5"
@@ -20,22 +22,44 @@ func TestRichRule(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, `rule priority="-32768" family="ipv4" source address="192.0.2.5/32" port port="80" protocol="tcp" accept`,
-		richRule(0, 0, Opening{Network: "tcp", Port: 80, From: netip.MustParsePrefix("192.0.2.5/32")}))
-	require.Equal(t, `rule priority="-17793" family="ipv6" port port="80" protocol="tcp" accept`,
-		richRule(slots-1, generations-1, Opening{Network: "tcp", Port: 80, From: netip.MustParsePrefix("::/0")}))
-	for _, other := range []string{
-		`rule family="ipv4" source address="192.0.2.5/32" port port="80" protocol="tcp" accept`,
-		`rule priority="-17792" family="ipv4" source address="192.0.2.5/32" port port="80" protocol="tcp" accept`,
-		`rule priority="-1" family="ipv4" source address="192.0.2.5/32" port port="80" protocol="tcp" accept`,
-		`rule priority="-32000" family="ipv4" source address="192.0.2.5" port port="80" protocol="tcp" accept`,
-		`rule priority="-32000" family="ipv6" source address="192.0.2.5/32" port port="80" protocol="tcp" accept`,
-		`rule priority="-32000" family="ipv4" source address="192.0.2.5/32" port port="80-81" protocol="tcp" accept`,
-		`rule priority="-32000" family="ipv4" source address="192.0.2.5/32" port port="99999" protocol="tcp" accept`,
-		`rule priority="-32000" family="ipv4" source address="192.0.2.5/32" port port="80" protocol="tcp" drop`,
+	first := richRule(0, 0, Opening{Network: "tcp", Port: 80, From: netip.MustParsePrefix("192.0.2.5/32")})
+	last := richRule(slots-1, generations-1, Opening{Network: "tcp", Port: 80, From: netip.MustParsePrefix("::/0")})
+	require.Regexp(t, `^rule priority="-31769" family="ipv4" source address="192\.0\.2\.5/32" destination NOT address="0\.[0-9]+\.[0-9]+\.[0-9]+" port port="80" protocol="tcp" accept$`, first)
+	require.Regexp(t, `^rule priority="-15131" family="ipv6" destination NOT address="100:[0-9a-f:]+" port port="80" protocol="tcp" accept$`, last)
+	priorities := map[int]bool{}
+	for slot := range slots {
+		for generation := range generations {
+			p := priorityOf(slot, generation)
+			require.NotZero(t, p%10, "a round number")
+			require.False(t, priorities[p])
+			priorities[p] = true
+		}
+	}
+	for _, change := range [][2]string{ // of a rule of ours into somebody else's
+		{`priority="-31769" `, ``},
+		{`priority="-31769"`, `priority="-32768"`},
+		{`priority="-31769"`, `priority="-31770"`},
+		{`priority="-31769"`, `priority="-31768"`}, // the sum is another one's
+		{`priority="-31769"`, `priority="-15129"`},
+		{`priority="-31769"`, `priority="-1"`},
+		{`192.0.2.5/32`, `192.0.2.5`},
+		{`192.0.2.5/32`, `192.0.2.6/32`},
+		{`ipv4`, `ipv6`},
+		{`"80"`, `"80-81"`},
+		{`"80"`, `"81"`},
+		{`"80"`, `"99999"`},
+		{`accept`, `drop`},
+		{`NOT `, ``},
+		{`address="0.`, `address="1.`},
 	} {
+		other := strings.Replace(first, change[0], change[1], 1)
+		require.NotEqual(t, first, other)
 		_, ok := slotOfRule(other)
 		require.False(t, ok, other)
+	}
+	for _, priority := range []int{-32768, -32767, -31769, -31768, -30001, -20003, -15131} { // the form without the sign
+		_, ok := slotOfRule(fmt.Sprintf(`rule priority="%d" family="ipv4" source address="10.0.0.0/8" port port="22" protocol="tcp" accept`, priority))
+		require.False(t, ok, priority)
 	}
 	require.NotEqual(t, slotOf(Owner{"a", 1, "1.x"}), slotOf(Owner{"a", 2, "1.x"}))
 }

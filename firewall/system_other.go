@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !windows
 
 package firewall
 
@@ -9,16 +9,9 @@ import (
 )
 
 // system is this host's own firewall.
-func system(ctx context.Context, o Options) (Driver, error) {
-	e := &Error{Kind: errors.ErrUnsupported, Detail: "this package cannot open the firewall of " + runtime.GOOS}
-	e.Hint = byHand(found(ctx), o.Rules)
-	return nil, e
+func system(context.Context, Options) (Driver, error) {
+	return nil, &Error{Kind: errors.ErrUnsupported, Detail: "this package cannot open the firewall of " + runtime.GOOS}
 }
 
 // found is what front ends there are.
-func found(context.Context) []FrontEnd {
-	if runtime.GOOS == "windows" {
-		return []FrontEnd{Windows}
-	}
-	return nil
-}
+func found(context.Context) []FrontEnd { return nil }

@@ -179,8 +179,8 @@ func (p *preflight) wayBack(ctx context.Context, conn transport.Conn, look agent
 	default:
 		f = f.reached(r.How, r.Text, Notice) // the manager can ask instead
 		if f.Code != FindReached && c.walls == nil && c.cfg.Classic.OpenRule == nil {
-			if add := byHand(ctx, port, path.CallbackFrom); len(add) > 0 {
-				f.Advice += "; this host's own firewall is left alone, and opened by: " + strings.Join(add, "; ")
+			if add, _ := byHand(ctx, port, path.CallbackFrom); len(add) > 0 {
+				f.Advice += "; this host's own firewall, if it has one, is left alone, and opened by: " + strings.Join(add, "; ")
 			}
 		}
 		p.add(f)
@@ -301,8 +301,12 @@ func (p *preflight) managerPorts(ctx context.Context, conn transport.Conn) {
 			cancel()
 		}
 		if pub.walls == nil {
-			if add := byHand(ctx, flow.First, path.CallbackFrom); len(add) > 0 {
-				p.add(f.as(FindFirewall, Notice, "this host has a firewall, which is left alone and may keep the target out", "open it by: "+strings.Join(add, "; ")+"; or have it opened (Config.OpenFirewall)"))
+			if add, guessed := byHand(ctx, flow.First, path.CallbackFrom); len(add) > 0 {
+				text := "this host has a firewall, which is left alone and may keep the target out"
+				if guessed {
+					text = "if this host has a firewall, which only root can see, it is left alone and may keep the target out"
+				}
+				p.add(f.as(FindFirewall, Notice, text, "open it by: "+strings.Join(add, "; ")+"; or have it opened (Config.OpenFirewall)"))
 			}
 		}
 		advice := "let it through on every firewall in between"

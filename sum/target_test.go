@@ -33,7 +33,7 @@ func TestParseTarget(t *testing.T) {
 
 func TestParseTargetRefuses(t *testing.T) {
 	for _, in := range []string{
-		"linux://2001:db8::7:2222", "linux://::1","", "db1", "ssh://db1", "linux://", "linux://root@", "linux://a b", "linux://root:hunter2@db1", "linux://root%3Ahunter2@db1"} {
+		"linux://2001:db8::7:2222", "linux://::1", "", "db1", "ssh://db1", "linux://", "linux://root@", "linux://a b", "linux://root:hunter2@db1", "linux://root%3Ahunter2@db1"} {
 		_, err := sum.ParseTarget(in)
 		require.ErrorIs(t, err, sum.ErrInvalid, in)
 		var e *sum.Error

