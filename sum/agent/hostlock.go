@@ -415,9 +415,12 @@ func parseHostLock(name string) (by hostName, ok bool) {
 			return by, false
 		}
 	}
+	if strings.Trim(f[1], "0123456789") != "" {
+		return by, false
+	}
 	pid, err := strconv.Atoi(f[1])
 	by.process, by.boot = process{pid, f[2]}, f[3]
-	return by, err == nil && pid > 0 && f[2] != ""
+	return by, err == nil && pid > 0 && f[2] != "" && f[3] != ""
 }
 
 // hostContent is what the lines of a file say.
