@@ -104,7 +104,7 @@ manager's own host and takes no connection. --fleet FILE takes many.
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
 	}
-	root.AddCommand(a.portsCommand(), a.preflightCommand(), a.inventoryCommand(), a.planCommand(), a.deployCommand(), a.logsCommand(), a.rebootCommand(), a.recoverCommand())
+	root.AddCommand(a.portsCommand(), a.preflightCommand(), a.inventoryCommand(), a.planCommand(), a.deployCommand(), a.logsCommand(), a.rebootCommand(), a.recoverCommand(), a.guardCommand())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 		c.Flags().SortFlags = false

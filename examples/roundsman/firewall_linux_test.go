@@ -96,7 +96,7 @@ func TestOpenFirewall(t *testing.T) {
 // TestOpenFirewallKilled: what is killed leaves nobody let in, and what is left of its
 // rules goes with recover.
 func TestOpenFirewallKilled(t *testing.T) {
-	for _, who := range []string{"agent", "manager"} {
+	for _, who := range []string{"agent", "manager", "manager that has a guardian"} {
 		t.Run(who, func(t *testing.T) {
 			t.Parallel()
 			m := newManager(t)
@@ -116,6 +116,13 @@ func TestOpenFirewallKilled(t *testing.T) {
 				_ = cmd.Wait()
 				require.Eventually(t, func() bool { return !strings.Contains(m.ruleset(), "table inet roundsman.") }, 10*time.Second, 20*time.Millisecond,
 					"a dead manager's port is still open")
+				if who != "manager" { // as where rules outlive a process
+					guard := m.net.Command(t.Context(), m.bin, guardName)
+					guard.Stdin = strings.NewReader("run-1-1\n")
+					out, err := guard.CombinedOutput()
+					require.NoError(t, err, "%s", out)
+					require.Equal(t, ours, m.ruleset(), "something is left")
+				}
 				m.host.Run("touch", "/var/lib/go-on")
 				status, list := m.run("recover") // the journal knows that there were rules
 				require.Equal(t, 0, status)

@@ -89,6 +89,9 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 		Generation: sum.Generation(f.generation), OpenFirewall: f.openFirewall,
 		Classic: sum.ClassicOptions{PortPerTarget: f.portPerTarget, Stay: f.firstPorts},
 	}
+	if f.openFirewall {
+		cfg.Firewall.Guardian = guardian()
+	}
 	if cfg.Resolve == nil {
 		w.resolver, err = fleet.New(fleet.Config{
 			SSHConfig: f.sshConfig, Identities: f.identities, KnownHosts: f.knownHosts,

@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/roundsman-go/roundsman/firewall"
 	"github.com/roundsman-go/roundsman/sum/channel"
 )
 
@@ -46,6 +47,7 @@ const usage = `usage:
   roundsman-agent remove  -dir DIR       stop it and delete everything but logs
   roundsman-agent shim    -job DIR       watch over one job
   roundsman-agent check                  answer what a manager asks of this host
+  roundsman-agent guard                  close the firewall behind an agent that was killed
 `
 
 // Main is the program that runs on a target: examples/agent only calls it. args
@@ -64,6 +66,9 @@ const usage = `usage:
 //
 //	check            answers a manager on standard input and output until that ends:
 //	                 what the host is like, and who reaches whom
+//
+//	guard            is what an agent starts beside itself where its rules in the
+//	                 firewall would outlive it: see firewall.Options.Guardian
 //
 // serve and shim have the option -unit where systemd starts them: they then print
 // to agent.log, and the shim ends an ordinary job when its unit is stopped.
@@ -116,6 +121,8 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			signal.Ignore(syscall.SIGPIPE) // what it opened is closed first
 			return ServeCheck(ctx, stdin, stdout)
 		}
+	case "guard":
+		run = func() error { return firewall.Guard(context.Background(), stdin, firewall.Options{}) }
 	case "shim":
 		flags.StringVar(&path, "job", "", "")
 		flags.BoolVar(&inUnit, "unit", false, "")
@@ -130,7 +137,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err := flags.Parse(args[1:]); err != nil {
 		return ExitUsage
 	}
-	if flags.NArg() > 0 || name != "version" && name != "check" && path == "" {
+	if flags.NArg() > 0 || name != "version" && name != "check" && name != "guard" && path == "" {
 		fmt.Fprint(stderr, usage)
 		return ExitUsage
 	}

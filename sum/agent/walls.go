@@ -42,7 +42,11 @@ func openWalls(ctx context.Context, h home, boot Bootstrap, port uint16, log *sl
 func openFirewall(ctx context.Context, from []netip.Prefix, port uint16, log *slog.Logger) (*walls, error) {
 	w := &walls{from: from, log: log}
 	var err error
-	w.fw, err = firewall.Open(ctx, firewall.Options{Run: "agent", Logger: log, Rules: []firewall.Rule{w.rule(port)}})
+	var guardian []string // where the rules would outlive this process
+	if self, err := os.Executable(); err == nil {
+		guardian = []string{self, "guard"}
+	}
+	w.fw, err = firewall.Open(ctx, firewall.Options{Run: "agent", Logger: log, Rules: []firewall.Rule{w.rule(port)}, Guardian: guardian})
 	if err != nil {
 		return nil, fmt.Errorf("the manager cannot reach the agent through this host's firewall: %w", err)
 	}
