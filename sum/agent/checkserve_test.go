@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -61,6 +62,27 @@ func TestCheckSilence(t *testing.T) {
 	require.NoError(t, there.Close())
 	_, err = c.Ask(t.Context(), CheckQuestion{Unlisten: 1})
 	require.Error(t, err)
+}
+
+// TestCheckLease: where a cable is cut the input does not end, and the program does.
+func TestCheckLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		defer here.Close()
+		done := make(chan error, 1)
+		go func() {
+			done <- ServeCheck(context.Background(), there, there)
+			there.Close()
+		}()
+		c := &CheckClient{Conn: here, Target: "t"}
+		for range 3 { // asked in time, it stays
+			time.Sleep(checkLease - time.Second)
+			_, err := c.Ask(t.Context(), CheckQuestion{Unlisten: 1})
+			require.NoError(t, err)
+		}
+		time.Sleep(checkLease + time.Second)
+		require.ErrorContains(t, <-done, "no question")
+	})
 }
 
 // TestCheckDenied: missing rights are told from other errors.
