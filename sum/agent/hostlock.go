@@ -443,7 +443,15 @@ func readHostLock(name string) (c hostContent, err error) {
 	if err != nil {
 		return c, err
 	}
-	c.Since = fi.ModTime()
+	c = parseHostContent(data)
+	if c.Since.IsZero() {
+		c.Since = fi.ModTime()
+	}
+	return c, nil
+}
+
+// parseHostContent reads the lines of a file, which may be anything.
+func parseHostContent(data []byte) (c hostContent) {
 	for line := range bytes.Lines(data) {
 		text, whole := strings.CutSuffix(string(line), "\n")
 		if !whole {
@@ -464,7 +472,7 @@ func readHostLock(name string) (c hostContent, err error) {
 			c.Restart = time.Unix(c.restart.due, 0).UTC()
 		}
 	}
-	return c, nil
+	return c
 }
 
 // hostHolder returns the job of another agent that holds the host, or the restart, or

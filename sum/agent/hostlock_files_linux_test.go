@@ -189,14 +189,11 @@ func FuzzReadHostLock(f *testing.F) {
 	f.Add([]byte("{}\nrestart 1700000000 1700000600\nheld\n"))
 	f.Add([]byte("{\nrestart x y\nheld group\nprogram 7\nprogram -1 x"))
 	f.Add([]byte(`{"component":"\u001b[2J\u202e","target":"\n","restart":"9999-12-31T23:59:59Z"}` + "\n"))
-	name := filepath.Join(f.TempDir(), "file")
 	f.Fuzz(func(t *testing.T, content []byte) {
-		require.NoError(t, os.WriteFile(name, content, 0o600))
-		c, err := readHostLock(name)
-		require.Equal(t, len(content) > maxFile, err != nil)
-		if err != nil {
+		if len(content) > maxFile { // readHostLock refuses it
 			return
 		}
+		c := parseHostContent(content)
 		lines := "\n" + string(content)
 		require.Equal(t, strings.Contains(lines, "\nheld\n") || strings.Contains(lines, "\nheld group\n"), c.held)
 		require.True(t, c.held || !c.group)
@@ -216,9 +213,7 @@ func FuzzReadHostLock(f *testing.F) {
 		require.Less(t, len(c.String()), 16<<10)
 		// The end of a line that is being written says nothing yet.
 		whole := content[:bytes.LastIndexByte(content, '\n')+1]
-		require.NoError(t, os.WriteFile(name, whole, 0o600))
-		less, err := readHostLock(name)
-		require.NoError(t, err)
+		less := parseHostContent(whole)
 		require.Equal(t, c.held, less.held)
 		require.Equal(t, c.program, less.program)
 		require.Equal(t, c.restart, less.restart)
