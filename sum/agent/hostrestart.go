@@ -76,6 +76,13 @@ func (h HostHolder) restartString() string {
 func (h home) holdForRestart(target string, delay time.Duration) (lock *hostLock, by *HostHolder, err error) {
 	now := time.Now()
 	r := restart{now.Unix(), now.Add(delay).Unix()}
+	// Later than those that are there, also within the same second: of restarts that
+	// were asked one after the other only the last is to remain.
+	for _, at := range h.restarts() {
+		if at.asked >= r.asked && at.asked < now.Add(restartAsked).Unix() {
+			r.asked = at.asked + 1
+		}
+	}
 	first := process{1, processStart(1)}
 	if first.Start == "" {
 		first.Start = "0" // it is hidden from this user, for whom it always lives
@@ -95,19 +102,32 @@ func (h home) keepForRestart(lock *hostLock) error {
 	if rerr != nil {
 		return err // the others are void some day
 	}
-	for _, base := range h.bases() {
-		files, _ := filepath.Glob(filepath.Join(base, HostLockPrefix+"*"))
-		for _, other := range files {
-			by, ok := parseHostLock(filepath.Base(other))
-			if !ok || by.ns != "" && by.ns != pidNamespace() {
-				continue // not in its place yet, or of another system
-			}
-			c, rerr := readHostLock(other)
-			if rerr == nil && c.restart != (restart{}) && cmp.Or(
-				cmp.Compare(c.restart.asked, mine.restart.asked), cmp.Compare(filepath.Base(other), filepath.Base(name))) < 0 {
-				_ = os.Remove(other)
-			}
+	for other, at := range h.restarts() {
+		if cmp.Or(cmp.Compare(at.asked, mine.restart.asked), cmp.Compare(filepath.Base(other), filepath.Base(name))) < 0 {
+			_ = os.Remove(other)
 		}
 	}
 	return err
+}
+
+// restarts returns those of this system that were asked for, by the names of their
+// files.
+func (h home) restarts() map[string]restart {
+	found := make(map[string]restart)
+	for _, base := range h.bases() {
+		files, _ := filepath.Glob(filepath.Join(base, HostLockPrefix+"*"))
+		for _, name := range files {
+			by, ok := parseHostLock(filepath.Base(name))
+			if !ok || by.ns != "" && by.ns != pidNamespace() {
+				continue // not in its place yet, or of another system
+			}
+			if fi, err := os.Lstat(name); err != nil || !fi.Mode().IsRegular() || !ownedByMe(fi) {
+				continue
+			}
+			if c, err := readHostLock(name); err == nil && c.restart != (restart{}) {
+				found[name] = c.restart
+			}
+		}
+	}
+	return found
 }

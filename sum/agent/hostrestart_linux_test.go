@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/sum/channel"
 )
 
 // A restart that was asked for is void when it does not come.
@@ -97,8 +99,10 @@ func TestRestartsAtOnce(t *testing.T) {
 		for _, order := range [][]int{{0, 1}, {1, 0}} {
 			h := home(filepath.Join(t.TempDir(), "agent"))
 			var locks [2]*hostLock
+			now := time.Now()
 			for i := range locks {
-				lock, by, err := h.holdForRestart("db1", time.Hour)
+				lock, by, err := h.hold(h.bases(), channel.NewJobID(), process{1, processStart(1)}, HostHolder{},
+					restart{now.Unix(), now.Add(time.Hour).Unix()}.String())
 				require.NoError(t, err)
 				require.Nil(t, by)
 				locks[i] = lock
@@ -111,6 +115,18 @@ func TestRestartsAtOnce(t *testing.T) {
 			require.NoError(t, err)
 			require.NotNil(t, by)
 		}
+
+		// And of those that are asked for one after the other, however soon, the last remains.
+		h := home(filepath.Join(t.TempDir(), "agent"))
+		var last string
+		for range 3 {
+			lock, by, err := h.holdForRestart("db1", time.Hour)
+			require.NoError(t, err)
+			require.Nil(t, by)
+			last = lock.name
+			require.NoError(t, h.keepForRestart(lock))
+			require.Equal(t, []string{last}, files(h))
+		}
 	}
 
 	// One takes the place of those that were asked for before, and of no other.
@@ -120,7 +136,7 @@ func TestRestartsAtOnce(t *testing.T) {
 		r := restart{now.Add(after).Unix(), now.Add(time.Hour).Unix()}
 		return hostFile(t, h.base(), process{1, processStart(1)}, bootID()+end, "{}\n"+r.String()+"\nheld\n")
 	}
-	earlier, later := write(-time.Minute, ""), write(time.Minute, "")
+	earlier, later := write(-time.Minute, ""), write(2*time.Minute, "")
 	coming, foreign := write(-time.Minute, hostNew), write(-time.Minute, ".1")
 	job := hostFile(t, h.base(), process{os.Getpid(), "1"}, bootID(), "{}\nheld\n")
 	lock, by, err := h.holdForRestart("db1", time.Hour)

@@ -134,11 +134,26 @@ hold() (
 	done
 	if [ -n "$2" ]; then echo held >>"$1"; else echo "held group" >>"$1"; fi
 )
+# asked FILE: prints when the restart of a file was asked for.
+asked() { sed -n 's/^restart \([0-9]\{1,\}\) .*/\1/p' "$1" 2>/dev/null | head -n 1; }
+# latest NOW: prints NOW, or a second after the last restart that was asked for in
+# the minute after: so of those that are asked one after the other, also within the
+# same second, each is later than the one before.
+latest() {
+	hosts "" | {
+		n=$1
+		while IFS= read -r x; do
+			a=$(asked "$x")
+			if [ -n "$a" ] && [ "$a" -ge "$n" ] && [ "$a" -lt $(($1+60)) ]; then n=$((a+1)); fi
+		done
+		echo "$n"
+	}
+}
 # supersede FILE ASKED: deletes the files of restarts that were asked for before that of
 # FILE. Of two at the same time none deletes the other's and has its own deleted.
 supersede() (
 	hosts "$1" | while IFS= read -r x; do
-		a=$(sed -n 's/^restart \([0-9]\{1,\}\) .*/\1/p' "$x" 2>/dev/null | head -n 1)
+		a=$(asked "$x")
 		[ -n "$a" ] && [ "$a" -le "$2" ] || continue
 		if [ "$a" -lt "$2" ] || [ "$(printf '%s\n' "${x##*/}" "${1##*/}" | LC_ALL=C sort | head -n 1)" = "${x##*/}" ]; then rm -f "$x"; fi
 	done
@@ -162,6 +177,7 @@ command -v "$1" >/dev/null || exit 79
 now=$(date +%s) this=$(boot)
 [ -n "$this" ] || exit 73
 due=$((now+delay)) first=$(start 1)
+now=$(latest "$now")
 h=${D%/*}/` + agent.HostLockPrefix + `$id.1.${first:-0}.$this$(pidns)
 when=$(date -u -d "@$due" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null) && when=',"restart":"'$when'"'
 printf '%s,"since":"%s"%s}\nrestart %s %s\n' "${holder%?}" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$when" "$now" "$due" >"$h.new" &&
