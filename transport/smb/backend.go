@@ -1,0 +1,131 @@
+package smb
+
+import (
+	"io"
+	"os"
+	"runtime"
+
+	smb2 "github.com/hirochachacha/go-smb2"
+)
+
+// session is a login on a server: a library's, or the operating system's own. Its
+// calls take no context: they end when the connection does, which [call.lib] makes
+// bearable. Errors are the backend's own; see [explain].
+type session interface {
+	// mount connects to a share.
+	mount(share string) (volume, error)
+	// openPipe opens an instance of a named pipe.
+	openPipe(name string) (stream, error)
+	// logoff ends the session when nothing else of it is under way.
+	logoff() error
+	// hangUp ends it at once, and every call.
+	hangUp(why error)
+}
+
+// volume is a share. Names are relative, with backslashes; "" is the share itself.
+type volume interface {
+	open(name string) (file, error)
+	create(name string) (file, error)      // to read and write; what is there stays
+	stat(name string) (os.FileInfo, error) // of a link itself
+	mkdir(name string) error
+	rename(from, to string) error // fs.ErrExist if to is there, unless it replaces that
+	remove(name string) error
+	close() error
+}
+
+// file is an open file or directory. ReadAt and WriteAt may be called at the same
+// time.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	Stat() (os.FileInfo, error)
+	Readdir(n int) ([]os.FileInfo, error)
+	Truncate(size int64) error
+	Sync() error
+	Close() error
+}
+
+// stream is an instance of a named pipe. Read and Write may be called at the same time as
+// each other and as Close, which ends them.
+type stream interface {
+	io.ReadWriteCloser
+}
+
+// library is a session of go-smb2.
+type library struct {
+	s    *smb2.Session
+	line *line
+	host string // as paths name the server
+}
+
+func (l *library) path(share string) string { return `\\` + l.host + `\` + share }
+
+func (l *library) mount(share string) (volume, error) {
+	s, err := l.s.Mount(l.path(share))
+	if err != nil {
+		return nil, err
+	}
+	return (*libraryVolume)(s), nil
+}
+
+func (l *library) logoff() error { return l.s.Logoff() }
+
+func (l *library) hangUp(why error) { l.line.hangUp(why) }
+
+// libraryVolume is a share of go-smb2. Its files are never left to the garbage
+// collector, whose goroutine would wait for the server.
+type libraryVolume smb2.Share
+
+func (v *libraryVolume) share() *smb2.Share { return (*smb2.Share)(v) }
+
+func (v *libraryVolume) open(name string) (file, error) { return own(v.share().Open(name)) }
+
+func (v *libraryVolume) create(name string) (file, error) {
+	return own(v.share().OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600))
+}
+
+func own(f *smb2.File, err error) (file, error) {
+	if err != nil {
+		return nil, err
+	}
+	return disown(f), nil
+}
+
+// disown takes the file from the garbage collector.
+func disown(f *smb2.File) *smb2.File {
+	runtime.SetFinalizer(f, nil)
+	return f
+}
+
+func (v *libraryVolume) stat(name string) (os.FileInfo, error) { return v.share().Lstat(name) }
+func (v *libraryVolume) mkdir(name string) error               { return v.share().Mkdir(name, 0o700) }
+func (v *libraryVolume) rename(from, to string) error          { return v.share().Rename(from, to) }
+func (v *libraryVolume) remove(name string) error              { return v.share().Remove(name) }
+func (v *libraryVolume) close() error                          { return v.share().Umount() }
+
+// openPipe opens the pipe in a connection to IPC$ of its own: closing that ends a
+// read that waits for the server, which closing the file does not in this library.
+func (l *library) openPipe(name string) (stream, error) {
+	s, err := l.s.Mount(l.path("IPC$"))
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.OpenFile(name, os.O_RDWR, 0o600)
+	if err != nil {
+		_ = s.Umount()
+		return nil, err
+	}
+	return &libraryPipe{disown(f), s}, nil
+}
+
+type libraryPipe struct {
+	f *smb2.File
+	s *smb2.Share
+}
+
+// Read returns what one read of the pipe brings.
+func (p *libraryPipe) Read(b []byte) (int, error) { return p.f.ReadAt(b, 0) }
+
+func (p *libraryPipe) Write(b []byte) (int, error) { return p.f.WriteAt(b, 0) }
+
+func (p *libraryPipe) Close() error { return p.s.Umount() }

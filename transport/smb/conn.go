@@ -1,0 +1,240 @@
+package smb
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// conn is one connection. It is safe for concurrent use.
+type conn struct {
+	target  string
+	host    string
+	opts    Options
+	session session
+	volume  volume // Options.Share
+	path    transport.Path
+	hello   greeting
+	silence func() time.Duration // how long the line has been silent; nil: not known
+
+	ctx    context.Context // ends when the connection is closed or lost; its cause says which
+	cancel context.CancelCauseFunc
+	ops    sync.WaitGroup // calls of the caller's
+	lib    sync.WaitGroup // calls of the backend
+	bg     sync.WaitGroup // what ends with the connection
+
+	mu      sync.Mutex
+	closing bool
+	once    sync.Once
+	pipes   map[*pipe]struct{}
+
+	rootTurn chan struct{} // holds the right to look at and set root
+	root     string        // the share as the host calls it; "" until it is known
+}
+
+var _ interface {
+	transport.Conn
+	transport.FileStore
+	transport.Services
+	transport.Tunneler
+} = (*conn)(nil)
+
+func newConn(target string, opts Options, s session, v volume) *conn {
+	c := &conn{target: target, opts: opts, session: s, volume: v, root: opts.ShareRoot,
+		pipes: map[*pipe]struct{}{}, rootTurn: make(chan struct{}, 1)}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	return c
+}
+
+// start begins to watch the line.
+func (c *conn) start() {
+	if c.silence != nil && c.opts.KeepAlive > 0 {
+		c.bg.Go(c.keepAlive)
+	}
+}
+
+// lose ends the connection because the line broke.
+func (c *conn) lose(err error) {
+	c.cancel(&lostError{err}) // without effect after Close
+	c.session.hangUp(err)
+}
+
+// keepAlive asks a silent host for a sign of life. What waits for a pipe is a request
+// without an answer, so that one is open says nothing.
+func (c *conn) keepAlive() {
+	var asking atomic.Bool
+	timer := time.NewTimer(c.opts.KeepAlive)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-c.ctx.Done():
+			return
+		}
+		silence := c.silence()
+		switch {
+		case silence >= 3*c.opts.KeepAlive:
+			c.lose(fmt.Errorf("no sign of life for %v", silence.Round(time.Second)))
+			return
+		case silence >= c.opts.KeepAlive && asking.CompareAndSwap(false, true):
+			c.bg.Go(func() {
+				_, _ = guard(func() (any, error) { return c.volume.stat("") })
+				asking.Store(false)
+			})
+		}
+		timer.Reset(c.opts.KeepAlive - silence%c.opts.KeepAlive)
+	}
+}
+
+// Caps implements transport.Conn.
+func (c *conn) Caps() transport.Caps {
+	return transport.CapFiles | transport.CapServices | transport.CapTunnelPipe
+}
+
+// Path implements transport.Conn.
+func (c *conn) Path() transport.Path { return c.path }
+
+// Identify implements transport.Conn. Of what a server says in the login it tells the
+// name and the build of Windows; the architecture is that of the system's own
+// programs, and the boot is known by the file that the boot loader writes. What is
+// within the share alone is known if the share is ADMIN$.
+func (c *conn) Identify(ctx context.Context) (transport.Identity, error) {
+	k, err := c.begin(ctx, "identify", "")
+	if err != nil {
+		return transport.Identity{}, err
+	}
+	defer k.end()
+	id := transport.Identity{Name: c.hello.computer, OS: "windows", Version: c.hello.build, Kernel: c.hello.build}
+	if id.Name == "" {
+		id.Name, _, _ = strings.Cut(c.hello.dns, ".")
+	}
+	// Something has to be asked, so that a line that is dead shows.
+	if _, err := lib(k, func() (any, error) { return c.volume.stat("") }, nil); err != nil {
+		return transport.Identity{}, k.fail(err)
+	}
+	if !c.opts.isAdmin() {
+		return id, k.fail(k.ctx.Err())
+	}
+	boot, err := lib(k, func() (time.Time, error) {
+		if !c.hello.booted.IsZero() {
+			return c.hello.booted, nil
+		}
+		fi, err := c.volume.stat("bootstat.dat")
+		if err != nil {
+			return time.Time{}, err
+		}
+		return fi.ModTime(), nil
+	}, nil)
+	if err == nil {
+		id.BootID = fmt.Sprintf("%x", boot.UnixNano())
+	}
+	id.Arch, _ = lib(k, func() (string, error) { return machine(c.volume, `System32\kernel32.dll`) }, nil)
+	return id, k.fail(k.ctx.Err())
+}
+
+// machine reads for which machine a program or library is, as GOARCH names it (PE
+// Format, sections "MS-DOS Stub" and "COFF File Header").
+func machine(v volume, name string) (string, error) {
+	f, err := v.open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var b [64]byte
+	if _, err := f.ReadAt(b[:], 0); err != nil && err != io.EOF {
+		return "", err
+	}
+	at := int64(binary.LittleEndian.Uint32(b[60:]))
+	if string(b[:2]) != "MZ" || at > 1<<20 {
+		return "", fmt.Errorf("%s is no program", name)
+	}
+	var coff [6]byte
+	if _, err := f.ReadAt(coff[:], at); err != nil && err != io.EOF {
+		return "", err
+	}
+	if string(coff[:4]) != "PE\x00\x00" {
+		return "", fmt.Errorf("%s is no program", name)
+	}
+	switch m := binary.LittleEndian.Uint16(coff[4:]); m {
+	case 0x8664:
+		return "amd64", nil
+	case 0xAA64:
+		return "arm64", nil
+	case 0x014C:
+		return "386", nil
+	default:
+		return fmt.Sprintf("%#04x", m), nil
+	}
+}
+
+// Close implements transport.Conn. It ends the tunnels, and logs off if nothing hangs.
+// It is ErrTimeout if something does, such as a writer of the caller's.
+func (c *conn) Close(ctx context.Context) (err error) {
+	c.once.Do(func() {
+		c.mu.Lock()
+		c.closing = true
+		c.mu.Unlock()
+		lost := c.ctx.Err() != nil
+		c.cancel(errClosed)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
+		defer cancel()
+		polite, cancel := context.WithTimeout(grace, transport.CloseGrace/10)
+		defer cancel()
+		idle := wait(polite, &c.ops)
+		if !lost {
+			c.farewell(polite, idle)
+		}
+		c.session.hangUp(errClosed)
+		for _, wg := range []*sync.WaitGroup{&c.ops, &c.lib, &c.bg} {
+			if !wait(grace, wg) {
+				err = &transport.Error{Op: "close", Target: c.target, Kind: transport.ErrTimeout,
+					Hint: "something that was begun on the connection hangs"}
+			}
+		}
+	})
+	return err
+}
+
+// farewell gives the server back what it holds for this session, while ctx lasts.
+// idle says that no call is under way.
+func (c *conn) farewell(ctx context.Context, idle bool) {
+	c.mu.Lock()
+	pipes := make([]*pipe, 0, len(c.pipes))
+	for p := range c.pipes {
+		pipes = append(pipes, p)
+	}
+	c.mu.Unlock()
+	for _, p := range pipes {
+		c.bg.Go(func() { _ = p.Close() })
+	}
+	for _, p := range pipes {
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			idle = false
+		}
+	}
+	// The library must not be asked to log off while a call is under way.
+	if !idle || !wait(ctx, &c.lib) {
+		return
+	}
+	gone := make(chan struct{})
+	c.bg.Go(func() {
+		defer close(gone)
+		_, _ = guard(func() (any, error) {
+			_ = c.volume.close()
+			return nil, c.session.logoff()
+		})
+	})
+	select {
+	case <-gone:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,302 @@
+package smb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	smb2 "github.com/hirochachacha/go-smb2"
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// Dial implements transport.Transport. It logs in and connects to Options.Share.
+func (t *Transport) Dial(ctx context.Context, ep transport.Endpoint) (transport.Conn, error) {
+	refuse := func(kind error, hint string) (transport.Conn, error) {
+		return nil, &transport.Error{Op: "dial", Target: ep.Address, Kind: kind, Hint: hint}
+	}
+	opts, err := options(ep)
+	if err != nil {
+		return refuse(transport.ErrInvalid, err.Error())
+	}
+	host, port, err := ep.HostPort(Port)
+	if err != nil {
+		return nil, err
+	}
+	who, err := accountOf(ep, opts)
+	switch {
+	case err != nil:
+		return refuse(transport.ErrInvalid, err.Error())
+	case ep.Object != "":
+		return refuse(transport.ErrInvalid, "a Windows server has no object")
+	case !ep.Trust.IsZero():
+		return refuse(transport.ErrTrust, "a server shows no key over SMB, so a Trust cannot be checked: it proves itself by what the login knows, see the package documentation")
+	case opts.Kerberos:
+		return refuse(errors.ErrUnsupported, "this driver has no Kerberos, and does not use NTLM in its place unless asked to")
+	}
+	if err := ctx.Err(); err != nil {
+		return refuse(err, "")
+	}
+	d := &dial{t: t, opts: opts, target: ep.Address, host: host, port: port, who: who, named: port != Port || hasPort(ep)}
+	dctx, cancel := context.WithTimeoutCause(ctx, opts.ConnectTimeout, errConnect)
+	defer cancel()
+	c, err := d.run(dctx)
+	if err != nil {
+		return nil, d.fail(ctx, dctx, err)
+	}
+	return c, nil
+}
+
+// hasPort reports whether the address names a port.
+func hasPort(ep transport.Endpoint) bool {
+	_, port, err := ep.HostPort(1)
+	return err == nil && port != 1
+}
+
+// errConnect is the cause when connecting took too long.
+var errConnect = errors.New("no answer in time")
+
+// dial is one Dial.
+type dial struct {
+	t      *Transport
+	opts   Options
+	target string
+	host   string
+	port   uint16
+	named  bool // the address names the port
+	who    account
+	hello  greeting
+}
+
+func (d *dial) fail(ctx, dctx context.Context, err error) error {
+	e := &transport.Error{Op: "dial", Target: d.target}
+	if ctx.Err() == nil && errors.Is(context.Cause(dctx), errConnect) {
+		e.Kind, e.Err = transport.ErrTimeout, errConnect
+		e.Hint = fmt.Sprintf("the host does not answer, or something on the way swallows what is sent to TCP port %d", d.port)
+		return e
+	}
+	if ctx.Err() != nil {
+		return transport.ContextError(ctx, "dial", d.target, err)
+	}
+	var te *transport.Error
+	var op *net.OpError
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &te):
+	case errors.As(err, &dns), errors.As(err, &op) && op.Op == "dial":
+		e.Kind, e.Err = transport.ErrUnreachable, err
+		return e
+	}
+	return explain(e, err)
+}
+
+// run connects, logs in and mounts the share.
+func (d *dial) run(ctx context.Context) (*conn, error) {
+	if d.who == (account{}) {
+		return dialNative(ctx, d.target, d.host, d.port, d.opts)
+	}
+	tcp, err := d.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := newLine(tcp, d.hello.hear)
+	// The library is not told of the context: what it is waiting for ends with the line.
+	stop := context.AfterFunc(ctx, func() { l.hangUp(ctx.Err()) })
+	c, err := guard(func() (*conn, error) { return d.login(ctx, l) })
+	if err == nil && !stop() {
+		c.session.hangUp(ctx.Err())
+		err = ctx.Err()
+	}
+	if err != nil {
+		stop()
+		why := l.ended()
+		_ = l.Conn.Close()
+		var bad *errFrame
+		var te *transport.Error
+		if errors.As(why, &bad) || errors.As(why, &te) {
+			return nil, why // of which the library says less
+		}
+		return nil, d.explainLogin(err)
+	}
+	c.start()
+	return c, nil
+}
+
+// login sets up the session and mounts the share.
+func (d *dial) login(ctx context.Context, l *line) (*conn, error) {
+	var hash []byte // nil means that there is a password
+	if d.who.hash != "" {
+		hash = []byte(d.who.hash)
+	}
+	dialer := &smb2.Dialer{
+		Negotiator: smb2.Negotiator{RequireMessageSigning: true, SpecifiedDialect: uint16(d.opts.Dialect)},
+		Initiator: &smb2.NTLMInitiator{User: d.who.user, Password: d.who.password, Hash: hash, Domain: d.who.domain,
+			TargetSPN: "cifs/" + d.host},
+	}
+	s, err := dialer.DialContext(context.Background(), l)
+	if err != nil {
+		return nil, err
+	}
+	if d.opts.RequireEncryption && !d.hello.encrypted {
+		_ = s.Logoff()
+		return nil, &transport.Error{Kind: transport.ErrTrust, Err: errors.New("the server does not encrypt the session"),
+			Hint: "have the server require encryption for all shares (Set-SmbServerConfiguration -EncryptData $true): this driver cannot ask for it"}
+	}
+	lib := &library{s: s, line: l, host: uncHost(d.host)}
+	v, err := lib.mount(d.opts.Share)
+	if err != nil {
+		_ = s.Logoff()
+		return nil, &mountError{err}
+	}
+	c := newConn(d.target, d.opts, lib, v)
+	c.host, c.hello = d.host, d.hello
+	c.silence = l.silence
+	c.path = pathOf(l.Conn)
+	return c, nil
+}
+
+// mountError is an error of the share, after a login that went well.
+type mountError struct{ error }
+
+func (e *mountError) Unwrap() error { return e.error }
+
+// explainLogin says more of an error of the login.
+func (d *dial) explainLogin(err error) error {
+	var mount *mountError
+	e := explain(&transport.Error{}, err)
+	te, ok := e.(*transport.Error)
+	if !ok {
+		return e
+	}
+	own := *te
+	switch {
+	case errors.As(err, &mount):
+		own.Path = d.opts.Share
+		if own.Code.IsZero() && errors.Is(own.Kind, fs.ErrPermission) {
+			own.Code, own.Hint = ntCode(statusAccessDenied), hintFilter
+		}
+	case own.Code.IsZero() && errors.Is(own.Kind, fs.ErrPermission):
+		own.Kind, own.Code = transport.ErrAuth, ntCode(statusAccessDenied)
+	case errors.Is(own.Kind, transport.ErrConnLost):
+		own.Hint = fmt.Sprintf("the host ended the connection: it may speak no SMB %v, or serve something else on port %d", d.opts.Dialect, d.port)
+	}
+	own.Target = ""
+	return &own
+}
+
+// connect opens the TCP connection.
+func (d *dial) connect(ctx context.Context) (net.Conn, error) {
+	names, conn, err := d.tcp(ctx, d.port)
+	if err == nil || !d.opts.NetBIOS || d.named || d.t.DialContext != nil {
+		return conn, err
+	}
+	// Within a session of NetBIOS, as older networks have it.
+	for _, name := range names {
+		d.host = name
+		if _, c, serr := d.tcp(ctx, sessionService); serr == nil {
+			d.port = sessionService
+			return c, nil
+		} else if ctx.Err() == nil {
+			err = errors.Join(err, serr)
+		}
+	}
+	return nil, err
+}
+
+// tcp connects to a port of the host, and returns where else the host may be.
+func (d *dial) tcp(ctx context.Context, port uint16) (names []string, conn net.Conn, err error) {
+	dial := d.t.dialer()
+	to := func(host string) (net.Conn, error) {
+		return dial(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	}
+	names = []string{d.host}
+	conn, err = to(d.host)
+	var dns *net.DNSError
+	if err != nil && errors.As(err, &dns) && d.opts.NetBIOS && d.t.DialContext == nil && isNetBIOSName(d.host) {
+		addrs, nerr := lookUp(ctx, d.nameServers(), d.host, time.Second)
+		if nerr != nil {
+			return names, nil, errors.Join(err, fmt.Errorf("NetBIOS name query: %w", nerr))
+		}
+		names = nil
+		for _, a := range addrs {
+			names = append(names, a.String())
+		}
+		for _, a := range names {
+			if conn, err = to(a); err == nil {
+				break
+			}
+		}
+	}
+	if err != nil {
+		return names, nil, err
+	}
+	if port == sessionService {
+		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		err = requestSession(conn)
+		if !stop() && err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			_ = conn.Close()
+			return names, nil, err
+		}
+	}
+	return names, conn, nil
+}
+
+func isNetBIOSName(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return false
+	}
+	return len(host) <= 15 && !strings.ContainsAny(host, ". ")
+}
+
+func (d *dial) nameServers() []netip.AddrPort {
+	if len(d.opts.NameServers) == 0 {
+		return broadcasts()
+	}
+	var out []netip.AddrPort
+	for _, s := range d.opts.NameServers {
+		if s.Port() == 0 {
+			s = netip.AddrPortFrom(s.Addr(), nameService)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// uncHost is a host as the path of a share names it: an IPv6 literal has colons, which
+// such a path cannot hold.
+func uncHost(host string) string {
+	if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
+		return strings.NewReplacer(":", "-", "%", "s").Replace(host) + ".ipv6-literal.net"
+	}
+	return host
+}
+
+// pathOf says how the two sides of a connection reach each other. One that a jump host
+// or a pipe carries has no such addresses.
+func pathOf(conn net.Conn) transport.Path {
+	var p transport.Path
+	addr := func(a net.Addr) netip.AddrPort {
+		if t, ok := a.(*net.TCPAddr); ok {
+			ap := t.AddrPort()
+			return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+		}
+		return netip.AddrPort{}
+	}
+	p.Local, p.Remote = addr(conn.LocalAddr()), addr(conn.RemoteAddr())
+	if p.Local.IsValid() {
+		p.SeenAs = p.Local.Addr()
+	}
+	if p.Remote.IsValid() {
+		a := p.Remote.Addr().WithZone("")
+		p.CallbackFrom = []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}
+	}
+	return p
+}

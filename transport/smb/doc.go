@@ -1,0 +1,65 @@
+// Package smb is the driver for Windows servers: files on an administrative share, the
+// service control manager and named pipes, all over one TCP connection to port 445.
+//
+//	conn, err := (&smb.Transport{}).Dial(ctx, transport.Endpoint{
+//		Address:     "db1.lab.example",
+//		Credentials: transport.Credentials{User: "ops", Domain: "LAB", Password: secret},
+//	})
+//	...
+//	defer conn.Close(ctx)
+//	res, err := transport.Put(ctx, conn, "Temp/setup.exe", file, transport.PutOptions{})
+//	err = transport.CreateService(ctx, conn, transport.ServiceConfig{Name: "setup", Argv: []string{res.Info.Native, "serve"}})
+//	err = transport.StartService(ctx, conn, "setup")
+//
+// # What it speaks
+//
+//	SMB 3.1.1 (MS-SMB2)           port 445, or 139 within a session of NetBIOS (RFC 1002);
+//	                              older dialects by Options.Dialect alone
+//	NTLMv2 (MS-NLMP)              accounts of the host, of a domain, or user@realm; a password
+//	                              or its NT hash. No Kerberos: what asks for it fails
+//	service control (MS-SCMR)     over the pipe svcctl of the same login
+//	named pipes                   networks "pipe" of transport.Dial
+//	names of shares (MS-SRVS)     over the pipe srvsvc: what ADMIN$ is on the host itself
+//	NetBIOS names (RFC 1002)      UDP port 137, by Options.NetBIOS, for what DNS does not know
+//
+// File names are slash-separated and start in Options.Share, which is ADMIN$, the Windows
+// directory, unless another one is named. Windows takes some characters and names for
+// something else; they are refused before anything is sent. Permission bits mean nothing:
+// a file gets the access rights of its directory.
+//
+// On a Windows manager an Endpoint without any credentials uses those of whoever runs the
+// program, through the operating system's own client, Kerberos included. That way is
+// experimental: it is built and vetted, and has never run on Windows.
+//
+// # Who proves what
+//
+// A server shows no key over SMB, so an Endpoint with a Trust is refused. Each side proves
+// to the other that it knows the key which the login made, of the account's password:
+// every message is signed, or encrypted where the server requires that, and a session
+// that nobody signs (guest, anonymous) is refused. So whoever does not know the password,
+// or is not trusted to check it by the domain, cannot answer; whoever does can, such as
+// another host with the same local administrator and password. Give each host its own
+// (LAPS), and a server that one does not trust no login at all: it gets a response from
+// which a weak password can be guessed.
+//
+// Nothing secret goes over the share or a service's command line: what is written there
+// can be read by other administrators.
+//
+// # What was shown against what
+//
+//	shown against Samba 4.17 (smbtest)     logins, dialects 2.1 to 3.1.1, signing, encryption, port 139,
+//	                                       IPv6, files, pipes, cut and silent lines, every code in the tests
+//	against our own service manager        services, and their faults (smbtest; its pipe is Samba's)
+//	not shown: no Windows was at hand      UAC filtering, Defender and other virus scanners, running
+//	                                       programs that cannot be removed (injected), NetBIOS names of a
+//	                                       real network, limits of a Windows server, domains
+//
+// The library below, github.com/hirochachacha/go-smb2 v1.1.0, cannot ask for encryption,
+// follows no DFS, and does not cancel requests on the server: a call whose context ends
+// returns, and what it asked for may still happen. What of its faults could be met from
+// outside is in line.go. One could not: a server that encrypts, and that has the account's
+// key, can make the library read beyond a message, which ends the program. Replies that
+// are signed and not encrypted are checked before.
+//
+// Connections are safe for concurrent use.
+package smb

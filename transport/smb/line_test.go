@@ -1,0 +1,231 @@
+package smb
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"net"
+	"testing"
+	"time"
+	"unicode/utf16"
+
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/stretchr/testify/require"
+)
+
+// message is a message of a server with a valid header.
+func message(command uint16, status, flags uint32, body []byte) []byte {
+	m := make([]byte, headerSize, headerSize+len(body))
+	copy(m, "\xfeSMB")
+	le := binary.LittleEndian
+	le.PutUint16(m[4:], headerSize)
+	le.PutUint32(m[8:], status)
+	le.PutUint16(m[12:], command)
+	le.PutUint32(m[16:], flags)
+	le.PutUint64(m[24:], 7)  // MessageId
+	le.PutUint64(m[32:], 11) // AsyncId
+	le.PutUint64(m[40:], 13) // SessionId
+	return append(m, body...)
+}
+
+func framed(m []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(m))), m...)
+}
+
+// wire is a connection from which what is given can be read.
+type wire struct {
+	net.Conn
+	r io.Reader
+}
+
+func (w *wire) Read(p []byte) (int, error) { return w.r.Read(p) }
+func (w *wire) Close() error               { return nil }
+
+// through reads all that the library gets to see.
+func through(heard func(frame) error, greeted bool, frames ...[]byte) ([]byte, *line, error) {
+	l := newLine(&wire{r: bytes.NewReader(bytes.Join(frames, nil))}, heard)
+	l.greeted = greeted
+	out, err := io.ReadAll(l)
+	return out, l, err
+}
+
+const interimFlags = flagAsync | 1
+
+func TestLinePassesMessagesOn(t *testing.T) {
+	t.Parallel()
+	read := framed(message(8, 0, flagSigned|1, bytes.Repeat([]byte("x"), 300_000)))
+	secret := framed(append([]byte("\xfdSMB"), make([]byte, transformSize-4+headerSize)...))
+	out, l, err := through(nil, true, []byte{sessionKeepAlive, 0, 0, 0}, read, secret, read)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(bytes.Join([][]byte{read, secret, read}, nil), out))
+	require.Less(t, l.silence(), time.Minute)
+	require.ErrorIs(t, l.ended(), io.EOF)
+}
+
+// An interim reply comes with another message in front of it.
+func TestLineInterim(t *testing.T) {
+	t.Parallel()
+	in := message(8, statusPending, interimFlags, []byte("12345678"))
+	out, _, err := through(nil, true, framed(in))
+	require.NoError(t, err)
+	require.Len(t, out, 4+headerSize+len(in))
+	require.EqualValues(t, headerSize+len(in), binary.BigEndian.Uint32(out))
+	notice, reply := frame(out[4:4+headerSize]), frame(out[4+headerSize:])
+	le := binary.LittleEndian
+	require.EqualValues(t, headerSize, notice.next())
+	require.EqualValues(t, uint64(1<<64-1), le.Uint64(notice[24:]))
+	require.EqualValues(t, 13, le.Uint64(notice[40:]), "the library looks whether it is its session")
+	require.Zero(t, le.Uint64(reply[40:]), "and of the second asks no signature")
+	require.EqualValues(t, 7, le.Uint64(reply[24:]))
+	require.EqualValues(t, 11, le.Uint64(reply[32:]))
+	require.Equal(t, in[headerSize:], []byte(reply[headerSize:]))
+
+	// One that is signed is passed on as it is, and so is what is no interim reply.
+	for _, in := range [][]byte{
+		message(8, statusPending, interimFlags|flagSigned, []byte("12345678")),
+		message(8, statusPending, 1, nil), message(8, 0, interimFlags, nil),
+	} {
+		out, _, err := through(nil, true, framed(in))
+		require.NoError(t, err)
+		require.Equal(t, framed(in), out)
+	}
+}
+
+// What would bring the library down ends the line.
+func TestLineRefuses(t *testing.T) {
+	t.Parallel()
+	next := message(8, 0, 0, make([]byte, 64))
+	binary.LittleEndian.PutUint32(next[20:], 1<<30)
+	odd := message(8, 0, 0, nil)
+	odd[4] = 65
+	for what, in := range map[string][]byte{
+		"short":                framed(message(8, 0, 0, nil)[:63]),
+		"empty":                framed(nil),
+		"huge":                 {0, 0xff, 0xff, 0xff},
+		"another type":         {0x84, 0, 0, 6},
+		"SMB 1":                framed(append([]byte("\xffSMB"), make([]byte, 100)...)),
+		"next command":         framed(next),
+		"size of header":       framed(odd),
+		"short and encrypted":  framed(append([]byte("\xfdSMB"), make([]byte, 80)...)),
+		"long greeting":        framed(message(commandNegotiate, 0, 0, make([]byte, maxGreeting))),
+		"long interim reply":   framed(message(8, statusPending, interimFlags, make([]byte, maxGreeting))),
+		"no compressed either": framed(append([]byte("\xfcSMB"), make([]byte, 100)...)),
+	} {
+		out, l, err := through(nil, true, in)
+		var bad *errFrame
+		require.ErrorAs(t, err, &bad, what)
+		require.Empty(t, out, what)
+		require.ErrorAs(t, l.ended(), &bad, what)
+	}
+	for what, in := range map[string][]byte{
+		"reply":     framed(message(8, 0, 0, nil)),
+		"encrypted": framed(append([]byte("\xfdSMB"), make([]byte, 200)...)),
+	} {
+		_, _, err := through(nil, false, in)
+		require.ErrorContains(t, err, "before there is a session", what)
+	}
+	_, _, err := through(nil, true, framed(message(8, 0, 0, []byte("abc")))[:66])
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+}
+
+func TestGreeting(t *testing.T) {
+	t.Parallel()
+	var g greeting
+	le := binary.LittleEndian
+	negotiate := make([]byte, 64)
+	le.PutUint16(negotiate[2:], 3)
+	le.PutUint16(negotiate[4:], 0x311)
+	copy(negotiate[8:], "0123456789abcdef")
+	booted := time.Date(2026, 3, 1, 10, 0, 0, 500, time.UTC)
+	le.PutUint64(negotiate[48:], uint64(booted.UnixNano()/100)+116444736000000000)
+	token := challenge(map[uint16]string{1: "DB1", 2: "LAB", 3: "db1.lab.example"})
+	ask := append(make([]byte, 8), token...)
+	le.PutUint16(ask[4:], headerSize+8)
+	le.PutUint16(ask[6:], uint16(len(token)))
+	granted := make([]byte, 8)
+	le.PutUint16(granted[2:], 4)
+
+	out, l, err := through(g.hear, false, framed(message(commandNegotiate, 0, 1, negotiate)),
+		framed(message(commandSessionSetup, statusMoreProcessing, 1, ask)), framed(message(commandSessionSetup, 0, flagSigned|1, granted)))
+	require.NoError(t, err)
+	require.Len(t, out, 3*(4+headerSize)+64+len(ask)+8)
+	require.True(t, l.greeted)
+	require.Equal(t, greeting{dialect: 0x311, mustSign: true, guid: "30313233343536373839616263646566", booted: booted,
+		build: "10.0.20348", computer: "DB1", dns: "db1.lab.example", domain: "LAB", encrypted: true, sessionSetUp: true}, g)
+
+	// A server that takes anybody in as a guest, whatever the password, signs nothing.
+	for flags := range uint16(4) {
+		le.PutUint16(granted[2:], flags)
+		_, _, err := through(new(greeting).hear, false, framed(message(commandSessionSetup, 0, 1, granted)))
+		if flags == 0 {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, transport.ErrAuth)
+	}
+	for what, in := range map[string][]byte{
+		"negotiate":    message(commandNegotiate, 0, 1, negotiate[:63]),
+		"setup":        message(commandSessionSetup, 0, 1, granted[:7]),
+		"outside":      message(commandSessionSetup, statusMoreProcessing, 1, ask[:len(ask)-1]),
+		"below header": message(commandSessionSetup, statusMoreProcessing, 1, []byte{9, 0, 0, 0, 1, 0, 1, 0}),
+	} {
+		_, _, err := through(new(greeting).hear, false, framed(in))
+		var bad *errFrame
+		require.ErrorAs(t, err, &bad, what)
+	}
+	require.True(t, fileTime(0).IsZero())
+	require.True(t, fileTime(1<<63).IsZero())
+}
+
+// challenge is a CHALLENGE_MESSAGE within some token.
+func challenge(names map[uint16]string) []byte {
+	le := binary.LittleEndian
+	m := make([]byte, 56)
+	copy(m, "NTLMSSP\x00\x02")
+	le.PutUint32(m[20:], 0x02000000)
+	m[48], m[49] = 10, 0
+	le.PutUint16(m[50:], 20348)
+	var pairs []byte
+	for id := uint16(1); id < 4; id++ {
+		u := utf16.Encode([]rune(names[id]))
+		pairs = le.AppendUint16(le.AppendUint16(pairs, id), uint16(2*len(u)))
+		for _, c := range u {
+			pairs = le.AppendUint16(pairs, c)
+		}
+	}
+	pairs = append(pairs, 0, 0, 0, 0)
+	le.PutUint16(m[40:], uint16(len(pairs)))
+	le.PutUint32(m[44:], 56)
+	return append([]byte("\xa1\x81\x90"), append(m, pairs...)...)
+}
+
+func FuzzLine(f *testing.F) {
+	f.Add(framed(message(8, 0, 1, []byte("abc"))), true)
+	f.Add(framed(message(8, statusPending, interimFlags, []byte("12345678"))), true)
+	f.Add(framed(message(commandNegotiate, 0, 1, make([]byte, 64))), false)
+	token := challenge(map[uint16]string{1: "DB1"})
+	ask := append([]byte{9, 0, 0, 0, headerSize + 8, 0, byte(len(token)), 0}, token...)
+	f.Add(framed(message(commandSessionSetup, statusMoreProcessing, 1, ask)), false)
+	f.Fuzz(func(t *testing.T, in []byte, greeted bool) {
+		var g greeting
+		out, _, _ := through(g.hear, greeted, in)
+		// What the library gets can be taken apart without going beyond it.
+		for len(out) >= 4 {
+			size := int(binary.BigEndian.Uint32(out))
+			if size > len(out)-4 {
+				return // the end of the input
+			}
+			if size < headerSize {
+				t.Fatalf("a message of %d bytes", size)
+			}
+			m := frame(out[4 : 4+size])
+			out = out[4+size:]
+			if string(m[:4]) == "\xfdSMB" {
+				continue
+			}
+			if n := int(m.next()); n != 0 && (n != headerSize || size < n+headerSize) {
+				t.Fatalf("the next message of %d bytes is at %d", size, n)
+			}
+		}
+	})
+}

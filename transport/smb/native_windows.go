@@ -1,0 +1,84 @@
+package smb
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/roundsman-go/roundsman/transport"
+	"golang.org/x/sys/windows"
+)
+
+const isWindows = true
+
+// nativeInUse is inUse for the operating system's own errors.
+func nativeInUse(err error) bool {
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_USER_MAPPED_FILE) ||
+		errors.Is(err, windows.ERROR_DELETE_PENDING)
+}
+
+// nativePipeBusy reports whether all instances of a pipe are taken.
+func nativePipeBusy(err error) bool { return errors.Is(err, windows.ERROR_PIPE_BUSY) }
+
+// native is what this Windows host's own client for SMB makes of the rights of
+// whoever runs the program. It has never run against a server.
+type native struct{ host string }
+
+// dialNative reaches a share with the credentials of whoever runs the program.
+func dialNative(_ context.Context, target, host string, port uint16, opts Options) (*conn, error) {
+	if port != Port {
+		return nil, &transport.Error{Kind: transport.ErrInvalid, Hint: "with the credentials of whoever runs the program Windows itself chooses the port"}
+	}
+	s := &native{host: uncHost(host)}
+	v, err := s.mount(opts.Share)
+	if err != nil {
+		return nil, err
+	}
+	c := newConn(target, opts, s, v)
+	c.host = host
+	c.hello.computer, _, _ = strings.Cut(host, ".")
+	return c, nil
+}
+
+func (s *native) mount(share string) (volume, error) {
+	v := nativeVolume(`\\` + s.host + `\` + share)
+	_, err := v.stat("")
+	return v, err
+}
+
+func (s *native) openPipe(name string) (stream, error) {
+	return os.OpenFile(`\\`+s.host+`\pipe\`+name, os.O_RDWR|windows.O_FILE_FLAG_OVERLAPPED, 0)
+}
+
+func (s *native) logoff() error { return nil }
+func (s *native) hangUp(error)  {}
+
+// nativeVolume is a share as a path.
+type nativeVolume string
+
+func (v nativeVolume) path(name string) string {
+	if name == "" {
+		return string(v) + `\`
+	}
+	return string(v) + `\` + name
+}
+
+func (v nativeVolume) open(name string) (file, error) { return nativeFile(os.Open(v.path(name))) }
+
+func (v nativeVolume) create(name string) (file, error) {
+	return nativeFile(os.OpenFile(v.path(name), os.O_RDWR|os.O_CREATE, 0o600))
+}
+
+func nativeFile(f *os.File, err error) (file, error) {
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (v nativeVolume) stat(name string) (os.FileInfo, error) { return os.Lstat(v.path(name)) }
+func (v nativeVolume) mkdir(name string) error               { return os.Mkdir(v.path(name), 0o700) }
+func (v nativeVolume) rename(from, to string) error          { return os.Rename(v.path(from), v.path(to)) }
+func (v nativeVolume) remove(name string) error              { return os.Remove(v.path(name)) }
+func (v nativeVolume) close() error                          { return nil }

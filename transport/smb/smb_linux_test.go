@@ -1,0 +1,406 @@
+package smb_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf16"
+
+	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/smb"
+	"github.com/roundsman-go/roundsman/transport/smb/smbtest"
+	"github.com/stretchr/testify/require"
+	//lint:ignore SA1019 the hash of NTLM
+	"golang.org/x/crypto/md4"
+)
+
+func dial(t testing.TB, ep transport.Endpoint) transport.Conn {
+	conn, err := (&smb.Transport{}).Dial(t.Context(), ep)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, conn.Close(context.Background())) })
+	return conn
+}
+
+// refused dials, and returns the error.
+func refused(t testing.TB, ep transport.Endpoint) error {
+	conn, err := (&smb.Transport{}).Dial(t.Context(), ep)
+	if err == nil {
+		_ = conn.Close(context.Background())
+	}
+	require.Error(t, err)
+	var te *transport.Error
+	require.ErrorAs(t, err, &te)
+	require.Equal(t, "dial", te.Op)
+	require.Equal(t, ep.Address, te.Target)
+	if pw := ep.Credentials.Password.Reveal(); pw != "" {
+		require.NotContains(t, err.Error(), pw)
+	}
+	return err
+}
+
+// What makes no sense is refused before anything is sent.
+func TestDialRefuses(t *testing.T) {
+	t.Parallel()
+	nobody := &smb.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("it was dialled")
+	}}
+	good := transport.Endpoint{Address: "db1", Credentials: transport.Credentials{User: "ops", Password: transport.NewSecret("correct horse")}}
+	for what, x := range map[string]struct {
+		change func(ep *transport.Endpoint)
+		want   error
+	}{
+		"trust":     {func(ep *transport.Endpoint) { ep.Trust.HostKeys = []string{"x"} }, transport.ErrTrust},
+		"object":    {func(ep *transport.Endpoint) { ep.Object = "x" }, transport.ErrInvalid},
+		"no user":   {func(ep *transport.Endpoint) { ep.Credentials.User = "" }, transport.ErrInvalid},
+		"no secret": {func(ep *transport.Endpoint) { ep.Credentials.Password = transport.Secret{} }, transport.ErrInvalid},
+		"options":   {func(ep *transport.Endpoint) { ep.Options = 7 }, transport.ErrInvalid},
+		"address":   {func(ep *transport.Endpoint) { ep.Address = "db1:port" }, transport.ErrInvalid},
+		"kerberos":  {func(ep *transport.Endpoint) { ep.Options = smb.Options{Kerberos: true} }, errors.ErrUnsupported},
+		"pipes":     {func(ep *transport.Endpoint) { ep.Options = &smb.Options{Share: "ipc$"} }, transport.ErrInvalid},
+	} {
+		ep := good
+		x.change(&ep)
+		_, err := nobody.Dial(t.Context(), ep)
+		require.ErrorIs(t, err, x.want, what)
+		var te *transport.Error
+		require.ErrorAs(t, err, &te, what)
+		require.Greater(t, len(err.Error()), len("dial on db1: ")+len(x.want.Error()), "it says why")
+	}
+	_, err := nobody.Dial(t.Context(), good)
+	require.ErrorContains(t, err, "it was dialled")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = nobody.Dial(ended, good)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestLogin shows how logins of all kinds end.
+func TestLogin(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	good := endpoint(srv)
+	for what, change := range map[string]func(ep *transport.Endpoint){
+		"local": func(ep *transport.Endpoint) { ep.Credentials.Domain = "" },
+		"domain\\user": func(ep *transport.Endpoint) {
+			ep.Credentials.User = srv.Domain() + `\` + srv.User()
+			ep.Credentials.Domain = ""
+		},
+		"case":          func(ep *transport.Endpoint) { ep.Credentials.User = strings.ToUpper(srv.User()) },
+		"another share": func(ep *transport.Endpoint) { ep.Options = smb.Options{Share: "files"} },
+		"hash": func(ep *transport.Endpoint) {
+			ep.Credentials.Password = transport.Secret{}
+			ep.Options = &smb.Options{NTHash: transport.NewSecret(ntHash(srv.Password()))}
+		},
+	} {
+		ep := good
+		change(&ep)
+		conn := dial(t, ep)
+		_, err := transport.List(t.Context(), conn, "/")
+		require.NoError(t, err, what)
+	}
+
+	wrong := good
+	wrong.Credentials.Password = transport.NewSecret("battery staple")
+	err := refused(t, wrong)
+	require.ErrorIs(t, err, transport.ErrAuth)
+	require.Equal(t, transport.Code{Space: "ntstatus", Value: "0xC000006D"}, transport.CodeOf(err))
+	nobody := good
+	nobody.Credentials.User = "nobody-of-this-name"
+	require.ErrorIs(t, refused(t, nobody), transport.ErrAuth)
+	share := good
+	share.Options = smb.Options{Share: "D$"}
+	err = refused(t, share)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.Equal(t, transport.Code{Space: "ntstatus", Value: "0xC00000CC"}, transport.CodeOf(err))
+	require.ErrorContains(t, err, "D$")
+	for account, code := range map[smbtest.Account]string{
+		smbtest.AccountDisabled: "0xC0000072", smbtest.AccountLocked: "0xC0000234", smbtest.AccountMustChangePassword: "0xC0000224",
+	} {
+		require.NoError(t, srv.SetAccount(account))
+		err := refused(t, good)
+		require.ErrorIs(t, err, transport.ErrAuth)
+		require.Equal(t, code, transport.CodeOf(err).Value, account)
+	}
+	require.NoError(t, srv.SetAccount(smbtest.AccountActive))
+	dial(t, good)
+}
+
+func ntHash(password string) string {
+	h := md4.New()
+	for _, u := range utf16.Encode([]rune(password)) {
+		_, _ = h.Write(binary.LittleEndian.AppendUint16(nil, u))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// An older dialect is spoken with whom asks for it alone, and with nobody without a
+// signature.
+func TestDialects(t *testing.T) {
+	t.Parallel()
+	old := serve(t, smbtest.Config{MaxProtocol: "SMB3_02"})
+	err := refused(t, endpoint(old))
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorContains(t, err, "Options.Dialect")
+	for _, d := range []smb.Dialect{smb.SMB302, smb.SMB300, smb.SMB210} {
+		ep := endpoint(old)
+		ep.Options = smb.Options{Dialect: d}
+		conn := dial(t, ep)
+		_, err := transport.Put(t.Context(), conn, "x", transport.BytesFile("x", bytes.Repeat([]byte("x"), 3<<20)), transport.PutOptions{})
+		require.NoError(t, err, d)
+	}
+
+	sealed := serve(t, smbtest.Config{Encryption: true})
+	ep := endpoint(sealed)
+	ep.Options = smb.Options{RequireEncryption: true}
+	dial(t, ep)
+	ep.Options = smb.Options{Dialect: smb.SMB210}
+	err = refused(t, ep)
+	require.Contains(t, []string{"0xC00000BB", "0xC0000022"}, transport.CodeOf(err).Value)
+	ep = endpoint(old)
+	ep.Options = smb.Options{RequireEncryption: true, Dialect: smb.SMB302}
+	err = refused(t, ep)
+	require.ErrorIs(t, err, transport.ErrTrust)
+	require.ErrorContains(t, err, "does not encrypt")
+	require.Eventually(t, func() bool { return old.Connections() == 3 }, 10*time.Second, 10*time.Millisecond, "nothing is left of those that were refused")
+}
+
+// Port 139 and IPv6.
+func TestNetBIOSSession(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{NetBIOS: true})
+	_, port, err := net.SplitHostPort(srv.Addr())
+	require.NoError(t, err)
+	ep := endpoint(srv)
+	ep.Options = smb.Options{ConnectTimeout: 5 * time.Second}
+	require.ErrorIs(t, refused(t, ep), transport.ErrConnLost, "a session has to be asked for")
+	through := func(_ context.Context, network, addr string) (net.Conn, error) {
+		require.Equal(t, "db1:139", addr)
+		return net.Dial(network, net.JoinHostPort("127.0.0.1", port))
+	}
+	ep.Address = "db1:139"
+	conn, err := (&smb.Transport{DialContext: through}).Dial(t.Context(), ep)
+	require.NoError(t, err)
+	_, err = transport.Put(t.Context(), conn, "x", transport.BytesFile("x", []byte("x")), transport.PutOptions{})
+	require.NoError(t, err)
+	require.NoError(t, conn.Close(t.Context()))
+}
+
+// A server without a preference, and over IPv6.
+func TestOtherKinds(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]smbtest.Config{"optional": {Signing: "optional"}, "ipv6": {IPv6: true}} {
+		conn := dial(t, endpoint(serve(t, cfg)))
+		_, err := transport.Put(t.Context(), conn, "x", transport.BytesFile("x", []byte(name)), transport.PutOptions{})
+		require.NoError(t, err)
+		_, err = transport.QueryService(t.Context(), conn, "none")
+		require.ErrorIs(t, err, fs.ErrNotExist)
+	}
+}
+
+// A port where something else is served, or nothing, says so.
+func TestOtherServers(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	said := make(chan []byte, 1)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			buf := make([]byte, 4096)
+			_, _ = c.Read(buf)
+			_, _ = c.Write(<-said)
+			_ = c.Close()
+		}
+	}()
+	ep := transport.Endpoint{Address: l.Addr().String(), Credentials: transport.Credentials{User: "ops", Password: transport.NewSecret("correct horse")}}
+	said <- []byte("HTTP/1.1 400 Bad Request\r\n\r\n")
+	require.ErrorIs(t, refused(t, ep), transport.ErrProtocol)
+	said <- nil
+	require.ErrorIs(t, refused(t, ep), transport.ErrConnLost)
+	require.NoError(t, l.Close())
+	require.ErrorIs(t, refused(t, ep), transport.ErrUnreachable)
+}
+
+func TestIdentify(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	conn := dial(t, endpoint(srv))
+	id, err := conn.Identify(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, srv.Name(), id.Name)
+	require.Equal(t, "windows", id.OS)
+	require.NotEmpty(t, id.Version)
+	require.Empty(t, id.Arch)
+	require.Empty(t, id.BootID, "Samba tells of none")
+
+	boot := filepath.Join(srv.Admin(), "bootstat.dat")
+	require.NoError(t, os.WriteFile(boot, nil, 0o600))
+	pe := make([]byte, 256)
+	copy(pe, "MZ")
+	pe[60] = 128
+	copy(pe[128:], "PE\x00\x00\x64\x86")
+	require.NoError(t, os.MkdirAll(filepath.Join(srv.Admin(), "System32"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(srv.Admin(), "System32", "kernel32.dll"), pe, 0o600))
+	first, err := conn.Identify(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "amd64", first.Arch)
+	require.NotEmpty(t, first.BootID)
+	again, err := conn.Identify(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+	require.NoError(t, os.Chtimes(boot, time.Time{}, time.Now().Add(time.Hour)))
+	other, err := conn.Identify(t.Context())
+	require.NoError(t, err)
+	require.NotEqual(t, first.BootID, other.BootID)
+	require.True(t, conn.Path().Remote.IsValid())
+	require.Equal(t, "127.0.0.1", conn.Path().SeenAs.String())
+}
+
+// Of permissions there is one attribute, which is shown and never set.
+func TestReadOnly(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	conn := dial(t, endpoint(srv))
+	for _, mode := range []fs.FileMode{0, 0o400, 0o755} {
+		res, err := transport.Put(t.Context(), conn, "x", transport.BytesFile("x", []byte{byte(mode)}), transport.PutOptions{Mode: mode})
+		require.NoError(t, err)
+		require.EqualValues(t, 0o600, res.Info.Mode)
+	}
+	require.NoError(t, os.Chmod(filepath.Join(srv.Admin(), "x"), 0o400))
+	fi, err := transport.Stat(t.Context(), conn, "x")
+	require.NoError(t, err)
+	require.EqualValues(t, 0o400, fi.Mode)
+}
+
+func TestNative(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	require.NoError(t, os.Mkdir(filepath.Join(srv.Admin(), "Temp"), 0o755))
+	ep := endpoint(srv)
+	ep.Options = smb.Options{ShareRoot: `C:\Windows\`}
+	res, err := transport.Put(t.Context(), dial(t, ep), "/Temp/x", transport.BytesFile("x", nil), transport.PutOptions{})
+	require.NoError(t, err)
+	require.Equal(t, `C:\Windows\Temp\x`, res.Info.Native)
+
+	// A host that does not say is trusted to know where its own directory is.
+	fi, err := transport.Stat(t.Context(), dial(t, endpoint(srv)), "Temp/x")
+	require.NoError(t, err)
+	require.Equal(t, `%SystemRoot%\Temp\x`, fi.Native)
+	ep.Options = smb.Options{Share: "files"}
+	fi, err = transport.Stat(t.Context(), dial(t, ep), "/")
+	require.NoError(t, err)
+	require.Equal(t, `\\127.0.0.1\files`, fi.Native)
+}
+
+// A file that somebody has open is tried again for a while, and then it is said.
+func TestInUse(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	conn := dial(t, endpoint(srv))
+	put := func(content string) error {
+		_, err := transport.Put(t.Context(), conn, "x.exe", transport.BytesFile("x", []byte(content)), transport.PutOptions{})
+		return err
+	}
+	require.NoError(t, put("old"))
+	release, err := srv.Hold("ADMIN$", "x.exe")
+	require.NoError(t, err)
+	require.NoError(t, put("old"), "it is there")
+	err = transport.Remove(t.Context(), conn, "x.exe")
+	require.ErrorIs(t, err, transport.ErrBusy)
+	require.Equal(t, transport.Code{Space: "ntstatus", Value: "0xC0000043"}, transport.CodeOf(err))
+	ended, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, transport.Remove(ended, conn, "x.exe"), context.DeadlineExceeded)
+
+	done := make(chan error, 1)
+	go func() { done <- put("new") }()
+	part := func() bool {
+		files, _ := filepath.Glob(filepath.Join(srv.Admin(), ".x.exe.*.part"))
+		return len(files) == 1
+	}
+	require.Eventually(t, part, 10*time.Second, time.Millisecond)
+	release()
+	require.NoError(t, <-done)
+	content, err := os.ReadFile(filepath.Join(srv.Admin(), "x.exe"))
+	require.NoError(t, err)
+	require.Equal(t, "new", string(content))
+	require.False(t, part())
+}
+
+// A partial file with a hole in it, as several requests at once may leave, is
+// continued from the hole.
+func TestPutOverAHole(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	first, conn := dial(t, endpoint(srv)), dial(t, endpoint(srv))
+	content := make([]byte, 5<<20)
+	for i := range content {
+		content[i] = byte(i * 7 >> 3)
+	}
+	f := transport.BytesFile("x", content)
+	ended, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := transport.Put(ended, first, "x", f, transport.PutOptions{Progress: func(int64) { cancel() }})
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, first.Close(t.Context()), "what was on its way has arrived")
+	files, err := filepath.Glob(filepath.Join(srv.Admin(), ".x.*.part"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	hole := bytes.Clone(content)
+	copy(hole[1<<20:2<<20], make([]byte, 1<<20))
+	require.NoError(t, os.WriteFile(files[0], hole, 0o600))
+	res, err := transport.Put(t.Context(), conn, "x", f, transport.PutOptions{})
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<20, res.Kept)
+	require.EqualValues(t, 4<<20, res.Sent)
+	got, err := os.ReadFile(filepath.Join(srv.Admin(), "x"))
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(content, got))
+}
+
+// A host that falls silent is found out.
+func TestKeepAlive(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	ep := endpoint(srv)
+	ep.Options = smb.Options{KeepAlive: 50 * time.Millisecond}
+	conn := dial(t, ep)
+	time.Sleep(500 * time.Millisecond) // ten times as long, while it answers
+	_, err := conn.Identify(t.Context())
+	require.NoError(t, err)
+	srv.Stall(true)
+	defer srv.Stall(false)
+	require.Eventually(t, func() bool {
+		_, err := conn.Identify(t.Context())
+		return errors.Is(err, transport.ErrConnLost)
+	}, 30*time.Second, 10*time.Millisecond)
+}
+
+// A transfer of which nothing moves ends, though the host still answers.
+func TestNoNames(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	conn := dial(t, endpoint(srv))
+	before := srv.Requests()
+	for _, name := range []string{"a:b", `a\b`, "CON", "end.", "a/*/b"} {
+		_, err := transport.Stat(t.Context(), conn, name)
+		require.ErrorIs(t, err, transport.ErrInvalid, name)
+		_, err = transport.Put(t.Context(), conn, name, transport.BytesFile("x", nil), transport.PutOptions{})
+		require.ErrorIs(t, err, transport.ErrInvalid, name)
+	}
+	require.ErrorIs(t, transport.Remove(t.Context(), conn, "/"), transport.ErrInvalid)
+	require.Equal(t, before, srv.Requests())
+}

@@ -1,0 +1,46 @@
+// Package smbtest is a Windows server for tests, as far as one can be had on
+// Linux, named after net/http/httptest: a real Samba file server with an
+// in-memory service control manager behind it.
+//
+//	srv, err := smbtest.NewServer(smbtest.Config{})
+//	...
+//	defer srv.Close()
+//	conn, err := (&smb.Transport{}).Dial(ctx, transport.Endpoint{
+//		Address:     srv.Addr(),
+//		Credentials: transport.Credentials{User: srv.User(), Password: transport.NewSecret(srv.Password())},
+//	})
+//
+// It runs on Linux, as root, and needs the program smbd (Debian package samba).
+// Elsewhere NewServer returns an error for which errors.Is(err,
+// errors.ErrUnsupported) holds. Nothing of the machine's own Samba is started,
+// read or written: configuration, accounts, locks, logs and shares lie in a
+// private directory, and the account exists in it alone. smbd and all its
+// processes live in a process namespace of their own that ends with
+// [Server.Close], and by itself when the test process is killed; the directory
+// goes with it.
+//
+// # What is real
+//
+// The SMB protocol is Samba's: NTLM, signing and encryption, mandatory where
+// [Config] says so, dialects, share modes, read-only files, interim replies,
+// named pipes on IPC$. Clients reach it through a proxy in the test process,
+// where [Server.CloseConnections] breaks connections, [Server.Stall] lets them
+// hang and [Server.Requests] counts. With [Config.NetBIOS] the proxy insists on
+// the session request of RFC 1002, as a server does on port 139.
+//
+// # What is not
+//
+//   - The pipe svcctl leads to [Services], an in-memory model of the service
+//     control manager (MS-SCMR) that runs nothing unless [Services.Run] is set.
+//     The NDR that it speaks is go-msrpc's, which is also what clients in Go use:
+//     an error of that code shows on neither side.
+//   - Of the other pipes there are only those of [Server.Listen]. Samba's own
+//     (srvsvc, winreg, samr, ...) are off, DCOM and WMI do not exist.
+//   - A running executable can be unlinked here, not on Windows. [Server.Hold]
+//     opens a file in a way that makes its removal fail as a sharing violation.
+//   - There is no user account control that filters the rights of administrators,
+//     no Windows Defender, no firewall and no event log. Nor are there domains:
+//     the account is a local one, whatever domain a client names with it.
+//   - File names are kept by a POSIX file system. Paths such as C:\Windows exist
+//     in [Server.Path] alone.
+package smbtest

@@ -1,0 +1,304 @@
+package smbtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf16"
+
+	"github.com/hirochachacha/go-smb2"
+	//lint:ignore SA1019 The hash of NTLM is what it is (MS-NLMP, 3.3.1).
+	"golang.org/x/crypto/md4"
+)
+
+// Server is a running server. It is safe for concurrent use.
+type Server struct {
+	cfg   Config
+	dir   string
+	smbd  *smbd
+	proxy *proxy
+
+	mu     sync.Mutex
+	closed bool
+	pipes  map[*pipeListener]bool
+	holds  map[*hold]bool
+	wg     sync.WaitGroup // the RPC endpoint
+}
+
+// NewServer starts a server on a free port of the loopback interface and returns
+// when it answers. It needs Linux, root rights and smbd; where it cannot run at
+// all, errors.Is(err, errors.ErrUnsupported) holds.
+func NewServer(cfg Config) (_ *Server, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "smbtest")
+	if err != nil {
+		return nil, fmt.Errorf("smbtest: %w", err)
+	}
+	s := &Server{cfg: cfg, dir: dir, pipes: make(map[*pipeListener]bool), holds: make(map[*hold]bool)}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	// Whoever opens a pipe goes through dir as the account that he is mapped to.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("smbtest: %w", err)
+	}
+	dirs := []string{"private", "lock", "state", "cache", "pid", "log", "rpc", "rpc/np", "shares"}
+	for _, sh := range shares {
+		dirs = append(dirs, sh.dir)
+	}
+	for _, sub := range dirs {
+		mode := os.FileMode(0o700)
+		if sub == "rpc" {
+			mode = 0o755 // smbd wants it so
+		}
+		if err := os.Mkdir(filepath.Join(dir, filepath.FromSlash(sub)), mode); err != nil {
+			return nil, fmt.Errorf("smbtest: %w", err)
+		}
+	}
+	// Whatever domain a client names, smbd looks the mapped name up in its own list.
+	users := fmt.Sprintf("%s = %s %s\\%s %s@%s\n", cfg.account(), cfg.User, cfg.Domain, cfg.User, cfg.User, cfg.Domain)
+	if err := os.WriteFile(filepath.Join(dir, "users"), []byte(users), 0o600); err != nil {
+		return nil, fmt.Errorf("smbtest: %w", err)
+	}
+	if err := s.SetAccount(AccountActive); err != nil {
+		return nil, err
+	}
+	svcctl, err := s.Listen("svcctl")
+	if err != nil {
+		return nil, err
+	}
+	s.wg.Go(func() { serveRPC(svcctl, scm{services: cfg.Services, ordinary: cfg.Ordinary}) })
+	if s.smbd, err = startSMBD(cfg, dir); err != nil {
+		return nil, err
+	}
+	if s.proxy, err = newProxy(cfg, s.smbd.addr); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Addr returns host and port at which clients reach the server.
+func (s *Server) Addr() string { return s.proxy.ln.Addr().String() }
+
+// User returns the name of the only account.
+func (s *Server) User() string { return s.cfg.User }
+
+// Password returns the password of the only account.
+func (s *Server) Password() string { return s.cfg.Password }
+
+// Domain returns the name of the workgroup.
+func (s *Server) Domain() string { return s.cfg.Domain }
+
+// Name returns the server's NetBIOS name.
+func (s *Server) Name() string { return name }
+
+// Services returns the services of the server.
+func (s *Server) Services() *Services { return s.cfg.Services }
+
+// Admin returns the local directory behind ADMIN$.
+func (s *Server) Admin() string { return s.Dir("ADMIN$") }
+
+// Dir returns the local directory behind a share: "ADMIN$", "files", which can be
+// written as well, or "ro", which cannot. For others it returns "".
+func (s *Server) Dir(share string) string {
+	for _, sh := range shares {
+		if strings.EqualFold(share, sh.name) {
+			return filepath.Join(s.dir, filepath.FromSlash(sh.dir))
+		}
+	}
+	return ""
+}
+
+// Path returns the local path of a file that has a path of Windows: one below
+// C:\Windows (also %SystemRoot% and %windir%), where ADMIN$ is, below D:\files or
+// D:\ro, or a UNC path of a share on any host. For others it returns "". Case
+// matters below the share.
+func (s *Server) Path(native string) string {
+	p := strings.ReplaceAll(native, "/", `\`)
+	if unc, ok := strings.CutPrefix(p, `\\`); ok {
+		_, rest, _ := strings.Cut(unc, `\`)
+		share, rest, _ := strings.Cut(rest, `\`)
+		return s.below(share, rest)
+	}
+	for _, v := range []string{"%systemroot%", "%windir%", `\systemroot`} {
+		if len(p) >= len(v) && strings.EqualFold(p[:len(v)], v) {
+			p = `C:\Windows` + p[len(v):]
+			break
+		}
+	}
+	for _, sh := range shares {
+		n := len(sh.native)
+		if len(p) >= n && strings.EqualFold(p[:n], sh.native) && (len(p) == n || p[n] == '\\') {
+			return s.below(sh.name, strings.TrimPrefix(p[n:], `\`))
+		}
+	}
+	return ""
+}
+
+// below is the local path of a file of a share, or "" if there is none.
+func (s *Server) below(share, name string) string {
+	rel := filepath.FromSlash(strings.ReplaceAll(name, `\`, "/"))
+	dir := s.Dir(share)
+	if dir == "" || rel != "" && !filepath.IsLocal(rel) {
+		return ""
+	}
+	return filepath.Join(dir, rel)
+}
+
+// CloseConnections breaks every connection that is open now, as a pulled cable
+// does. Connections that are made afterwards work.
+func (s *Server) CloseConnections() { s.proxy.cut() }
+
+// Stall makes every connection hang, present and future, until it is called with
+// false: no byte moves in either direction, yet no connection is closed.
+func (s *Server) Stall(on bool) { s.proxy.stall(on) }
+
+// Requests returns how many SMB messages have come from clients so far.
+func (s *Server) Requests() int64 { return s.proxy.requests.Load() }
+
+// Connections returns how many connections of clients are open.
+func (s *Server) Connections() int { return s.proxy.open() }
+
+// Account is the state of the account.
+type Account string
+
+// The states of the account, and what a login with the right password ends in.
+const (
+	AccountActive             Account = "active"
+	AccountDisabled           Account = "disabled"             // STATUS_ACCOUNT_DISABLED, 0xC0000072
+	AccountLocked             Account = "locked"               // STATUS_ACCOUNT_LOCKED_OUT, 0xC0000234
+	AccountMustChangePassword Account = "must change password" // STATUS_PASSWORD_MUST_CHANGE, 0xC0000224
+)
+
+// SetAccount changes the state of the account for logins from now on.
+func (s *Server) SetAccount(a Account) error {
+	flags, changed := "U", uint32(0x5F000000)
+	switch a {
+	case AccountActive:
+	case AccountDisabled:
+		flags = "UD"
+	case AccountLocked:
+		flags = "UL"
+	case AccountMustChangePassword:
+		changed = 0
+	default:
+		return fmt.Errorf("smbtest: no such state of an account: %q", a)
+	}
+	h := md4.New()
+	for _, u := range utf16.Encode([]rune(s.cfg.Password)) {
+		_, _ = h.Write([]byte{byte(u), byte(u >> 8)})
+	}
+	// smbpasswd(5)
+	text := fmt.Sprintf("%s:0:%s:%X:[%-11s]:LCT-%08X:\n", s.cfg.account(), strings.Repeat("X", 32), h.Sum(nil), flags, changed)
+	path := filepath.Join(s.dir, "private", "passwd")
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		return fmt.Errorf("smbtest: %w", err)
+	}
+	return os.Rename(path+".new", path)
+}
+
+// hold is a file that another client has open.
+type hold struct {
+	session *smb2.Session
+	conn    net.Conn
+	once    sync.Once
+}
+
+func (h *hold) release() {
+	h.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = h.session.WithContext(ctx).Logoff() // which closes what the session has open
+		_ = h.conn.Close()
+	})
+}
+
+// Hold opens a file of a share as another client that lets nobody remove or
+// rename it: both then fail with STATUS_SHARING_VIOLATION (0xC0000043), as they do
+// with many a file in use on Windows. Reading and writing go on. The connection
+// goes past the proxy: neither CloseConnections nor Stall touches it.
+func (s *Server) Hold(share, name string) (release func(), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.smbd.addr)
+	if err != nil {
+		return nil, fmt.Errorf("smbtest: hold %s: %w", name, err)
+	}
+	d := &smb2.Dialer{Initiator: &smb2.NTLMInitiator{User: s.cfg.User, Password: s.cfg.Password, Domain: s.cfg.Domain}}
+	session, err := d.DialContext(ctx, c)
+	if err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("smbtest: hold %s: %w", name, err)
+	}
+	h := &hold{session: session, conn: c}
+	fsys, err := session.Mount(share)
+	if err == nil {
+		var f *smb2.File
+		if f, err = fsys.Open(name); err == nil { // without FILE_SHARE_DELETE
+			runtime.SetFinalizer(f, nil) // or it would be closed once nothing refers to it
+		}
+	}
+	if err != nil {
+		h.release()
+		return nil, fmt.Errorf("smbtest: hold %s: %w", name, err)
+	}
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.holds[h] = true
+	}
+	s.mu.Unlock()
+	if closed {
+		h.release()
+		return nil, fmt.Errorf("smbtest: hold %s: %w", name, net.ErrClosed)
+	}
+	return func() {
+		h.release()
+		s.mu.Lock()
+		delete(s.holds, h)
+		s.mu.Unlock()
+	}, nil
+}
+
+// Close ends connections, pipes, services and smbd, removes the directory, and
+// waits until all is gone.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	closed := s.closed
+	s.closed = true
+	pipes, holds := s.pipes, s.holds
+	s.pipes, s.holds = nil, nil
+	s.mu.Unlock()
+	if closed {
+		s.wg.Wait()
+		return nil
+	}
+	if s.proxy != nil {
+		s.proxy.close()
+	}
+	for h := range holds {
+		h.release()
+	}
+	for l := range pipes {
+		l.shut()
+	}
+	var err error
+	if s.smbd != nil {
+		err = s.smbd.stop()
+	}
+	s.wg.Wait()
+	s.cfg.Services.Close()
+	return errors.Join(err, os.RemoveAll(s.dir))
+}

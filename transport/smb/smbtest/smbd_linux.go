@@ -1,0 +1,153 @@
+package smbtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// smbd is a running smbd with its children.
+type smbd struct {
+	addr string
+	init *exec.Cmd
+	life io.Closer // as long as it is open, smbd runs
+	out  bytes.Buffer
+}
+
+// initScript is the first process of smbd's process namespace. It reads until the
+// test process closes the pipe or ends, in whatever way; then it kills every
+// other process of the namespace and removes the directory.
+const initScript = `
+{ "$1" -F --no-process-group -s "$2/smb.conf" -l "$2/log" </dev/null; : >"$2/ended"; } &
+read -r _
+kill -KILL -1
+wait
+rm -rf "$2" || rm -rf "$2"
+`
+
+// startSMBD starts smbd in dir and waits until it listens.
+func startSMBD(cfg Config, dir string) (*smbd, error) {
+	program, err := findSMBD()
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("smbtest: smbd needs root rights: %w", errors.ErrUnsupported)
+	}
+	addr, release, err := reservePort(netip.MustParseAddr(cfg.loopback()))
+	if err != nil {
+		return nil, fmt.Errorf("smbtest: no port for smbd: %w", err)
+	}
+	defer release()
+	if err := os.WriteFile(filepath.Join(dir, "smb.conf"), []byte(cfg.conf(dir, int(addr.Port()))), 0o600); err != nil {
+		return nil, fmt.Errorf("smbtest: %w", err)
+	}
+	s := &smbd{addr: addr.String()}
+	s.init = exec.Command("/bin/sh", "-c", initScript, "smbtest", program, dir)
+	s.init.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=" + dir}
+	s.init.Dir = "/"
+	s.init.Stdout, s.init.Stderr = &s.out, &s.out
+	s.init.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWPID,
+		Setpgid:    true, // an interrupt from the terminal is the test's alone
+	}
+	if s.life, err = s.init.StdinPipe(); err != nil {
+		return nil, fmt.Errorf("smbtest: %w", err)
+	}
+	if err := s.init.Start(); err != nil {
+		return nil, fmt.Errorf("smbtest: start smbd in a process namespace: %w", err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		c, err := net.Dial("tcp", s.addr)
+		if err == nil {
+			_ = c.Close()
+			return s, nil
+		}
+		_, ended := os.Stat(filepath.Join(dir, "ended"))
+		if ended == nil || time.Now().After(deadline) {
+			log := tail(filepath.Join(dir, "log", "smbd"))
+			stopErr := s.stop()
+			return nil, fmt.Errorf("smbtest: smbd does not listen (%w); it says:\n%s%s", errors.Join(err, stopErr), s.out.String(), log)
+		}
+	}
+}
+
+// stop ends smbd and waits until every process of it is gone.
+func (s *smbd) stop() error {
+	_ = s.life.Close()
+	timeout := time.AfterFunc(30*time.Second, func() { _ = s.init.Process.Kill() }) // and with it the namespace
+	defer timeout.Stop()
+	if err := s.init.Wait(); err != nil {
+		return fmt.Errorf("smbtest: end of smbd: %w\n%s", err, s.out.String())
+	}
+	return nil
+}
+
+func findSMBD() (string, error) {
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/usr/local/sbin", "/usr/local/samba/sbin") {
+		p := filepath.Join(dir, "smbd")
+		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("smbtest: there is no smbd on this machine (Debian: apt-get install samba): %w", errors.ErrUnsupported)
+}
+
+// reservePort takes a port for a program that binds it with SO_REUSEPORT, as smbd
+// does: until release nobody else is given it, and nobody is connected to it
+// before the program listens.
+func reservePort(ip netip.Addr) (_ netip.AddrPort, release func(), err error) {
+	family := unix.AF_INET
+	var any unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
+	if ip.Is6() {
+		family, any = unix.AF_INET6, &unix.SockaddrInet6{Addr: ip.As16()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return netip.AddrPort{}, nil, os.NewSyscallError("socket", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return netip.AddrPort{}, nil, os.NewSyscallError("setsockopt", err)
+	}
+	if err := unix.Bind(fd, any); err != nil {
+		return netip.AddrPort{}, nil, os.NewSyscallError("bind", err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, nil, os.NewSyscallError("getsockname", err)
+	}
+	port := 0
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		port = sa.Port
+	case *unix.SockaddrInet6:
+		port = sa.Port
+	}
+	return netip.AddrPortFrom(ip, uint16(port)), func() { _ = unix.Close(fd) }, nil
+}
+
+// tail returns the last lines of a log.
+func tail(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+}

@@ -1,0 +1,171 @@
+package smb
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// The NTSTATUS values (MS-ERREF, section 2.3.1) that are treated as more than a failure.
+const (
+	statusPending        = 0x00000103
+	statusBufferOverflow = 0x80000005
+	statusMoreProcessing = 0xC0000016
+	statusEndOfFile      = 0xC0000011
+	statusSharing        = 0xC0000043
+	statusDeletePending  = 0xC0000056
+	statusPipeBusy       = 0xC00000AE
+	statusPipeNone       = 0xC00000AC // STATUS_PIPE_NOT_AVAILABLE: all instances are taken
+	statusPipeBroken     = 0xC000014B
+	statusPipeClosing    = 0xC00000B1
+	statusPipeGone       = 0xC00000B0 // STATUS_PIPE_DISCONNECTED
+	statusCannotDelete   = 0xC0000121
+	statusUserMapped     = 0xC0000243 // STATUS_USER_MAPPED_FILE
+	statusAccessDenied   = 0xC0000022
+	statusCancelled      = 0xC0000120
+	statusNameDeleted    = 0xC00000C9 // STATUS_NETWORK_NAME_DELETED
+	statusSessionDeleted = 0xC0000203 // STATUS_USER_SESSION_DELETED
+	statusSessionExpired = 0xC000035C // STATUS_NETWORK_SESSION_EXPIRED
+	statusNotEmpty       = 0xC0000101
+)
+
+// meaning is what a code means here: its name in the documents of Microsoft, the class
+// of failure, and what can be done.
+type meaning struct {
+	name string
+	kind error
+	hint string
+}
+
+const (
+	hintFilter = "the account may log in but has no administrator's rights over the network: a local administrator other than the built-in one " +
+		"is filtered by UAC; use a domain administrator or the built-in Administrator, or have the owner of the host set LocalAccountTokenFilterPolicy"
+	hintInUse   = "somebody has the file open, or it runs; end that, or try again later"
+	hintAccount = "ask who looks after the account; trying again with the same credentials changes nothing"
+	hintShare   = "the share is not there: administrative shares can be switched off (AutoShareServer, AutoShareWks), and ADMIN$ needs file sharing to be on"
+)
+
+var ntMeanings = map[uint32]meaning{
+	0xC000006D:           {"STATUS_LOGON_FAILURE", transport.ErrAuth, "check user, domain and password; for an account of the host itself leave the domain empty"},
+	0xC000006A:           {"STATUS_WRONG_PASSWORD", transport.ErrAuth, ""},
+	0xC0000064:           {"STATUS_NO_SUCH_USER", transport.ErrAuth, ""},
+	0xC000006E:           {"STATUS_ACCOUNT_RESTRICTION", transport.ErrAuth, "the account may not be used over the network: an empty password, hours or workstations that are not allowed, or Protected Users, who have no NTLM"},
+	0xC000006F:           {"STATUS_INVALID_LOGON_HOURS", transport.ErrAuth, hintAccount},
+	0xC0000070:           {"STATUS_INVALID_WORKSTATION", transport.ErrAuth, hintAccount},
+	0xC0000071:           {"STATUS_PASSWORD_EXPIRED", transport.ErrAuth, hintAccount},
+	0xC0000072:           {"STATUS_ACCOUNT_DISABLED", transport.ErrAuth, hintAccount},
+	0xC0000193:           {"STATUS_ACCOUNT_EXPIRED", transport.ErrAuth, hintAccount},
+	0xC0000224:           {"STATUS_PASSWORD_MUST_CHANGE", transport.ErrAuth, hintAccount},
+	0xC0000234:           {"STATUS_ACCOUNT_LOCKED_OUT", transport.ErrAuth, hintAccount},
+	0xC000015B:           {"STATUS_LOGON_TYPE_NOT_GRANTED", transport.ErrAuth, "the host does not grant this account the right to log in over the network"},
+	0xC0000418:           {"STATUS_NTLM_BLOCKED", transport.ErrAuth, "the host or its domain allows no NTLM, and this driver has no Kerberos"},
+	0xC000005E:           {"STATUS_NO_LOGON_SERVERS", transport.ErrBusy, "the host finds no domain controller"},
+	0xC000018D:           {"STATUS_TRUSTED_RELATIONSHIP_FAILURE", transport.ErrAuth, hintAccount},
+	statusAccessDenied:   {"STATUS_ACCESS_DENIED", fs.ErrPermission, ""},
+	0xC00000CC:           {"STATUS_BAD_NETWORK_NAME", fs.ErrNotExist, hintShare},
+	0xC00000CB:           {"STATUS_BAD_DEVICE_TYPE", transport.ErrRejected, ""},
+	0xC00000BB:           {"STATUS_NOT_SUPPORTED", errors.ErrUnsupported, "the server wants another dialect; see Options.Dialect"},
+	0xC0000034:           {"STATUS_OBJECT_NAME_NOT_FOUND", fs.ErrNotExist, ""},
+	0xC000003A:           {"STATUS_OBJECT_PATH_NOT_FOUND", fs.ErrNotExist, ""},
+	0xC000000F:           {"STATUS_NO_SUCH_FILE", fs.ErrNotExist, ""},
+	0xC0000035:           {"STATUS_OBJECT_NAME_COLLISION", fs.ErrExist, ""},
+	0xC0000033:           {"STATUS_OBJECT_NAME_INVALID", transport.ErrInvalid, "the file system of the target does not allow this name"},
+	0xC0000039:           {"STATUS_OBJECT_PATH_INVALID", transport.ErrInvalid, "the file system of the target does not allow this name"},
+	0xC000003B:           {"STATUS_OBJECT_PATH_SYNTAX_BAD", transport.ErrInvalid, "the file system of the target does not allow this name"},
+	0xC00000BA:           {"STATUS_FILE_IS_A_DIRECTORY", transport.ErrRejected, ""},
+	0xC0000103:           {"STATUS_NOT_A_DIRECTORY", transport.ErrRejected, ""},
+	statusNotEmpty:       {"STATUS_DIRECTORY_NOT_EMPTY", fs.ErrExist, ""},
+	statusSharing:        {"STATUS_SHARING_VIOLATION", transport.ErrBusy, hintInUse},
+	statusUserMapped:     {"STATUS_USER_MAPPED_FILE", transport.ErrBusy, hintInUse},
+	statusCannotDelete:   {"STATUS_CANNOT_DELETE", transport.ErrBusy, hintInUse},
+	statusDeletePending:  {"STATUS_DELETE_PENDING", transport.ErrBusy, "the file goes as soon as the last that has it open closes it"},
+	0xC0000054:           {"STATUS_FILE_LOCK_CONFLICT", transport.ErrBusy, hintInUse},
+	0xC000007F:           {"STATUS_DISK_FULL", transport.ErrNoSpace, ""},
+	0xC0000044:           {"STATUS_QUOTA_EXCEEDED", transport.ErrNoSpace, ""},
+	0xC00000A2:           {"STATUS_MEDIA_WRITE_PROTECTED", fs.ErrPermission, ""},
+	0xC000009A:           {"STATUS_INSUFFICIENT_RESOURCES", transport.ErrBusy, ""},
+	0xC0000205:           {"STATUS_INSUFF_SERVER_RESOURCES", transport.ErrBusy, ""},
+	0xC00000D0:           {"STATUS_REQUEST_NOT_ACCEPTED", transport.ErrBusy, "the server has as many sessions as it allows"},
+	0xC00000B5:           {"STATUS_IO_TIMEOUT", transport.ErrTimeout, ""},
+	0xC0000257:           {"STATUS_PATH_NOT_COVERED", errors.ErrUnsupported, "the path is in another place by DFS, which is not followed: give the server and share that hold it"},
+	statusSessionDeleted: {"STATUS_USER_SESSION_DELETED", transport.ErrConnLost, ""},
+	statusSessionExpired: {"STATUS_NETWORK_SESSION_EXPIRED", transport.ErrConnLost, ""},
+	statusNameDeleted:    {"STATUS_NETWORK_NAME_DELETED", transport.ErrConnLost, ""},
+	0xC000020C:           {"STATUS_CONNECTION_DISCONNECTED", transport.ErrConnLost, ""},
+	statusPipeNone:       {"STATUS_PIPE_NOT_AVAILABLE", transport.ErrBusy, "every instance of the pipe is in use"},
+	statusPipeBusy:       {"STATUS_PIPE_BUSY", transport.ErrBusy, ""},
+	statusPipeBroken:     {"STATUS_PIPE_BROKEN", nil, ""},
+	statusPipeClosing:    {"STATUS_PIPE_CLOSING", nil, ""},
+	statusPipeGone:       {"STATUS_PIPE_DISCONNECTED", nil, ""},
+	statusBufferOverflow: {"STATUS_BUFFER_OVERFLOW", transport.ErrProtocol, ""},
+	0xC00000D8:           {"STATUS_CANT_WAIT", transport.ErrBusy, ""},
+}
+
+var winMeanings = map[uint32]meaning{ // MS-ERREF, section 2.2
+	5:    {"ERROR_ACCESS_DENIED", fs.ErrPermission, hintFilter},
+	6:    {"ERROR_INVALID_HANDLE", transport.ErrProtocol, ""},
+	2:    {"ERROR_FILE_NOT_FOUND", transport.ErrRejected, "the program of the service is not there: copied and then quarantined, perhaps"},
+	3:    {"ERROR_PATH_NOT_FOUND", transport.ErrRejected, ""},
+	87:   {"ERROR_INVALID_PARAMETER", transport.ErrInvalid, ""},
+	123:  {"ERROR_INVALID_NAME", transport.ErrInvalid, "names of services hold no slash, backslash, comma or blank, and at most 256 characters"},
+	193:  {"ERROR_BAD_EXE_FORMAT", transport.ErrRejected, "the program is not for this kind of machine"},
+	216:  {"ERROR_EXE_MACHINE_TYPE_MISMATCH", transport.ErrRejected, "the program is not for this kind of machine"},
+	225:  {"ERROR_VIRUS_INFECTED", transport.ErrRejected, "the host's virus scanner has stopped the program; have it allowed by its hash or signature"},
+	577:  {"ERROR_INVALID_IMAGE_HASH", transport.ErrRejected, "the host runs signed programs alone"},
+	1051: {"ERROR_DEPENDENT_SERVICES_RUNNING", transport.ErrBusy, ""},
+	1052: {"ERROR_INVALID_SERVICE_CONTROL", transport.ErrRejected, "the service takes no such order"},
+	1053: {"ERROR_SERVICE_REQUEST_TIMEOUT", transport.ErrTimeout, "the program has not reported to the service control manager within 30 seconds: it may be held up by a virus scanner, or be no service"},
+	1055: {"ERROR_SERVICE_DATABASE_LOCKED", transport.ErrBusy, "another service starts just now"},
+	1056: {"ERROR_SERVICE_ALREADY_RUNNING", transport.ErrBusy, ""},
+	1057: {"ERROR_INVALID_SERVICE_ACCOUNT", transport.ErrInvalid, ""},
+	1058: {"ERROR_SERVICE_DISABLED", transport.ErrRejected, "the service is disabled"},
+	1060: {"ERROR_SERVICE_DOES_NOT_EXIST", fs.ErrNotExist, ""},
+	1061: {"ERROR_SERVICE_CANNOT_ACCEPT_CTRL", transport.ErrBusy, "the service starts or stops just now"},
+	1062: {"ERROR_SERVICE_NOT_ACTIVE", nil, ""},
+	1066: {"ERROR_SERVICE_SPECIFIC_ERROR", transport.ErrRejected, ""},
+	1067: {"ERROR_PROCESS_ABORTED", transport.ErrRejected, "the program of the service ended at once"},
+	1069: {"ERROR_SERVICE_LOGON_FAILED", transport.ErrRejected, ""},
+	1072: {"ERROR_SERVICE_MARKED_FOR_DELETE", transport.ErrBusy, "it goes when whoever has it open closes it: often services.msc, or another manager"},
+	1073: {"ERROR_SERVICE_EXISTS", fs.ErrExist, ""},
+	1078: {"ERROR_DUPLICATE_SERVICE_NAME", fs.ErrExist, "another service has the same display name"},
+	1115: {"ERROR_SHUTDOWN_IN_PROGRESS", transport.ErrBusy, "the host shuts down"},
+	1275: {"ERROR_DRIVER_BLOCKED", transport.ErrRejected, ""},
+	1260: {"ERROR_ACCESS_DISABLED_BY_POLICY", transport.ErrRejected, "a software restriction policy or AppLocker forbids the program; have it allowed by its hash or signature"},
+}
+
+// ntCode and winCode are codes as errors show them.
+func ntCode(status uint32) transport.Code {
+	return transport.Code{Space: "ntstatus", Value: fmt.Sprintf("0x%08X", status)}
+}
+
+func winCode(code uint32) transport.Code {
+	return transport.Code{Space: "win32", Value: fmt.Sprint(code)}
+}
+
+// ntError explains an NTSTATUS.
+func ntError(status uint32) *transport.Error {
+	m, ok := ntMeanings[status]
+	if !ok {
+		m.kind = transport.ErrRejected
+	}
+	e := &transport.Error{Kind: m.kind, Code: ntCode(status), Hint: m.hint}
+	if m.name != "" {
+		e.Err = errors.New(m.name)
+	}
+	return e
+}
+
+// winError explains a Win32 error code.
+func winError(code uint32) *transport.Error {
+	m, ok := winMeanings[code]
+	if !ok {
+		m.kind = transport.ErrRejected
+	}
+	e := &transport.Error{Kind: m.kind, Code: winCode(code), Hint: m.hint}
+	if m.name != "" {
+		e.Err = errors.New(m.name)
+	}
+	return e
+}
