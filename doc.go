@@ -13,8 +13,10 @@
 //	sum/depot           the manager's server for targets that fetch their payload
 //	transport           what an update needs from a target: connections and capabilities
 //	transport/ssh       Linux servers over SSH
+//	transport/smb       Windows servers over SMB: files, services, named pipes
 //	transport/local     the manager's own host
 //	transport/ssh/sshtest       an SSH server in the test's own process
+//	transport/smb/smbtest       Samba with a service manager of its own, for tests
 //	transport/transporttest     a strict fake with fault injection; the conformance suite for drivers
 //	portalloc           ports by role, as listeners that are held
 //	firewall            rules as leases on the host's firewall; firewall/firewalltest is a fake of it
