@@ -121,16 +121,7 @@ func firewalldMany(t *testing.T, l *lab) {
 func firewalldKilledAnywhere(t *testing.T, l *lab) {
 	before := l.dump("nft")
 	for i := range 8 {
-		victim, pid := l.manager()
-		command := allowFriend
-		if i%3 == 2 { // killed while it closes
-			victim.do(allowFriend)
-			command = "close"
-		}
-		_, err := fmt.Fprintln(victim.in, command)
-		require.NoError(t, err)
-		time.Sleep(time.Duration(i) * 8 * time.Millisecond) // any point will do
-		l.kill(pid)
+		l.killedInMid(i, time.Duration(i)*8*time.Millisecond)
 		sweeper := l.start("manager")
 		l.poll(func() bool { // firewalld may still be busy with the last call
 			sweeper.do("sweep")
@@ -343,7 +334,7 @@ func firewalldWithoutRights(t *testing.T, l *lab) {
 	answer := l.start("manager", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
 		"--inh-caps=+net_admin,+dac_read_search", "--ambient-caps=+net_admin,+dac_read_search").try("open lock=/run/anyone/lock")
 	require.Contains(t, answer, "in firewalld: administrator rights are needed")
-	require.Contains(t, answer, "by hand: firewall-cmd --add-rich-rule='rule family=\"ipv4\" source address=\""+friend4+`/32" port port="8080" protocol="tcp" accept'`)
+	require.Contains(t, answer, "by hand: firewall-cmd --add-rich-rule='rule priority=\"-1\" family=\"ipv4\" source address=\""+friend4+`/32" port port="8080" protocol="tcp" accept'`)
 	require.Equal(t, before, l.dump("firewalld"))
 }
 

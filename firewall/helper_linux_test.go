@@ -346,6 +346,22 @@ func (l *lab) kill(pid string) {
 	}, "the killed process is still there")
 }
 
+// killedInMid kills a new manager so long after it was told to open, or every third
+// time to close.
+func (l *lab) killedInMid(i int, after time.Duration) {
+	l.t.Helper()
+	victim, pid := l.manager()
+	command := allowFriend
+	if i%3 == 2 {
+		victim.do(allowFriend)
+		command = "close"
+	}
+	_, err := fmt.Fprintln(victim.in, command)
+	require.NoError(l.t, err)
+	time.Sleep(after) // any point will do
+	l.kill(pid)
+}
+
 func (l *lab) poll(ok func() bool, message string) {
 	l.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {

@@ -58,16 +58,7 @@ func TestKilledAnywhere(t *testing.T) {
 	living, pid := l.manager()
 	living.do("allow tcp " + stranger4 + "/32")
 	for i := range 12 {
-		victim, pid := l.manager()
-		command := allowFriend
-		if i%3 == 2 { // killed while it closes
-			victim.do(allowFriend)
-			command = "close"
-		}
-		_, err := fmt.Fprintln(victim.in, command)
-		require.NoError(t, err)
-		time.Sleep(time.Duration(i) * 700 * time.Microsecond) // any point will do
-		l.kill(pid)
+		l.killedInMid(i, time.Duration(i)*700*time.Microsecond)
 		require.Equal(t, "stranger4", l.reach("tcp"))
 	}
 	l.kill(pid)
@@ -257,7 +248,7 @@ func TestWithoutRights(t *testing.T) {
 	require.Contains(t, answer, "by hand: nft insert rule inet filter input ip saddr "+friend4+"/32 tcp dport 8080 accept")
 	l.Run("sed", "-i", "s/^ENABLED=.*/ENABLED=yes/", "/etc/ufw/ufw.conf")
 	answer = l.start("manager", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups").try("open")
-	require.Contains(t, answer, "by hand: ufw allow proto tcp from "+friend4+"/32 to any port 8080")
+	require.Contains(t, answer, "by hand: ufw prepend allow proto tcp from "+friend4+"/32 to any port 8080")
 }
 
 // TestGuessed: who may not look is told that what he sees is a guess.

@@ -1,6 +1,7 @@
 package portalloc
 
 import (
+	"fmt"
 	"io/fs"
 	"slices"
 	"syscall"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/internal/realtest"
 )
 
 // The tests of this file assert the documented numbers, each in a namespace where
@@ -130,7 +133,7 @@ func TestClassicRangesGrow(t *testing.T) {
 	var files syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
 	if files.Max < 16<<10 {
-		t.Skipf("not run: the limit of open files is %d", files.Max)
+		realtest.Missing(t, fmt.Sprintf("the right to open 16384 files; the limit is %d", files.Max))
 	}
 	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: files.Max, Max: files.Max}))
 

@@ -11,8 +11,8 @@ import (
 
 // An Inspector looks at a target before anything is done there, and tries in both
 // directions who reaches whom. Where a program is needed on the target for that, it
-// is one temporary file, which goes with Close, and with the connection. Facts may be
-// called concurrently with nothing else.
+// is the one file of a temporary directory of its own, and both go with Close, and
+// with the connection. An Inspector is not for concurrent use.
 type Inspector interface {
 	// Facts says what the target is like.
 	Facts(ctx context.Context) (Facts, error)
@@ -31,7 +31,7 @@ type InspectOptions struct {
 	// Target is the target's name, for messages.
 	Target string
 	// Place is where the manager's own agent is, if there is one: its program is used,
-	// and its jobs are not those of another manager.
+	// and what was sent to it counts.
 	Place *Place
 	// BaseDirs are those of StartOptions.
 	BaseDirs []string
@@ -52,7 +52,8 @@ type Facts struct {
 	// Skew is by how much the target's clock is ahead of the manager's; it is known to
 	// within Within.
 	Skew, Within time.Duration
-	// Holders are what keeps jobs of this manager out: those of others.
+	// Holders are who holds the host: jobs that run, those of the manager's own agent
+	// among them, or a restart that is due.
 	Holders []HostHolder
 	// HoldersErr is why that is not known, or nil.
 	HoldersErr error

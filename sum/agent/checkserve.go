@@ -15,7 +15,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -44,8 +43,8 @@ type CheckQuestion struct {
 
 // FactsQuestion asks what the host is like.
 type FactsQuestion struct {
-	Dirs []string `json:"dirs"` // base directories
-	ID   string   `json:"id,omitempty"`
+	Dirs []string `json:"dirs"`         // base directories
+	ID   string   `json:"id,omitempty"` // of the agent whose payloads count
 }
 
 // DialQuestion asks who answers.
@@ -67,9 +66,6 @@ type CheckAnswer struct {
 
 // CheckedFacts are what "check" says of its host.
 type CheckedFacts struct {
-	OS      string       `json:"os"`
-	Arch    string       `json:"arch"`
-	UID     int          `json:"uid"`
 	Free    []int64      `json:"free"` // of each directory; -1 is unknown
 	Staged  int64        `json:"staged,omitempty"`
 	Now     time.Time    `json:"now"`
@@ -81,9 +77,7 @@ type CheckedFacts struct {
 type checker struct {
 	ctx   context.Context
 	ports *portalloc.Allocator
-
-	mu   sync.Mutex
-	ears map[uint16]*ear
+	ears  map[uint16]*ear
 }
 
 // ear is one port that it listens on.
@@ -94,8 +88,9 @@ type ear struct {
 	served  sync.WaitGroup
 }
 
-// ServeCheck is the program "check": it answers until its input ends, as it does when the manager is gone, or ctx
-// does. Then a read of in may still be under way.
+// ServeCheck is the program "check". It answers until its input ends, as it does when
+// the manager is gone, or until ctx does; then a read of in may still be under way.
+// What killed programs of ours left in the host's firewall goes first.
 func ServeCheck(ctx context.Context, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -103,6 +98,7 @@ func ServeCheck(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	_ = sweepWalls(ctx) // what stays lets nobody in
 	c := &checker{ctx: ctx, ports: ports, ears: map[uint16]*ear{}}
 	defer func() {
 		for port := range c.ears {
@@ -183,7 +179,7 @@ func (c *checker) answer(q CheckQuestion) CheckAnswer {
 }
 
 func checkFacts(q FactsQuestion) *CheckedFacts {
-	f := hostFacts()
+	f := &CheckedFacts{Now: time.Now()}
 	for _, dir := range q.Dirs {
 		free, err := freeSpace(existing(dir))
 		if err != nil {
@@ -192,7 +188,7 @@ func checkFacts(q FactsQuestion) *CheckedFacts {
 		f.Free = append(f.Free, free)
 		f.Staged += staged(dir, q.ID)
 		if f.Error == "" && len(f.Holders) == 0 {
-			holders, err := hostHolders(dir, q.ID)
+			holders, err := hostHolders(dir)
 			f.Holders = holders
 			if err != nil {
 				f.Error = err.Error()
@@ -291,9 +287,7 @@ func (c *checker) listen(q ListenOptions) (*Listening, error) {
 		}
 	}
 	e.served.Go(func() { Greet(lease, q.Greeting) })
-	c.mu.Lock()
 	c.ears[lease.Port()] = e
-	c.mu.Unlock()
 	l := &Listening{Port: lease.Port()}
 	for _, s := range lease.Skipped() {
 		if q.Port != 0 && s.First <= q.Port && q.Port <= s.Last {
@@ -322,10 +316,8 @@ func Greet(ln net.Listener, greeting string) {
 }
 
 func (c *checker) unlisten(port uint16) {
-	c.mu.Lock()
 	e := c.ears[port]
 	delete(c.ears, port)
-	c.mu.Unlock()
 	if e == nil {
 		return
 	}
@@ -424,12 +416,8 @@ func parseCheckAnswer(line []byte) (CheckAnswer, error) {
 	return a, nil
 }
 
-func hostFacts() *CheckedFacts {
-	return &CheckedFacts{OS: runtime.GOOS, Arch: runtime.GOARCH, UID: os.Geteuid(), Now: time.Now()}
-}
-
-// hostHolders returns what holds the host for others than the agent with that ID.
-func hostHolders(base, id string) ([]HostHolder, error) {
+// hostHolders returns what holds the host.
+func hostHolders(base string) ([]HostHolder, error) {
 	if !supported {
 		return nil, nil
 	}
@@ -440,9 +428,7 @@ func hostHolders(base, id string) ([]HostHolder, error) {
 	jobs, err := hostJobs(bases, "")
 	var out []HostHolder
 	for _, j := range jobs {
-		if j.Agent != id || id == "" {
-			out = append(out, j.HostHolder)
-		}
+		out = append(out, j.HostHolder)
 	}
 	return out, err
 }

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,8 +16,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/roundsman-go/roundsman/transport"
 )
 
 // asked has a program "check" at the other end.
@@ -130,18 +130,41 @@ func FuzzCheckAnswer(f *testing.F) {
 	})
 }
 
-// FuzzCheckQuestion: nor does a question that is none harm the program.
+// FuzzCheckQuestion: nor does a question that is none harm the program: it answers
+// what came before, each question once and in order, and ends.
 func FuzzCheckQuestion(f *testing.F) {
 	f.Add("{}\n{\"quit\":true}\n")
-	f.Add("{\"facts\":{\"dirs\":[\"/\"]}}\n")
+	f.Add("{\"facts\":{\"dirs\":[]}}\n{\"unlisten\":7}")
 	f.Add("\n\n")
+	f.Add("{}\n[]\n{}\n")
+	f.Add("{}\n" + strings.Repeat(" ", maxCheckLine))
 	f.Fuzz(func(t *testing.T, in string) {
-		if strings.Contains(in, "isten") || strings.Contains(in, "ial") { // it would open and dial ports
-			return
+		var facts []bool // whether each answer has them
+		var bad, quit bool
+		rest := bufio.NewReaderSize(strings.NewReader(in), maxCheckLine)
+		for !bad && !quit {
+			line, err := rest.ReadSlice('\n')
+			if errors.Is(err, io.EOF) && len(line) == 0 {
+				break
+			}
+			var q CheckQuestion
+			bad = errors.Is(err, bufio.ErrBufferFull) || json.Unmarshal(line, &q) != nil
+			if q.Listen != nil || q.Dial != nil || q.Facts != nil && (q.Facts.ID != "" || len(q.Facts.Dirs) > 0) {
+				return // it would open ports, dial, and look at this machine
+			}
+			if quit = q.Quit; !bad && !quit {
+				facts = append(facts, q.Facts != nil)
+			}
 		}
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		err := ServeCheck(ctx, strings.NewReader(in), io.Discard)
-		require.False(t, errors.Is(err, transport.ErrTimeout))
+		var out bytes.Buffer
+		err := ServeCheck(context.Background(), strings.NewReader(in), &out)
+		require.Equal(t, bad, err != nil, "%v", err)
+		var got []bool
+		for line := range bytes.Lines(out.Bytes()) {
+			a, err := parseCheckAnswer(line)
+			require.NoError(t, err)
+			got = append(got, a.Facts != nil)
+		}
+		require.Equal(t, facts, got)
 	})
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -109,7 +110,7 @@ func (h home) removeSocket() {
 // and the log says nothing of note that is nothing, and the directory goes too. The
 // caller holds the lock, whose file goes last: until then nobody else can begin here.
 func (h home) clear() (left []string, err error) {
-	errs := []error{h.sweepWalls()}
+	errs := []error{sweepWalls(context.Background())}
 	h.removeSocket()
 	entries, err := os.ReadDir(string(h))
 	if err != nil {

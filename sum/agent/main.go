@@ -142,7 +142,8 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return ExitUsage
 	}
 	err := error(nil)
-	if name != "version" && name != "connect" && !supported {
+	// A guardian is needed most where the service does not run.
+	if name != "version" && name != "connect" && name != "guard" && !supported {
 		err = errNotHere
 	} else {
 		if path != "" {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum/channel"
 )
 
@@ -125,9 +126,7 @@ func TestPrune(t *testing.T) {
 		require.Equal(t, before, listing(t, elsewhere))
 	})
 	t.Run("another user's", func(t *testing.T) {
-		if os.Geteuid() != 0 {
-			t.Skip("takes root")
-		}
+		realtest.NeedRoot(t)
 		base := t.TempDir()
 		dir := oldHome(t, base, "0123456789abcdef", 31*day, logs...)
 		require.NoError(t, os.Chown(dir, 12345, 12345))

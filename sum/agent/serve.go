@@ -78,7 +78,7 @@ func serve(ctx context.Context, h home) error {
 		return err
 	}
 	defer ln.cleanup()
-	walls, err := openWalls(ctx, h, boot, listenPort(ln), log)
+	walls, err := openWalls(ctx, boot, listenPort(ln), log)
 	if err != nil {
 		ln.Close()
 		return err

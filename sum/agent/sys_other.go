@@ -20,6 +20,7 @@ func errPlatform(what string) error {
 }
 
 func lockFile(string, bool) (*os.File, error) { return nil, errPlatform("locking files") }
+func shareFile(string) (*os.File, error)      { return nil, errPlatform("locking files") }
 func tryLock(*os.File) bool                   { return false }
 func detach(*exec.Cmd)                        {}
 func ownGroup(*exec.Cmd)                      {}

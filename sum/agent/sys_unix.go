@@ -24,11 +24,20 @@ func lockFile(name string, create bool) (*os.File, error) {
 	if create {
 		flags |= os.O_CREATE
 	}
+	return lockOpened(name, flags, unix.LOCK_EX)
+}
+
+// shareFile is lockFile with create for a lock that others may have, too.
+func shareFile(name string) (*os.File, error) {
+	return lockOpened(name, os.O_RDWR|os.O_CREATE, unix.LOCK_SH)
+}
+
+func lockOpened(name string, flags, how int) (*os.File, error) {
 	f, err := os.OpenFile(name, flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err = flockNow(f); err == unix.EWOULDBLOCK {
+	if err = flockNow(f, how); err == unix.EWOULDBLOCK {
 		f.Close()
 		return nil, nil
 	}
@@ -42,24 +51,24 @@ func lockFile(name string, create bool) (*os.File, error) {
 	there, err2 := os.Stat(name)
 	if err1 != nil || err2 != nil || !os.SameFile(mine, there) {
 		f.Close()
-		if create {
-			return lockFile(name, create)
+		if flags&os.O_CREATE != 0 {
+			return lockOpened(name, flags, how)
 		}
 		return nil, &fs.PathError{Op: "flock", Path: name, Err: fs.ErrNotExist}
 	}
 	return f, nil
 }
 
-func flockNow(f *os.File) error {
+func flockNow(f *os.File, how int) error {
 	for {
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != unix.EINTR {
+		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != unix.EINTR {
 			return err
 		}
 	}
 }
 
 // tryLock locks an open file (flock), and reports false where that cannot be.
-func tryLock(f *os.File) bool { return flockNow(f) == nil }
+func tryLock(f *os.File) bool { return flockNow(f, unix.LOCK_EX) == nil }
 
 // detach makes cmd the leader of a session of its own, without a terminal.
 func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }

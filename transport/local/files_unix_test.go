@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/local"
 	"github.com/stretchr/testify/require"
@@ -73,9 +74,7 @@ func TestPutContinuesNothingOfOthers(t *testing.T) {
 	data := content(large)
 	for what, swap := range map[string]func(t *testing.T, part, victim string){
 		"a stranger's": func(t *testing.T, part, _ string) {
-			if os.Geteuid() != 0 {
-				t.Skip("only root can give files away")
-			}
+			realtest.NeedRoot(t) // to give files away
 			require.NoError(t, os.Chown(part, 65534, 65534))
 		},
 		"a symbolic link": func(t *testing.T, part, victim string) {

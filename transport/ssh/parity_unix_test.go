@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/ssh/sshtest"
 	"github.com/stretchr/testify/require"
@@ -70,9 +71,7 @@ func TestPutReplacesWhatIsNotOurs(t *testing.T) {
 // TestPutContinuesNothingOfOthers breaks a transfer off, and gives what it left
 // away.
 func TestPutContinuesNothingOfOthers(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give files away")
-	}
+	realtest.NeedRoot(t) // to give files away
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<19)
 	for name, cfg := range map[string]sshtest.Config{"shell": {}, "sftp": {SFTPOnly: true}} {
 		for _, away := range []bool{false, true} {

@@ -30,15 +30,12 @@ shift
 for b; do
 	case $b in /*) ;; *) echo "dir ? it is no absolute path"; continue;; esac
 	e=$b
-	while ! [ -d "$e" ]; do e=${e%/*}; e=${e:-/}; done
-	free=$(df -Pk "$e" 2>/dev/null | while read -r a; do l=$a; printf '%s\n' "$l"; done | tail -n 1)
-	set -f
-	set -- $free
-	set +f
-	case $4 in ""|*[!0-9]*) free="?";; *) free=$4;; esac
+	while ! [ -e "$e" ] && ! [ -L "$e" ]; do e=${e%/*}; e=${e:-/}; done
+	free=$(df -Pk "$e" 2>/dev/null | sed -n '$s/.* [1-9][0-9]*  *[0-9][0-9]*  *\([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')
 	why=ok
 	[ -w "$e" ] || why="this user may not write to $e"
-	echo "dir $free $why"
+	[ -d "$e" ] || why="$e is not a directory"
+	echo "dir ${free:-?} $why"
 	[ -d "$b" ] || continue
 	D=$b/x
 	if o=$(hosts ""); then
@@ -91,7 +88,7 @@ func (k *checks) Facts(ctx context.Context) (agent.Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	err = parseFacts(&f, out, login.bases, id)
+	err = parseFacts(&f, out, login.bases)
 	return f, err
 }
 
@@ -114,7 +111,7 @@ func (k *checks) skew(ctx context.Context) (skew, within time.Duration, err erro
 }
 
 // parseFacts reads what checkScript says of base directories.
-func parseFacts(f *agent.Facts, out []byte, dirs []string, id string) error {
+func parseFacts(f *agent.Facts, out []byte, dirs []string) error {
 	n := 0
 	for line := range bytes.Lines(out) {
 		name, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
@@ -139,7 +136,7 @@ func parseFacts(f *agent.Facts, out []byte, dirs []string, id string) error {
 			var h agent.HostHolder
 			_ = json.Unmarshal([]byte(rest), &h) // one that says nothing of itself holds the host all the same
 			// Two base directories can name the same.
-			if (id == "" || h.Agent != id) && !slices.Contains(f.Holders, h) {
+			if !slices.Contains(f.Holders, h) {
 				f.Holders = append(f.Holders, h)
 			}
 		case "staged":

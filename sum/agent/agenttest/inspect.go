@@ -3,15 +3,17 @@ package agenttest
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"path"
+	"slices"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
 // SetFacts sets what Inspect finds on the host. Without it, that is root's login on
-// Linux with room for everything.
+// Linux with room for everything, and the jobs that run.
 func (h *Host) SetFacts(f agent.Facts) {
 	h.in.mu.Lock()
 	defer h.in.mu.Unlock()
@@ -42,12 +44,13 @@ func (in *Installer) Inspect(ctx context.Context, conn transport.Conn, opts agen
 			return nil, &agent.Error{Op: "check", Target: h.name, Err: err}
 		}
 	}
-	return &inspection{h, path.Dir(dirFor(agent.StartOptions{ID: "x", Place: opts.Place, BaseDirs: opts.BaseDirs}))}, nil
+	return &inspection{h, opts.Place, path.Dir(dirFor(agent.StartOptions{ID: "x", Place: opts.Place, BaseDirs: opts.BaseDirs}))}, nil
 }
 
 type inspection struct {
-	h   *Host
-	dir string
+	h     *Host
+	place *agent.Place // of the manager's own agent, or nil
+	dir   string
 }
 
 func (i *inspection) Facts(ctx context.Context) (agent.Facts, error) {
@@ -56,7 +59,23 @@ func (i *inspection) Facts(ctx context.Context) (agent.Facts, error) {
 	if i.h.facts != nil {
 		return *i.h.facts, ctx.Err()
 	}
-	return agent.Facts{OS: "linux", Arch: "amd64", Dir: i.dir, Free: 1 << 40}, ctx.Err()
+	f := agent.Facts{OS: "linux", Arch: "amd64", Dir: i.dir, Free: 1 << 40}
+	for _, id := range slices.Sorted(maps.Keys(i.h.places)) {
+		p := i.h.places[id]
+		if !p.running {
+			p.settle()
+		}
+		if job := p.runningJob(); job != "" {
+			spec := p.jobs[job].spec
+			f.Holders = append(f.Holders, agent.HostHolder{Agent: id, Job: job, Component: spec.Component, Version: spec.Version, Target: i.h.name})
+		}
+		if i.place != nil && i.place.ID == id {
+			for _, b := range p.blobs {
+				f.Staged += b.have
+			}
+		}
+	}
+	return f, ctx.Err()
 }
 
 func (i *inspection) Dial(ctx context.Context, addr netip.AddrPort) (agent.Reached, error) {

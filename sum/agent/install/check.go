@@ -22,23 +22,25 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// checkScript SIZE BYTES DIR... reads SIZE bytes from standard input: a program,
-// packed by gzip, of BYTES bytes. It runs that in the first base directory where it
-// can be executed, or where that would be made, and has removed it when it ends, as
-// it does with its input. Before it runs it prints
+// checkScript SIZE BYTES NAME UNPACK POLICY DIR... reads SIZE bytes from standard
+// input: a program of BYTES bytes, as UNPACK writes it. It runs that, by NAME and with
+// the argument check, in the first base directory where it can be executed, or where
+// that would be made; and has removed it when it ends, as it does with its input.
+// Before it runs it prints
 //
-//	unfit N space|write|unsafe|exec TEXT  why directory N (from 0) will not do
-//	policy N NAME=VALUE                   what policyScript says there
-//	ready N                               the program runs; or
-//	none                                  it does not
+//	unfit N space|exec|other TEXT  why directory N (from 0) will not do
+//	policy N NAME=VALUE            what POLICY, which is policyScript, says there
+//	ready N                        the program runs; or
+//	none                           it does not
 //
-// What was left by a shell that was killed goes after an hour.
+// What was left by a shell that was killed goes after an hour. Of a program that was
+// killed the rules in the firewall go at once: it is run again to sweep them.
 //
 // The program has a directory for itself, as it is known by its name.
-const checkScript = aboveScript + `size=$1 bytes=$2 name=$3 policy=$4
-shift 4
+const checkScript = aboveScript + `size=$1 bytes=$2 name=$3 unpack=$4 policy=$5
+shift 5
 umask 077
-if ! command -v gzip >/dev/null; then echo "unfit 0 other gzip is not installed"; echo none; exit; fi
+if ! command -v "${unpack%% *}" >/dev/null; then echo "unfit 0 other ${unpack%% *} is not installed"; echo none; exit; fi
 limit= # a cable that is cut does not end the input
 command -v timeout >/dev/null && limit="timeout 900"
 f= g=
@@ -49,21 +51,17 @@ for b; do
 	n=$((n+1))
 	case $b in /*) ;; *) echo "unfit $n other it is no absolute path"; continue;; esac
 	e=$b
-	while ! [ -d "$e" ]; do e=${e%/*}; e=${e:-/}; done
+	while ! [ -e "$e" ] && ! [ -L "$e" ]; do e=${e%/*}; e=${e:-/}; done
+	if ! [ -d "$e" ]; then echo "unfit $n other $e is not a directory"; continue; fi
 	bad=$(above "$e")
-	if [ -n "$bad" ]; then echo "unfit $n unsafe $bad"; continue; fi
+	if [ -n "$bad" ]; then echo "unfit $n other $bad"; continue; fi
 	find "$e" -maxdepth 1 -name '.roundsman-check.*' -user "$(id -u)" -mmin +60 -exec rm -rf {} \; 2>/dev/null
-	if ! [ -w "$e" ]; then echo "unfit $n write this user may not write to $e"; continue; fi
-	free=$(df -Pk "$e" 2>/dev/null | tail -n 1 | sed 's/  */ /g' | cut -d ' ' -f 2,4)
-	case $free in "0 "*) free=;; esac # no file system of a disk
-	free=${free#* }
-	case $free in
-	""|*[!0-9]*) ;;
-	*) if [ "$free" -lt $((bytes/1024+64)) ]; then echo "unfit $n space $free KiB are free in $e"; continue; fi;;
-	esac
-	g=$(mktemp -d "$e/.roundsman-check.XXXXXXXXXX" 2>&1) || { echo "unfit $n write $(printf %s "$g" | tr '\n' ' ')"; g=; continue; }
+	if ! [ -w "$e" ]; then echo "unfit $n other this user may not write to $e"; continue; fi
+	free=$(df -Pk "$e" 2>/dev/null | sed -n '$s/.* [1-9][0-9]*  *[0-9][0-9]*  *\([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')
+	if [ -n "$free" ] && [ "$free" -lt $((bytes/1024+64)) ]; then echo "unfit $n space $free KiB are free in $e"; continue; fi
+	g=$(mktemp -d "$e/.roundsman-check.XXXXXXXXXX" 2>&1) || { echo "unfit $n other $(printf %s "$g" | tr '\n' ' ')"; g=; continue; }
 	if [ -z "$f" ]; then
-		$limit head -c "$size" | gzip -dc >"$g/$name" 2>/dev/null
+		$limit head -c "$size" | $unpack >"$g/$name" 2>/dev/null
 		[ "$(wc -c <"$g/$name")" -eq "$bytes" ] || { echo "unfit $n space the program could not be written"; echo none; exit; }
 	elif ! cat "$f/$name" >"$g/$name" 2>/dev/null; then
 		echo "unfit $n space the program could not be written"
@@ -82,7 +80,9 @@ for b; do
 		f=$g g=
 		echo "ready $n"
 		"$f/$name" check
-		exit
+		rc=$?
+		[ $rc -le 128 ] || "$f/$name" check >/dev/null 2>&1 </dev/null
+		exit $rc
 	fi
 	echo "unfit $n exec $rc $g/$name"
 	sh -c "$policy" sh "$g/$name" | sed "s/^/policy $n /"
@@ -116,6 +116,12 @@ func (in *Installer) Inspect(ctx context.Context, conn transport.Conn, opts agen
 		k.bases = append(k.bases, path.Dir(dir))
 	}
 	if in.inProcess(conn) {
+		if p := opts.Place; p != nil {
+			k.bases = []string{path.Dir(p.Dir)}
+		}
+		if err := k.try(ctx); err != nil {
+			return nil, err
+		}
 		k.begin(inProcessCheck())
 		return k, nil
 	}
@@ -135,8 +141,16 @@ func (in *Installer) Inspect(ctx context.Context, conn transport.Conn, opts agen
 	if err := r.findBinary(ctx); err != nil {
 		return nil, err
 	}
-	if err := k.send(ctx); err != nil {
+	packed, err := gzipped(ctx, r.bin)
+	if err != nil {
+		return nil, k.fail(err)
+	}
+	c, err := k.send(ctx, agent.BinaryName, packed, "gzip -dc")
+	if err != nil {
 		return nil, err
+	}
+	if c != nil {
+		k.begin(c)
 	}
 	return k, nil
 }
@@ -146,7 +160,8 @@ type check struct {
 	*run
 	opts  agent.InspectOptions
 	bases []string
-	dir   int // of bases, where the program is; -1 is nowhere
+	name  string // of the program
+	dir   int    // of bases, where the program is or would be; -1 is nowhere
 	unfit []error
 
 	client *agent.CheckClient
@@ -184,16 +199,32 @@ func (p *pipeCheck) Close() error {
 	return err
 }
 
-// send starts checkScript and gives it the program.
-func (k *check) send(ctx context.Context) error {
-	packed, err := gzipped(ctx, k.bin)
-	if err != nil {
+// try finds out in which of the base directories programs of jobs can be executed, as
+// this process does what the agent's would.
+func (k *check) try(ctx context.Context) error {
+	k.bin = transport.BytesFile(tryName, tryProgram)
+	c, err := k.send(ctx, tryName, tryProgram, "cat")
+	if err != nil || c == nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	_, _ = io.Copy(io.Discard, io.LimitReader(c, maxSaid)) // it ends by itself, and has removed what it made
+	_ = c.Close()
+	if err := ctx.Err(); err != nil {
 		return k.fail(err)
 	}
-	argv := append([]string{"sh", "-c", checkScript, "sh", strconv.Itoa(len(packed)), strconv.FormatInt(k.bin.Size, 10), agent.BinaryName, policyScript}, k.bases...)
+	return nil
+}
+
+// send starts checkScript and gives it k.bin, packed and under a name. It returns a
+// connection to that where it runs, and else nil: k.unfit says why.
+func (k *check) send(ctx context.Context, name string, packed []byte, unpack string) (net.Conn, error) {
+	k.name = name
+	argv := append([]string{"sh", "-c", checkScript, "sh", strconv.Itoa(len(packed)), strconv.FormatInt(k.bin.Size, 10), name, unpack, policyScript}, k.bases...)
 	conn, err := transport.DialCommand(ctx, k.conn, transport.Command{Argv: argv})
 	if err != nil {
-		return k.fail(err)
+		return nil, k.fail(err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	stalled := time.AfterFunc(checkStall, func() { _ = conn.Close() })
@@ -220,12 +251,12 @@ func (k *check) send(ctx context.Context) error {
 	}
 	if err != nil {
 		_ = conn.Close()
-		return k.fail(transport.ContextError(ctx, "check", k.opts.Target, err))
+		return nil, k.fail(transport.ContextError(ctx, "check", k.opts.Target, err))
 	}
-	if k.dir >= 0 {
-		k.begin(&readerConn{conn, said})
+	if k.dir < 0 {
+		return nil, nil
 	}
-	return nil
+	return &readerConn{conn, said}, nil
 }
 
 // readerConn is a connection of which something was read already.
@@ -246,9 +277,9 @@ const (
 
 // listenTo reads what checkScript says until the program runs, or will not.
 func (k *check) listenTo(ctx context.Context, said *bufio.Reader) error {
-	policies := map[int]*bytes.Buffer{}
-	refused := map[int]string{} // the file that was not executed
-	unfit := func(n int, err error) { k.unfit = append(k.unfit, fmt.Errorf("%s: %w", k.bases[n], err)) }
+	unfit := make([]error, len(k.bases))
+	policies := map[int]*bytes.Buffer{} // of where the program was not executed
+	refused := map[int]string{}         // as what
 	for range maxSaidLines {
 		line, err := said.ReadSlice('\n')
 		if err != nil {
@@ -258,22 +289,24 @@ func (k *check) listenTo(ctx context.Context, said *bufio.Reader) error {
 			return fmt.Errorf("the script that looks at the target: %w", err)
 		}
 		word, rest, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
-		if word == "none" {
-			for n := range k.bases {
-				if name, ok := refused[n]; ok {
-					unfit(n, k.whyRefused(ctx, name, policies[n].Bytes()))
-				}
-			}
-			return nil
-		}
 		number, rest, _ := strings.Cut(rest, " ")
 		n, err := strconv.Atoi(number)
-		if err != nil || n < 0 || n >= len(k.bases) {
+		if word != "none" && (err != nil || n < 0 || n >= len(k.bases)) {
 			return &transport.Error{Op: "check", Kind: transport.ErrProtocol, Err: fmt.Errorf("the script that looks at the target says %.100q", line)}
 		}
 		switch word {
-		case "ready":
-			k.dir = n
+		case "ready", "none":
+			if word == "ready" {
+				k.dir = n
+			}
+			for n, name := range refused {
+				unfit[n] = k.whyRefused(ctx, name, policies[n].Bytes())
+			}
+			for n, err := range unfit {
+				if err != nil {
+					k.unfit = append(k.unfit, fmt.Errorf("%s: %w", k.bases[n], err))
+				}
+			}
 			return nil
 		case "policy":
 			if p := policies[n]; p != nil {
@@ -287,16 +320,24 @@ func (k *check) listenTo(ctx context.Context, said *bufio.Reader) error {
 				if code == "126" {
 					refused[n], policies[n] = name, &bytes.Buffer{}
 				} else {
-					unfit(n, fmt.Errorf("the agent cannot be executed there: exit %.10s", code))
+					unfit[n] = fmt.Errorf("%s cannot be executed there: exit %.10s", k.what(), code)
 				}
 			case "space":
-				unfit(n, fmt.Errorf("%w: %.300q", transport.ErrNoSpace, text))
+				unfit[n] = fmt.Errorf("%w: %.300q", transport.ErrNoSpace, text)
 			default:
-				unfit(n, fmt.Errorf("%.300q", text))
+				unfit[n] = fmt.Errorf("%.300q", text)
 			}
 		}
 	}
 	return &transport.Error{Op: "check", Kind: transport.ErrProtocol, Err: errors.New("the script that looks at the target says too much")}
+}
+
+// what is what is to be executed on the target.
+func (k *check) what() string {
+	if k.name == tryName {
+		return "a program"
+	}
+	return "the agent"
 }
 
 // whyRefused says why a program that was there was not executed.
@@ -305,12 +346,16 @@ func (k *check) whyRefused(ctx context.Context, name string, said []byte) error 
 		return fmt.Errorf("%w: %s", agent.ErrNoExec, why)
 	}
 	p := parsePolicy(said)
-	err := errors.New("the system refuses to execute the agent there")
+	err := fmt.Errorf("the system refuses to execute %s there", k.what())
 	who := p.who("")
 	if who == byNobody {
 		return fmt.Errorf("%w; a security policy may forbid it", err)
 	}
-	return &agent.Error{Op: "check", Target: k.opts.Target, Kind: agent.ErrPolicy, Err: fmt.Errorf("%w; %s forbids it", err, who), Hint: p.hint(who, name, k.bin.Digest())}
+	denied := &agent.Error{Op: "check", Target: k.opts.Target, Kind: agent.ErrPolicy, Err: fmt.Errorf("%w; %s forbids it", err, who)}
+	if k.name != tryName { // that would be another one for each job
+		denied.Hint = p.hint(who, name, k.bin.Digest())
+	}
+	return denied
 }
 
 func gzipped(ctx context.Context, f transport.File) ([]byte, error) {
@@ -357,11 +402,14 @@ func (k *check) Facts(ctx context.Context) (agent.Facts, error) {
 	if said.Error != "" {
 		unknown = k.fail(fmt.Errorf("%.300q", said.Error))
 	}
-	dir := max(k.dir, 0)
-	return agent.Facts{
-		OS: k.sys.goos, Arch: k.sys.goarch, UID: k.sys.uid, Dir: k.bases[dir], Free: said.Free[dir], Unfit: k.unfit,
+	f := agent.Facts{
+		OS: k.sys.goos, Arch: k.sys.goarch, UID: k.sys.uid, Free: -1, Unfit: k.unfit,
 		Skew: said.Now.Sub(before.Round(0).Add(trip / 2)), Within: trip / 2, Holders: said.Holders, HoldersErr: unknown, Staged: max(said.Staged, 0),
-	}, nil
+	}
+	if k.dir >= 0 {
+		f.Dir, f.Free = k.bases[k.dir], said.Free[k.dir]
+	}
+	return f, nil
 }
 
 func (k *check) ask(ctx context.Context, op string, q agent.CheckQuestion) (agent.CheckAnswer, error) {
@@ -404,7 +452,8 @@ func (k *check) Unlisten(ctx context.Context, l agent.Listening) error {
 	return err
 }
 
-// Close implements agent.Inspector. It waits until the temporary file is gone.
+// Close implements agent.Inspector. It waits until the program and its directory are
+// gone.
 func (k *check) Close(ctx context.Context) error {
 	if k.client == nil {
 		return nil

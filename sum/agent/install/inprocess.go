@@ -39,14 +39,16 @@ func hasSelf(s Source) bool {
 	return false
 }
 
-// tryName is a program that does nothing but show that it can be executed.
+// tryName is tryProgram, which does nothing but show that it can be executed.
 const tryName = "try.sh"
+
+var tryProgram = []byte("#!/bin/sh\nexit 0\n")
 
 // tryScript finds out whether programs can be executed where jobs will have
 // theirs.
 func (r *run) tryScript(ctx context.Context) error {
 	name := r.name(tryName)
-	script := transport.BytesFile(tryName, []byte("#!/bin/sh\nexit 0\n"))
+	script := transport.BytesFile(tryName, tryProgram)
 	if _, err := transport.Put(ctx, r.conn, name, script, transport.PutOptions{Mode: 0o700}); err != nil {
 		return err
 	}

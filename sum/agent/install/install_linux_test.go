@@ -22,6 +22,7 @@ import (
 )
 
 func TestWholeLife(t *testing.T) {
+	t.Parallel()
 	for name, cfg := range map[string]sshtest.Config{
 		"forwarding":           {},
 		"forwarding forbidden": {NoStreamLocal: true},
@@ -224,6 +225,7 @@ func TestNeedsFilesAndCommands(t *testing.T) {
 }
 
 func TestQuarantine(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, sshtest.Config{})
 	conn := l.dial()
 	conn.hook = func(op string) error {
@@ -323,6 +325,7 @@ func TestOpenedStopsTheStart(t *testing.T) {
 }
 
 func TestCancelledStartLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for _, at := range []string{"mkdir", "put " + agent.BinaryName, "run version", "put " + agent.BootstrapName, "run start", "get " + agent.ReadyName} {
 		t.Run(at, func(t *testing.T) {
 			l := newLab(t, sshtest.Config{})
@@ -359,6 +362,7 @@ func TestClassicPort(t *testing.T) {
 
 // TestSelfIsAnAgent copies this test program, whose TestMain calls RunAgent.
 func TestSelfIsAnAgent(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, sshtest.Config{})
 	in := &install.Installer{Source: install.RunAgent()}
 	a, err := in.Start(t.Context(), l.dial(), l.opts())

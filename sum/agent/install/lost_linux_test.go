@@ -15,6 +15,7 @@ import (
 // before and after the call took effect. Neither a new Start nor a Sweep may
 // leave anything.
 func TestLostAtEveryCall(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("not run: slow")
 	}
@@ -65,6 +66,7 @@ func last(c *tap) string {
 // TestLostWhileTheAgentStarts cuts the line in the middle of the command that
 // starts the agent, which goes on without us, and sweeps at once.
 func TestLostWhileTheAgentStarts(t *testing.T) {
+	t.Parallel()
 	for _, delay := range []time.Duration{0, 1, 3, 6, 10, 15, 25, 40, 60, 90} {
 		l := newLab(t, sshtest.Config{})
 		conn := l.dial()
@@ -93,6 +95,7 @@ func TestLostWhileTheAgentStarts(t *testing.T) {
 
 // TestLineCutAtByte cuts the line at places inside of calls.
 func TestLineCutAtByte(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("not run: slow")
 	}

@@ -1,8 +1,11 @@
 package install_test
 
 import (
+	"bytes"
 	"context"
+	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,10 +102,23 @@ func (f *faulty) cable(in bool) {
 	require.NoError(f.t, err, "%s", out)
 }
 
+// served reports whether an agent runs, or the shim of a job. This machine can look
+// while the cable is cut.
+func (f *faulty) served() bool {
+	f.t.Helper()
+	out, err := exec.Command("ip", "netns", "pids", f.ns).Output()
+	require.NoError(f.t, err)
+	return slices.ContainsFunc(strings.Fields(string(out)), func(pid string) bool {
+		argv, err := os.ReadFile("/proc/" + pid + "/cmdline") // it may have ended meanwhile
+		return err == nil && bytes.Contains(argv, []byte(agent.BinaryName))
+	})
+}
+
 // TestNspawnFaults: what the kill matrix does to hosts of namespaces, once to a server
 // that is booted with all of its own services, while a program runs that is being
 // installed.
 func TestNspawnFaults(t *testing.T) {
+	t.Parallel()
 	f := &faulty{container: spawn(t)}
 	t.Cleanup(func() {
 		if f.conn != nil {
@@ -153,9 +169,10 @@ func TestNspawnFaults(t *testing.T) {
 		f.start(2 * time.Second)
 		f.begin()
 		f.goOn()
+		require.True(t, f.served())
 		f.cable(false)
 		f.hangUp()
-		time.Sleep(3 * time.Second) // nobody can look meanwhile
+		require.Eventually(t, func() bool { return !f.served() }, patience, 50*time.Millisecond, "it outlives its lease")
 		f.cable(true)
 		f.login()
 		f.gone(func() {})

@@ -252,6 +252,7 @@ func debFile(t *testing.T) string {
 // all of its own services, by systemd-nspawn. Then it is restarted, and whoever is
 // logged in reads why.
 func TestDeployNspawn(t *testing.T) {
+	t.Parallel()
 	c := spawn(t)
 	conn, err := c.dial()
 	require.NoError(t, err)

@@ -76,6 +76,7 @@ func (c *behind) DialContext(ctx context.Context, network, addr string) (net.Con
 }
 
 func TestClassicPortBehindAJumpHost(t *testing.T) {
+	t.Parallel()
 	for listen, want := range map[string]string{"0.0.0.0:0": "tcp 127.0.0.1:", "127.0.0.1:0": "tcp 127.0.0.1:"} {
 		t.Run(listen, func(t *testing.T) {
 			l := newLab(t, sshtest.Config{NoStreamLocal: true})

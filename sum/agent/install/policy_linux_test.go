@@ -64,6 +64,7 @@ func (c *enforcing) Run(ctx context.Context, cmd transport.Command) (transport.E
 }
 
 func TestSELinuxLabel(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, sshtest.Config{})
 	conn := &enforcing{Forward: transport.Forward{Conn: l.dial()}, uid: "0", label: "var_lib_t"}
 	a, err := installer().Start(t.Context(), conn, l.opts())
@@ -119,6 +120,7 @@ func (c *stubborn) Run(ctx context.Context, cmd transport.Command) (transport.Ex
 // TestFapolicyd: a real fapolicyd denies the agent's program; the error tells what
 // to do, and what it tells helps.
 func TestFapolicyd(t *testing.T) {
+	t.Parallel()
 	realtest.Need(t, "fapolicyd")
 	realtest.Need(t, "fagenrules")
 	h := boot(t)

@@ -8,11 +8,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/internal/realtest"
 )
 
 func TestPolicyScript(t *testing.T) {
 	if _, err := os.Stat("/bin/sh"); err != nil {
-		t.Skip("not run: this system has no /bin/sh")
+		realtest.Missing(t, "/bin/sh")
 	}
 	program := filepath.Join(t.TempDir(), "it's a program")
 	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o700))

@@ -24,6 +24,7 @@ import (
 // TestOpenSSH goes through a real sshd, which allows forwarding to Unix sockets
 // or does not.
 func TestOpenSSH(t *testing.T) {
+	t.Parallel()
 	realtest.NeedRoot(t)
 	sshd, unshare := realtest.Need(t, "sshd"), realtest.Need(t, "unshare")
 	for _, allow := range []string{"yes", "no"} {

@@ -16,6 +16,7 @@ import (
 // for byte, as one argument, through a real sshd, with an agent and without. Who is
 // logged in then reads it: see TestDeployNspawn.
 func TestRebootMessage(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("not run with -short: it starts a real host")
 	}

@@ -114,6 +114,7 @@ func (b bench) requireClean() {
 
 // TestSessionOnTheOwnHost: Updated, then NotNeeded, without an agent binary.
 func TestSessionOnTheOwnHost(t *testing.T) {
+	t.Parallel()
 	for way := range sessionWays() {
 		t.Run(way, func(t *testing.T) {
 			b := bench{t, t.TempDir()}
@@ -154,6 +155,7 @@ func TestSessionProcess(t *testing.T) {
 // TestSessionKilledInMidJob: the next session finds the directory by the journal,
 // waits for the program, and says by an inventory what came of it.
 func TestSessionKilledInMidJob(t *testing.T) {
+	t.Parallel()
 	for way := range sessionWays() {
 		for _, works := range []bool{true, false} {
 			t.Run(fmt.Sprint(way, ", the installer works: ", works), func(t *testing.T) {
@@ -220,6 +222,7 @@ func TestSessionKilledInMidJob(t *testing.T) {
 // TestSessionKilledAnywhere kills the manager wherever it happens to be. What
 // began is not begun again, and nothing is left.
 func TestSessionKilledAnywhere(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("not run with -short: it starts many processes")
 	}

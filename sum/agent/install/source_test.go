@@ -10,7 +10,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -20,6 +19,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/stretchr/testify/require"
@@ -171,17 +171,8 @@ func module(t *testing.T) string {
 	return dir
 }
 
-func goCommand(t *testing.T) string {
-	t.Helper()
-	name, err := exec.LookPath("go")
-	if err != nil {
-		t.Skip("not run: missing on this machine: the go command")
-	}
-	return name
-}
-
 func TestGoBuildIsDeterministic(t *testing.T) {
-	goCommand(t)
+	realtest.Need(t, "go")
 	var sums []string
 	for i := range 2 {
 		if i == 1 && !testing.Short() {
@@ -200,7 +191,7 @@ func TestGoBuildIsDeterministic(t *testing.T) {
 }
 
 func TestGoBuildOnceForConcurrentCallers(t *testing.T) {
-	real := goCommand(t)
+	real := realtest.Need(t, "go")
 	if runtime.GOOS == "windows" {
 		t.Skip("not run: needs a POSIX shell")
 	}
@@ -225,7 +216,7 @@ func TestGoBuildOnceForConcurrentCallers(t *testing.T) {
 }
 
 func TestGoBuildFails(t *testing.T) {
-	goCommand(t)
+	realtest.Need(t, "go")
 	dir := module(t)
 	g := &GoBuild{Dir: dir, Package: "./missing", CacheDir: t.TempDir()}
 	_, err := g.Open(t.Context(), "linux", "amd64")
@@ -278,7 +269,7 @@ func TestPruneDeletesOnlyWhatIsOldAndOurs(t *testing.T) {
 }
 
 func TestGoBuildLeavesWhatIsInItsCacheDir(t *testing.T) {
-	goCommand(t)
+	realtest.Need(t, "go")
 	g := &GoBuild{Dir: module(t), Package: ".", CacheDir: t.TempDir()}
 	mine := filepath.Join(g.CacheDir, "my-thesis")
 	require.NoError(t, os.Mkdir(mine, 0o700))
@@ -306,7 +297,7 @@ func TestGoBuildLeavesWhatIsInItsCacheDir(t *testing.T) {
 // TestGoBuildTrustsNoOtherModule: whoever wrote the go.mod of the current
 // directory must not choose what runs on targets.
 func TestGoBuildTrustsNoOtherModule(t *testing.T) {
-	goCommand(t)
+	realtest.Need(t, "go")
 	const evil = "package main\n\nfunc main() { println(\"another agent\") }\n"
 	for name, files := range map[string]map[string]string{
 		"replace": {

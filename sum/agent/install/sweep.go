@@ -1,9 +1,11 @@
 package install
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"path/filepath"
@@ -62,7 +64,9 @@ func (in *Installer) sweep(ctx context.Context, conn transport.Conn, p agent.Pla
 				in.log().DebugContext(ctx, "sweeping without the agent's program", "target", target, "dir", p.Dir, "err", err)
 			}
 		}
-		out, exit, err := output(ctx, conn, path.Join(p.Dir, agent.BinaryName), "remove", "-dir", p.Dir)
+		var said head // on standard output are the logs that stay
+		exit, err := transport.Run(ctx, conn, transport.Command{Argv: []string{path.Join(p.Dir, agent.BinaryName), "remove", "-dir", p.Dir}, Stdout: io.Discard, Stderr: &said})
+		out := bytes.TrimSpace(said.buf.Bytes())
 		switch {
 		case err != nil && stops(ctx, err):
 			return fail(nil, err, "")
@@ -74,7 +78,7 @@ func (in *Installer) sweep(ctx context.Context, conn transport.Conn, p agent.Pla
 		case exit.Code == agent.ExitJobRunning:
 			return fail(agent.ErrJobRunning, nil, "")
 		case exit.Code != 0 || exit.Signal != "":
-			return nil, &agent.Error{Op: "sweep", Target: target, Code: exitCode(exit), Err: fmt.Errorf("%.2000q", out)}
+			return nil, &agent.Error{Op: "sweep", Target: target, Code: exitCode(exit), Err: fmt.Errorf("%.2000s", out)}
 		}
 		if d, err = readDir(ctx, conn, p.Dir); err != nil {
 			return fail(nil, err, "")

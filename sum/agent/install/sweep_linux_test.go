@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
 	"github.com/roundsman-go/roundsman/transport"
@@ -45,6 +46,7 @@ func TestRemoveOfADeadAgent(t *testing.T) {
 
 // What Start made goes again, with the directories above, and nothing else.
 func TestRemoveLeavesNothing(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, sshtest.Config{})
 	outer := l.base
 	l.base = filepath.Join(l.base, "opt", "agents")
@@ -80,6 +82,7 @@ func TestRemoveLeavesWarnings(t *testing.T) {
 
 // Whoever begins, with an agent or as one, removes what is old.
 func TestStartPrunes(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(l *lab, o agent.StartOptions) agent.Agent{
 		"agent": func(l *lab, o agent.StartOptions) agent.Agent {
 			a, err := installer().Start(t.Context(), l.dial(), o)
@@ -118,6 +121,7 @@ func TestStartPrunes(t *testing.T) {
 }
 
 func TestSweepSparesARunningJob(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, sshtest.Config{})
 	a := l.start(l.dial())
 	gate := filepath.Join(t.TempDir(), "gate")
@@ -237,3 +241,42 @@ type buffer struct {
 }
 
 func (b *buffer) Close() error { b.closed = true; return nil }
+
+// TestStartWithoutFirewall: an agent that may not open the host's firewall, or cannot,
+// does not start, and nothing but its log stays. Nobody is told that more did.
+func TestStartWithoutFirewall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not run with -short: it starts real hosts")
+	}
+	t.Parallel()
+	realtest.Need(t, "useradd")
+	realtest.Need(t, "iptables-legacy")
+	n := realtest.NewNet(t)
+	for name, tt := range map[string]struct{ user, before string }{
+		"no right":   {"op", "useradd -m -p '*' op"},
+		"no program": {"root", "iptables-legacy -A INPUT -s 203.0.113.9 -j DROP && rm -f /usr/sbin/*legacy*"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &booted{Host: n.Host(realtest.HostConfig{SSHD: []string{"AuthorizedKeysFile /root/.ssh/authorized_keys", "StrictModes no"}}), t: t, ns: n.NS}
+			h.Run("sh", "-ec", "chmod 755 /root /root/.ssh; chmod 644 /root/.ssh/authorized_keys; "+tt.before)
+			base := "/var/tmp/" + tt.user
+			_, err := installer().Start(t.Context(), h.dial(tt.user), agent.StartOptions{Target: "db1", ID: "m1-db1", BaseDirs: []string{base},
+				Classic: &agent.Classic{OpenFirewall: true}})
+			require.ErrorIs(t, err, agent.ErrStart)
+			require.NotContains(t, err.Error(), "removed")
+			require.Equal(t, base+"/m1-db1/agent.log\n", h.Run("find", base, "-type", "f"))
+		})
+	}
+}
+
+// TestSweepSaysWhy: a sweep that fails says why, and not what stays as it should.
+func TestSweepSaysWhy(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, sshtest.Config{})
+	require.NoError(t, os.MkdirAll(l.dir(), 0o700))
+	program := "#!/bin/sh\necho " + l.dir() + "/agent.log\necho the firewall is locked >&2\nexit 1\n"
+	require.NoError(t, os.WriteFile(filepath.Join(l.dir(), agent.BinaryName), []byte(program), 0o700))
+	_, err := installer().Sweep(t.Context(), l.dial(), l.place())
+	require.ErrorContains(t, err, "the firewall is locked")
+	require.NotContains(t, err.Error(), agent.LogName)
+}

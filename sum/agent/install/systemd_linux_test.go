@@ -190,6 +190,7 @@ func (h *booted) requireClean(dir string) {
 const bootDir = "/var/lib/roundsman/m1-db1"
 
 func TestUnderSystemd(t *testing.T) {
+	t.Parallel()
 	h := boot(t)
 	conn := h.dial("root")
 	a := h.start(conn)
@@ -301,6 +302,7 @@ func TestUnderSystemd(t *testing.T) {
 // TestUnderSystemdNothingStays: neither after the lease, nor after a sweep, nor
 // where the shim of a job cleans up after an agent that was killed.
 func TestUnderSystemdNothingStays(t *testing.T) {
+	t.Parallel()
 	h := boot(t)
 	conn := h.dial("root")
 	opts := bootOpts()
@@ -338,6 +340,7 @@ func TestUnderSystemdNothingStays(t *testing.T) {
 // TestLogout: what the agent of root, or of a user who lingers, does goes on when
 // the session is over of which logind kills the rest.
 func TestLogout(t *testing.T) {
+	t.Parallel()
 	h := boot(t, "KillUserProcesses=yes", "KillExcludeUsers=")
 	h.Run("useradd", "-m", "-k", "/nonexistent", "-p", "*", "-s", "/bin/sh", "ops")
 	h.Run("useradd", "-m", "-k", "/nonexistent", "-p", "*", "-s", "/bin/sh", "guest")
@@ -393,6 +396,7 @@ func TestLogout(t *testing.T) {
 
 // TestSystemdRefuses: then everything works as without it, and agent.log says so.
 func TestSystemdRefuses(t *testing.T) {
+	t.Parallel()
 	h := boot(t)
 	h.Run("mv", "/usr/bin/systemd-run", "/usr/bin/systemd-run.real")
 	h.Run("sh", "-c", `printf '#!/bin/sh\n[ "$1" = --version ] && exec "$0.real" --version\necho refused by policy >&2\nexit 1\n' >/usr/bin/systemd-run

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport/ssh/sshtest"
 	xssh "golang.org/x/crypto/ssh"
 )
@@ -43,7 +44,7 @@ func newServer(t *testing.T, cfg sshtest.Config) *sshtest.Server {
 // with the server.
 func TestCloseFindsDaemons(t *testing.T) {
 	if _, err := os.Stat("/proc/self/environ"); err != nil {
-		t.Skip("without /proc daemons cannot be found")
+		realtest.Missing(t, "/proc, without which daemons cannot be found")
 	}
 	srv := newServer(t, sshtest.Config{})
 	s, err := client(t, srv).NewSession()
