@@ -11,7 +11,7 @@ import (
 
 // A comObject is an Automation object (IDispatch). Values are int32, string, bool
 // and comObject. An object that is got is the caller's to release; those that each
-// hands out last for the call.
+// hands out last for the call, unless it retains them.
 //
 // On Windows it is made with go-ole; tests have one that is strict about what
 // netfw.h says.
@@ -20,6 +20,7 @@ type comObject interface {
 	put(name string, value any) error
 	call(name string, args ...any) (any, error)
 	each(func(comObject) error) error
+	retain() // one more release
 	release()
 }
 
@@ -37,8 +38,10 @@ type comError struct {
 }
 
 const (
+	codeFalse        = 1          // S_FALSE
 	codeAccessDenied = 0x80070005 // E_ACCESSDENIED
 	codeNotFound     = 0x80070002 // HRESULT_FROM_WIN32(ERROR_FILE_NOT_FOUND)
+	codeTypeMismatch = 0x80020005 // DISP_E_TYPEMISMATCH
 	codeNoEndpoint   = 0x800706d9 // HRESULT_FROM_WIN32(EPT_S_NOT_REGISTERED)
 )
 
@@ -73,6 +76,27 @@ func property[T any](o comObject, name string, args ...any) (T, error) {
 		return none, fmt.Errorf("get %s: it is a %T, not a %T", name, v, none)
 	}
 	return t, nil
+}
+
+// walk calls f with the elements of an enumeration. What next returns is an element,
+// or nil and what IEnumVARIANT::Next said when it was asked for one: S_FALSE is the
+// end, and with anything else there may be elements that were not seen.
+func walk(next func() (comObject, uint32), f func(comObject) error) error {
+	for {
+		o, code := next()
+		switch {
+		case o != nil:
+			err := f(o)
+			o.release()
+			if err != nil {
+				return err
+			}
+		case code == codeFalse:
+			return nil
+		default:
+			return &comError{what: "_NewEnum", code: code, text: "no element, and not the end"}
+		}
+	}
 }
 
 // An apartment is the one goroutine, on a thread of its own, that makes calls of

@@ -87,7 +87,15 @@ func (d *defender) State(ctx context.Context) (State, error) {
 				s.FrontEnds = []FrontEnd{Windows}
 			}
 			s.Blocks = profiles.blocks()
-			return rules.each(func(r comObject) error { return d.note(&s, profiles, r) })
+			var unread unreadable
+			defer unread.tell(d.log)
+			return rules.each(func(r comObject) error {
+				l, err := readRule(r)
+				if err != nil {
+					return unread.skip(err)
+				}
+				return d.note(&s, profiles, l)
+			})
 		})
 	})
 	if err != nil {
@@ -98,10 +106,9 @@ func (d *defender) State(ctx context.Context) (State, error) {
 
 // note adds a rule of the host to what is known of it, if it is somebody's of ours
 // or blocks our program.
-func (d *defender) note(s *State, profiles profiles, r comObject) error {
-	l, err := readRule(r)
-	if err != nil || l.direction != fwIn || !l.enabled {
-		return err
+func (d *defender) note(s *State, profiles profiles, l listedRule) error {
+	if l.direction != fwIn || !l.enabled {
+		return nil
 	}
 	if o, ok := defenderOwner(l.name); ok && l.group == defenderGroup {
 		if slices.Contains(s.Owners, o) {
@@ -125,49 +132,19 @@ func (d *defender) Sweep(ctx context.Context) ([]Leftover, error) {
 	var left []Leftover
 	err := d.com.do(ctx, func(keep func() bool) error {
 		return d.collection(func(_, rules comObject) error {
-			type dead struct {
-				name  string
-				owner Owner
-			}
-			var all []dead
-			known := map[Owner]bool{}
-			// A collection must not change while it is enumerated.
-			err := rules.each(func(r comObject) error {
-				group, err := property[string](r, "Grouping")
-				if err != nil || group != defenderGroup {
-					return err
-				}
-				name, err := property[string](r, "Name")
-				if err != nil {
-					return err
-				}
-				o, ok := defenderOwner(name)
-				if !ok {
-					return nil
-				}
-				if _, ok := known[o]; !ok {
-					if known[o], err = d.alive(o); err != nil {
-						return err
-					}
-				}
-				if !known[o] {
-					all = append(all, dead{name, o})
-				}
-				return nil
-			})
-			if err != nil {
-				return err
-			}
+			all, err := d.dead(rules)
 			var swept []Leftover
 			for _, r := range all {
-				if err = ctx.Err(); err != nil {
-					break
+				if err == nil {
+					err = ctx.Err()
 				}
-				if _, err = rules.call("Remove", r.name); err != nil {
-					err = fmt.Errorf("remove rule %q: %w", r.name, err)
-					break
+				if err == nil {
+					err = discard(rules, r.rule, r.name, asideName(r.name))
 				}
-				swept = append(swept, Leftover{FrontEnd: Windows, What: fmt.Sprintf("rule %q", r.name), Owner: r.owner})
+				if err == nil {
+					swept = append(swept, Leftover{FrontEnd: Windows, What: fmt.Sprintf("rule %q", r.name), Owner: r.owner})
+				}
+				r.rule.release()
 			}
 			if keep() {
 				left = swept
@@ -181,13 +158,70 @@ func (d *defender) Sweep(ctx context.Context) ([]Leftover, error) {
 	return left, defenderError(err)
 }
 
+// A deadRule is a rule whose owner is dead. The object is the caller's to release.
+type deadRule struct {
+	rule  comObject
+	name  string
+	owner Owner
+}
+
+// dead is what dead owners left. It changes nothing: a collection must not change
+// while it is enumerated.
+func (d *defender) dead(rules comObject) ([]deadRule, error) {
+	var all []deadRule
+	var unread unreadable
+	defer unread.tell(d.log)
+	living := map[Owner]bool{}
+	err := rules.each(func(r comObject) error {
+		name, err := ours(r)
+		if err != nil {
+			return unread.skip(err)
+		}
+		o, ok := defenderOwner(name)
+		if !ok {
+			return nil
+		}
+		if _, ok := living[o]; !ok {
+			if living[o], err = d.alive(o); err != nil {
+				return err
+			}
+		}
+		if !living[o] {
+			r.retain()
+			all = append(all, deadRule{r, name, o})
+		}
+		return nil
+	})
+	return all, err
+}
+
+// ours is the name of a rule that is of our group, and "" for others.
+func ours(r comObject) (string, error) {
+	if group, err := property[string](r, "Grouping"); err != nil || group != defenderGroup {
+		return "", err
+	}
+	return property[string](r, "Name")
+}
+
+// discard removes this very rule. Remove goes by the name, and does not say which it
+// takes of several: so the rule gets another one first, aside.
+func discard(rules, rule comObject, name, aside string) error {
+	if err := rule.put("Name", aside); err != nil {
+		return fmt.Errorf("rename rule %q, to remove it: %w", name, err)
+	}
+	if _, err := rules.call("Remove", aside); err != nil {
+		return fmt.Errorf("remove rule %q, which was %q: %w", aside, name, err)
+	}
+	return nil
+}
+
 // Apply implements [Driver].
 func (d *defender) Apply(ctx context.Context, add, remove []Opening) error {
 	if len(add) == 0 && len(remove) == 0 {
 		return nil
 	}
 	if len(add) > 0 {
-		if err := d.watched(); err != nil {
+		if err := d.watched(ctx); err != nil {
 			return err
 		}
 	}
@@ -227,7 +261,9 @@ func (d *defender) undo(rules comObject, changes []change) error {
 	for _, c := range slices.Backward(changes) {
 		if err := d.put(rules, c.name, c.port, c.before); err != nil {
 			errs = append(errs, err)
-			d.log.Error("a rule of the firewall could not be put back", "rule", c.name, "err", err)
+			d.log.Error("a rule of the firewall could not be put back; trying again", "rule", c.name, "err", err)
+			r := d.rules[c.name] // which Repair then puts back, and Close removes
+			r.from, r.remote = slices.Clone(c.before), ""
 		}
 	}
 	return errors.Join(errs...)
@@ -240,9 +276,15 @@ func (d *defender) put(rules comObject, name string, p port, from []netip.Prefix
 		r = &defenderRule{port: p}
 		d.rules[name] = r // before it is tried: Close removes what failed half way
 	}
+	if r.aside != "" { // it was to be removed; if it was, or has its old name, this has no effect
+		if _, err := rules.call("Remove", r.aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove rule %q, which was %q: %w", r.aside, name, err)
+		}
+		r.aside = ""
+	}
 	if len(from) == 0 {
-		if _, err := rules.call("Remove", name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove rule %q: %w", name, err)
+		if err := d.remove(rules, name, r); err != nil {
+			return err
 		}
 		delete(d.rules, name)
 		return nil
@@ -270,6 +312,27 @@ func (d *defender) put(rules comObject, name string, p port, from []netip.Prefix
 	return nil
 }
 
+// remove removes a rule that is there.
+func (d *defender) remove(rules comObject, name string, r *defenderRule) error {
+	item, err := d.item(rules, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer item.release()
+	r.aside = asideName(name)
+	if err := discard(rules, item, name, r.aside); err != nil {
+		return err
+	}
+	r.aside = ""
+	return nil
+}
+
+// item finds a rule by its name: of several, the one of our group. Which of them Item
+// gives is not documented. Where none is of our group, it is the one that Item gives,
+// because nobody else gives a rule such a name.
 func (d *defender) item(rules comObject, name string) (comObject, error) {
 	v, err := rules.call("Item", name)
 	if err != nil {
@@ -279,7 +342,28 @@ func (d *defender) item(rules comObject, name string) (comObject, error) {
 	if !ok {
 		return nil, fmt.Errorf("find rule %q: it is a %T", name, v)
 	}
-	return item, nil
+	if own, err := ours(item); err == nil && own != "" {
+		return item, nil
+	}
+	var own comObject
+	err = rules.each(func(r comObject) error {
+		if found, err := ours(r); own == nil && err == nil && found == name {
+			r.retain()
+			own = r
+		}
+		return nil
+	})
+	if err == nil && own == nil {
+		return item, nil
+	}
+	item.release()
+	if err != nil {
+		if own != nil {
+			own.release()
+		}
+		return nil, fmt.Errorf("find rule %q: %w", name, err)
+	}
+	return own, nil
 }
 
 // edit changes a rule that is there, in one step.
@@ -327,12 +411,11 @@ func (d *defender) Wait(ctx context.Context) error {
 
 // Repair implements [Driver].
 func (d *defender) Repair(ctx context.Context) error {
+	var guarded error
 	if d.guardian != nil {
-		if err := d.watched(); err != nil {
-			return err
-		}
+		guarded = d.watched(ctx)
 	}
-	return defenderError(d.com.do(ctx, func(func() bool) error {
+	repaired := defenderError(d.com.do(ctx, func(func() bool) error {
 		if len(d.rules) == 0 {
 			return nil
 		}
@@ -356,6 +439,7 @@ func (d *defender) Repair(ctx context.Context) error {
 			return errors.Join(errs...)
 		})
 	}))
+	return errors.Join(guarded, repaired)
 }
 
 func (d *defender) same(rules comObject, name string, r *defenderRule) (bool, error) {
@@ -375,17 +459,20 @@ func (d *defender) same(rules comObject, name string, r *defenderRule) (bool, er
 }
 
 // watched sees to it that the guardian runs, if there is to be one.
-func (d *defender) watched() error {
+func (d *defender) watched(ctx context.Context) error {
 	if len(d.guard) == 0 || d.guardian != nil && !d.guardian.ended() {
 		return nil
 	}
 	if d.guardian != nil {
-		d.log.Warn("the guardian of the firewall's rules has ended; starting another", "err", d.guardian.close())
+		d.log.Warn("the guardian of the firewall's rules has ended; starting another", "err", d.guardian.close(ctx))
 		d.guardian = nil
 	}
-	g, err := startGuardian(d.guard, d.owner)
+	g, err := startGuardian(ctx, d.guard, d.owner)
 	if err != nil {
-		return &Error{FrontEnd: Windows, Detail: "the guardian does not start", Cause: err}
+		return &Error{
+			FrontEnd: Windows, Detail: "the guardian does not start, and without it the rules would outlive a killed process", Cause: err,
+			Hint: fmt.Sprintf("see to it that this host can run %q, or have Options.Guardian name another command that calls Guard", d.guard),
+		}
 	}
 	d.guardian = g
 	return nil
@@ -414,7 +501,7 @@ func (d *defender) Close(ctx context.Context) error {
 	d.com.close()
 	d.closed = true
 	if d.guardian != nil {
-		if err := d.guardian.close(); err != nil {
+		if err := d.guardian.close(ctx); err != nil {
 			d.log.Warn("the guardian of the firewall's rules failed", "err", err)
 		}
 	}

@@ -24,6 +24,7 @@ type fakeWindows struct {
 	shielded int32
 	rules    []*fakeRule
 	wide     bool // forgets addresses, as no Windows is known to
+	stops    bool // its enumeration fails after the last rule
 
 	calls         []string                // what changed something, or tried
 	before        func(call string) error // may fail a call
@@ -35,6 +36,7 @@ type fakeRule struct {
 	fakeObject
 	props map[string]any
 	kept  bool // in the collection
+	torn  bool // its properties cannot be read
 }
 
 type fakeObject struct {
@@ -106,15 +108,17 @@ func (w *fakeWindows) change(call string, do func() error) error {
 	return nil
 }
 
-func (w *fakeWindows) find(name string) *fakeRule {
+func (w *fakeWindows) find(name string) []*fakeRule {
+	var found []*fakeRule
 	for _, r := range w.rules {
 		if r.props["Name"] == name {
-			return r
+			found = append(found, r)
 		}
 	}
-	return nil
+	return found
 }
 
+func (o *fakeObject) retain()  { o.w.objects.Add(1) }
 func (o *fakeObject) release() { o.w.objects.Add(-1) }
 
 func (o *fakeObject) get(name string, args ...any) (any, error) {
@@ -151,21 +155,25 @@ func (o *fakeObject) call(name string, args ...any) (any, error) {
 	}
 	switch name {
 	case "Item":
-		r := w.find(args[0].(string))
-		if r == nil {
+		found := w.find(args[0].(string))
+		if len(found) == 0 {
 			return nil, &comError{what: name, code: codeNotFound}
 		}
-		w.objects.Add(1)
-		return r, nil
+		found[0].retain()
+		return found[0], nil
 	case "Remove":
 		return nil, w.change("Remove "+args[0].(string), func() error {
-			w.rules = slices.DeleteFunc(w.rules, func(r *fakeRule) bool { return r.props["Name"] == args[0] })
+			found := w.find(args[0].(string))
+			if len(found) > 1 {
+				w.t.Errorf("it is not documented which of %d rules %q goes", len(found), args[0])
+			}
+			w.rules = slices.DeleteFunc(w.rules, func(r *fakeRule) bool { return slices.Contains(found[:min(1, len(found))], r) })
 			return nil
 		})
 	case "Add":
 		r := args[0].(*fakeRule)
 		return nil, w.change("Add "+r.props["Name"].(string), func() error {
-			if w.find(r.props["Name"].(string)) != nil {
+			if len(w.find(r.props["Name"].(string))) > 0 {
 				w.t.Errorf("a second rule %q", r.props["Name"])
 			}
 			r.kept = true
@@ -178,16 +186,28 @@ func (o *fakeObject) call(name string, args ...any) (any, error) {
 }
 
 func (o *fakeObject) each(f func(comObject) error) error {
-	for _, r := range slices.Clone(o.w.rules) {
-		if err := f(r); err != nil {
-			return err
+	rest := slices.Clone(o.w.rules)
+	return walk(func() (comObject, uint32) {
+		switch {
+		case len(rest) > 0:
+			r := rest[0]
+			rest = rest[1:]
+			r.retain()
+			return r, 0
+		case o.w.stops:
+			return nil, codeBroken
 		}
-	}
-	return nil
+		return nil, codeFalse
+	}, f)
 }
+
+const codeBroken = 0x8000ffff // E_UNEXPECTED
 
 func (r *fakeRule) get(name string, _ ...any) (any, error) {
 	defer r.w.enter()()
+	if r.torn {
+		return nil, &comError{what: name, code: codeBroken}
+	}
 	v, ok := r.props[name]
 	if !ok {
 		r.w.t.Errorf("rule has no property %s", name)
@@ -202,7 +222,7 @@ func (r *fakeRule) put(name string, value any) error {
 	ok := false
 	switch name {
 	case "Name", "Description", "ApplicationName", "Grouping", "LocalPorts":
-		ok = isText && text != "" && (name != "LocalPorts" || r.props["Protocol"] != nil)
+		ok = isText && text != "" && !strings.Contains(text, "|") && (name != "LocalPorts" || r.props["Protocol"] != nil)
 	case "RemoteAddresses":
 		normal := ""
 		if normal, ok = windowsAddresses(text); ok {

@@ -1,7 +1,9 @@
 package firewall
 
 import (
+	"cmp"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 )
@@ -120,6 +122,25 @@ type listedRule struct {
 	name, group, app, service             string
 	direction, action, profiles, protocol int32
 	enabled                               bool
+}
+
+// unreadable counts rules that cannot be read. One of somebody else must not keep
+// ours from being opened, and swept.
+type unreadable struct {
+	rules int
+	first error
+}
+
+func (u *unreadable) skip(err error) error {
+	u.rules++
+	u.first = cmp.Or(u.first, err)
+	return nil
+}
+
+func (u *unreadable) tell(log *slog.Logger) {
+	if u.rules > 0 {
+		log.Warn("rules of the firewall cannot be read and are passed over", "rules", u.rules, "err", u.first)
+	}
 }
 
 func readRule(r comObject) (listedRule, error) {

@@ -2,6 +2,8 @@ package firewall
 
 import (
 	"cmp"
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -18,6 +20,9 @@ type defenderRule struct {
 	// remote is the list as the host wrote it after it was set. Windows has forms of
 	// its own, and others' changes are seen by comparing.
 	remote string
+	// aside is the name that the rule got, or should have got, to be removed by; "" if
+	// that is done.
+	aside string
 }
 
 // A change is what a rule is to become.
@@ -36,9 +41,25 @@ const defenderGroup = "roundsman"
 
 // defenderPrefix begins the names of an owner's rules. Names need not be unique in
 // Windows, but Item and Remove go by them: the instance tells the Firewalls of one
-// process apart.
+// process apart. What else bears such a name is a copy that somebody made.
 func defenderPrefix(o Owner, instance string) string {
 	return fmt.Sprintf("roundsman:%s:%d:%s:%s ", o.Run, o.PID, o.Start, instance)
+}
+
+// asideName is a name that no other rule has. Whose the rule is can still be read.
+func asideName(name string) string {
+	id := make([]byte, 8)
+	_, _ = rand.Read(id) // it never fails
+	return name + " closing " + hex.EncodeToString(id)
+}
+
+// plainPath is a path as rules have it, without the prefix of those that are not
+// parsed: "Naming Files, Paths, and Namespaces", Win32.
+func plainPath(path string) string {
+	if share, ok := strings.CutPrefix(path, `\\?\UNC\`); ok {
+		return `\\` + share
+	}
+	return strings.TrimPrefix(path, `\\?\`)
 }
 
 // defenderOwner reads whose a rule is from its name.

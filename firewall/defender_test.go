@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -45,7 +48,7 @@ func TestDefenderCalls(t *testing.T) {
 	require.Empty(t, w.rules)
 	var calls []string
 	for _, c := range w.calls {
-		calls = append(calls, strings.ReplaceAll(c, d.prefix, "P "))
+		calls = append(calls, aside.ReplaceAllString(strings.ReplaceAll(c, d.prefix, "P "), " closing X"))
 	}
 	require.Regexp(t, `^roundsman:night:7:133:[0-9a-f]{8} $`, d.prefix)
 	description := `Description = Opened by process 7 for its run "night", and removed when that ends. The next roundsman removes it if the process was killed.`
@@ -60,10 +63,12 @@ func TestDefenderCalls(t *testing.T) {
 		"Add P 137/udp",
 		"RemoteAddresses = 192.0.2.0/28,198.51.100.0/24,2001:db8::/64,2001:db8:1::9",
 		"RemoteAddresses = 192.0.2.0/28",
-		"Remove P 137/udp",
-		"Remove P 63001/tcp",
+		"Name = P 137/udp closing X", "Remove P 137/udp closing X",
+		"Name = P 63001/tcp closing X", "Remove P 63001/tcp closing X",
 	}, calls)
 }
+
+var aside = regexp.MustCompile(` closing [0-9a-f]{16}$`)
 
 // TestDefenderAllOrNothing: whichever call fails, done or not, the rules are as
 // before, and the same can be asked again.
@@ -106,6 +111,82 @@ func TestDefenderAllOrNothing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDefenderTwoFaults: if what failed cannot be put back either, that is made good
+// later, and until then it is known.
+func TestDefenderTwoFaults(t *testing.T) {
+	peer := netip.MustParseAddr("192.0.2.7")
+	add := slices.Concat(openings("tcp", 80, "192.0.2.0/24"), openings("udp", 82, "2001:db8::/64"), openings("tcp", 83, "192.0.2.7/32"))
+	remove := append(openings("tcp", 80, "192.0.2.7/32"), openings("tcp", 81, "192.0.2.7/32")...)
+	undoFailed := 0
+	for _, done := range []bool{false, true} {
+		for n := 0; n < 20; n++ {
+			for m := n + 1; m < 30; m++ {
+				w := newFakeWindows(t)
+				w.foreign("other", nil)
+				d := w.driver(7)
+				require.NoError(t, d.Apply(t.Context(), append(openings("tcp", 80, "192.0.2.7/32"), openings("tcp", 81, "192.0.2.7/32")...), nil))
+				before, count := w.dump(), 0
+				fail := func(string) error {
+					count++
+					if count == n+1 || count == m+1 {
+						return &comError{what: "broken", code: codeBroken}
+					}
+					return nil
+				}
+				if done {
+					w.after = fail
+				} else {
+					w.before = fail
+				}
+				err := d.Apply(t.Context(), add, remove)
+				w.before, w.after = nil, nil
+				if err != nil {
+					if w.dump() != before {
+						undoFailed++
+					}
+					require.NoError(t, d.Repair(t.Context()))
+					require.Equal(t, before, w.dump(), "calls %d and %d, done %t", n, m, done)
+					require.NoError(t, d.Apply(t.Context(), add, remove))
+				}
+				require.True(t, w.reachable("tcp", 83, peer))
+				for _, r := range d.rules {
+					require.Equal(t, slices.Compact(slices.Clone(r.from)), r.from)
+				}
+				require.NoError(t, d.Close(t.Context()))
+				require.Len(t, w.rules, 1, "only the other's")
+			}
+		}
+	}
+	require.Greater(t, undoFailed, 20)
+}
+
+// TestDefenderNeverStaysOpen: what could neither be opened as a whole nor closed
+// again is closed as soon as that can be done, whatever else is asked meanwhile.
+func TestDefenderNeverStaysOpen(t *testing.T) {
+	w := newFakeWindows(t)
+	d := w.driver(7)
+	d.check = time.Hour
+	fw, err := Open(t.Context(), Options{Driver: d})
+	require.NoError(t, err)
+	peer := netip.MustParseAddr("192.0.2.7")
+	from := []netip.Prefix{netip.PrefixFrom(peer, 32)}
+	w.before = func(call string) error {
+		if strings.HasPrefix(call, "Add") && strings.Contains(call, "81/tcp") || strings.Contains(call, "80/tcp closing") {
+			return &comError{what: call, code: codeBroken}
+		}
+		return nil
+	}
+	_, err = fw.Allow(t.Context(), Rule{Network: "tcp", Port: 80, From: from}, Rule{Network: "tcp", Port: 81, From: from})
+	require.Error(t, err)
+	require.True(t, w.reachable("tcp", 80, peer))
+	w.before = nil
+	l, err := fw.Allow(t.Context(), Rule{Network: "tcp", Port: 80, From: from})
+	require.NoError(t, err)
+	require.NoError(t, l.Close(t.Context()))
+	require.Empty(t, w.rules)
+	require.NoError(t, fw.Close(t.Context()))
 }
 
 // TestDefenderAnyOrder: through many rules for one port, a peer that is to stay in
@@ -218,9 +299,82 @@ func TestDefenderSweep(t *testing.T) {
 	require.ElementsMatch(t, keep, names)
 
 	w.foreign("roundsman:night:1:5:ab 81/tcp", ours)
+	w.stops = true
+	_, err = Sweep(t.Context(), Options{Driver: w.driver(7)})
+	require.ErrorContains(t, err, "_NewEnum: HRESULT 0x8000ffff", "there may be more that was not seen")
+	w.stops = false
 	w.before = func(string) error { return &comError{what: "Remove", code: codeAccessDenied} }
 	_, err = Sweep(t.Context(), Options{Driver: w.driver(7)})
 	require.ErrorIs(t, err, ErrPermission)
+}
+
+// TestDefenderCopies: what somebody copied bears the same name, and is his.
+func TestDefenderCopies(t *testing.T) {
+	w := newFakeWindows(t)
+	copyOf := func(r *fakeRule, first bool) {
+		w.foreign(r.props["Name"].(string), map[string]any{"RemoteAddresses": "198.51.100.1", "ApplicationName": `C:\roundsman.exe`})
+		if last := len(w.rules) - 1; first {
+			w.rules = slices.Insert(w.rules[:last:last], 0, w.rules[last])
+		}
+	}
+	for _, first := range []bool{false, true} {
+		d := w.driver(7)
+		require.NoError(t, d.Apply(t.Context(), openings("tcp", 80, "192.0.2.7/32"), nil))
+		copyOf(w.rules[len(w.rules)-1], first)
+		copies := w.dump()
+		require.NoError(t, d.Repair(t.Context()))
+		require.Equal(t, copies, w.dump())
+		require.NoError(t, d.Apply(t.Context(), openings("tcp", 80, "203.0.113.0/24"), openings("tcp", 80, "192.0.2.7/32")))
+		require.True(t, w.reachable("tcp", 80, netip.MustParseAddr("203.0.113.7")))
+		require.False(t, w.reachable("tcp", 80, netip.MustParseAddr("192.0.2.7")))
+		require.NoError(t, d.Close(t.Context()))
+		require.Len(t, w.rules, 1)
+		require.Equal(t, "198.51.100.1", w.rules[0].props["RemoteAddresses"])
+		w.rules = nil
+
+		w.foreign("roundsman:night:1:5:ab 80/tcp", map[string]any{"Grouping": defenderGroup})
+		copyOf(w.rules[0], first)
+		left, err := Sweep(t.Context(), Options{Driver: w.driver(7)})
+		require.NoError(t, err)
+		require.Equal(t, []Leftover{{Windows, `rule "roundsman:night:1:5:ab 80/tcp"`, Owner{"night", 1, "5"}}}, left)
+		require.Len(t, w.rules, 1)
+		require.Empty(t, w.rules[0].props["Grouping"])
+		w.rules = nil
+	}
+	// What was renamed and then could not be removed is found by its owner's name.
+	w.foreign("roundsman:night:1:5:ab 80/tcp", map[string]any{"Grouping": defenderGroup})
+	w.before = func(call string) error {
+		if strings.HasPrefix(call, "Remove") {
+			return &comError{what: call, code: codeBroken}
+		}
+		return nil
+	}
+	_, err := Sweep(t.Context(), Options{Driver: w.driver(7)})
+	require.ErrorContains(t, err, `which was "roundsman:night:1:5:ab 80/tcp"`)
+	w.before = nil
+	left, err := Sweep(t.Context(), Options{Driver: w.driver(7)})
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.Empty(t, w.rules)
+}
+
+// TestDefenderUnreadable: a rule of somebody else that cannot be read keeps nobody
+// from anything, and is spoken of.
+func TestDefenderUnreadable(t *testing.T) {
+	w := newFakeWindows(t)
+	w.foreign("torn", nil)
+	w.rules[0].torn = true
+	w.foreign("odd", map[string]any{"Grouping": nil, "Direction": "in"})
+	w.foreign("roundsman:night:1:5:ab 80/tcp", map[string]any{"Grouping": defenderGroup})
+	var log strings.Builder
+	d := w.driver(7)
+	d.log = slog.New(slog.NewTextHandler(&log, nil))
+	fw, err := Open(t.Context(), Options{Driver: d})
+	require.NoError(t, err)
+	require.NoError(t, fw.Close(t.Context()))
+	require.Len(t, w.rules, 2)
+	require.Equal(t, 2, strings.Count(log.String(), "rules=2"), "in Sweep and in State")
+	require.Contains(t, log.String(), "0x8000ffff")
 }
 
 // TestDefenderPolicy: where rules of the host open nothing, that is an error; where
@@ -405,8 +559,41 @@ func TestDefenderHonoursContext(t *testing.T) {
 	_, err = d.State(t.Context()) // comes after it
 	require.NoError(t, err)
 	require.Empty(t, w.rules)
-	require.Equal(t, fmt.Sprintf("Remove %s80/tcp", d.prefix), w.calls[len(w.calls)-1])
+	require.Regexp(t, fmt.Sprintf("^Remove %s80/tcp closing [0-9a-f]+$", d.prefix), w.calls[len(w.calls)-1])
 	require.NoError(t, d.Close(t.Context()))
+}
+
+// TestWalk: an enumeration ends with S_FALSE. Any other end is an error.
+func TestWalk(t *testing.T) {
+	w := newFakeWindows(t)
+	for code, want := range map[uint32]string{
+		codeFalse: "", codeBroken: "_NewEnum: HRESULT 0x8000ffff", 0: "HRESULT 0x00000000: no element, and not the end",
+	} {
+		left, seen := 3, 0
+		err := walk(func() (comObject, uint32) {
+			if left--; left < 0 {
+				return nil, code
+			}
+			return w.object("element"), 0
+		}, func(comObject) error { seen++; return nil })
+		require.Equal(t, 3, seen)
+		if want == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, want)
+		}
+	}
+	stop := errors.New("stop")
+	require.Equal(t, stop, walk(func() (comObject, uint32) { return w.object("element"), 0 }, func(comObject) error { return stop }))
+}
+
+func TestPlainPath(t *testing.T) {
+	for path, want := range map[string]string{
+		`C:\a b\x.exe`: `C:\a b\x.exe`, `\\?\C:\a b\x.exe`: `C:\a b\x.exe`, `\\srv\share\x.exe`: `\\srv\share\x.exe`,
+		`\\?\UNC\srv\share\x.exe`: `\\srv\share\x.exe`, `\\?\UNCLE\x.exe`: `UNCLE\x.exe`,
+	} {
+		require.Equal(t, want, plainPath(path))
+	}
 }
 
 // TestDefenderWithoutCOM: what fails at the beginning is told.

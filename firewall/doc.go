@@ -47,6 +47,9 @@
 // firewalld, and on kernels before 5.12, whose nftables has no tables that end
 // with a process.
 //
+// A rule has no interface. A link-local peer (fe80::/10, 169.254.0.0/16) is let in on
+// every link of the host, and with it whoever has that address on another link.
+//
 // What is opened is the way in. Answers have to get out by the host's own rules,
 // and a connection outlives its lease where they let established ones pass.
 //
@@ -137,7 +140,12 @@
 // allows the named addresses, in every profile, to reach that port of this program,
 // and no other program's: what listens must be the program that opened it. A change
 // of peers edits the rule, in one step. A rule that comes back open to
-// everybody, though it was not to be, is removed.
+// everybody, though it was not to be, is removed. The program is named by the path of
+// its file, not of a link that leads to it.
+//
+// Names of rules need not be unique, and Windows removes rules by them. So a rule gets
+// another name before it is removed, and the copy that an administrator made of it
+// stays, unless that is in the group, too.
 //
 // These rules are on disk. They outlive a killed process, and a reboot, until the
 // next [Open] or [Sweep] of whomever finds their owner dead, by number and time of

@@ -49,6 +49,6 @@ func ExampleSyntax() {
 	// nft insert rule inet filter input ip6 saddr 2001:db8::/64 tcp dport 63001 accept
 	// iptables-legacy -I INPUT -p tcp -s 192.0.2.0/24 --dport 63001 -j ACCEPT
 	// ip6tables-legacy -I INPUT -p tcp -s 2001:db8::/64 --dport 63001 -j ACCEPT
-	// ufw allow proto tcp from 192.0.2.0/24 to any port 63001
-	// ufw allow proto tcp from 2001:db8::/64 to any port 63001
+	// ufw prepend allow proto tcp from 192.0.2.0/24 to any port 63001
+	// ufw prepend allow proto tcp from 2001:db8::/64 to any port 63001
 }

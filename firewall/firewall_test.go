@@ -170,7 +170,7 @@ func TestFailures(t *testing.T) {
 	host.Fail("Apply", &firewall.Error{FrontEnd: firewall.UFW, Kind: errors.ErrUnsupported})
 	_, err = fw.Allow(t.Context(), rule443())
 	require.ErrorIs(t, err, errors.ErrUnsupported)
-	require.EqualError(t, err, "firewall: allow 443/tcp from anyone in ufw: unsupported operation (by hand: ufw allow 443/tcp)")
+	require.EqualError(t, err, "firewall: allow 443/tcp from anyone in ufw: unsupported operation (by hand: ufw prepend allow 443/tcp)")
 	require.False(t, host.Reachable("tcp", 443, peer))
 
 	l, err := fw.Allow(t.Context(), rule443())
@@ -297,8 +297,8 @@ func TestByHand(t *testing.T) {
 	host := firewalltest.NewHost(t)
 	frontEnds := []firewall.FrontEnd{firewall.Firewalld, firewall.UFW}
 	commands := []string{
-		`firewall-cmd --add-rich-rule='rule port port="443" protocol="tcp" accept'`,
-		"ufw allow 443/tcp",
+		`firewall-cmd --add-rich-rule='rule priority="-1" port port="443" protocol="tcp" accept'`,
+		"ufw prepend allow 443/tcp",
 	}
 	for _, byHand := range []bool{false, true} {
 		host.SetState(firewall.State{FrontEnds: frontEnds, ByHand: byHand})
@@ -328,10 +328,10 @@ func TestSyntaxWords(t *testing.T) {
 	require.Equal(t, []string{`netsh advfirewall firewall add rule name="roundsman udp 137" dir=in action=allow protocol=UDP localport=137 remoteip=192.0.2.0/24,2001:db8::1/128`},
 		firewall.Syntax(firewall.Windows, r))
 	require.Equal(t, []string{
-		`firewall-cmd --add-rich-rule='rule family="ipv4" source address="192.0.2.0/24" port port="137" protocol="udp" accept'`,
-		`firewall-cmd --add-rich-rule='rule family="ipv6" source address="2001:db8::1/128" port port="137" protocol="udp" accept'`,
+		`firewall-cmd --add-rich-rule='rule priority="-1" family="ipv4" source address="192.0.2.0/24" port port="137" protocol="udp" accept'`,
+		`firewall-cmd --add-rich-rule='rule priority="-1" family="ipv6" source address="2001:db8::1/128" port port="137" protocol="udp" accept'`,
 	}, firewall.Syntax(firewall.Firewalld, r))
-	require.Equal(t, []string{`firewall-cmd --add-rich-rule='rule port port="443" protocol="tcp" accept'`}, firewall.Syntax(firewall.Firewalld, rule443()))
+	require.Equal(t, []string{`firewall-cmd --add-rich-rule='rule priority="-1" port port="443" protocol="tcp" accept'`}, firewall.Syntax(firewall.Firewalld, rule443()))
 	require.Contains(t, firewall.Syntax(firewall.Windows, rule443())[0], "remoteip=any")
 	require.Nil(t, firewall.Syntax("", r))
 	require.Equal(t, "137/udp from 192.0.2.0/24, 2001:db8::1/128", r.String())

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/go-ole/go-ole"
@@ -29,11 +28,40 @@ func system(ctx context.Context, o Options) (Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	app, err := os.Executable()
+	app, err := program()
 	if err != nil {
 		return nil, err
 	}
-	return newDefender(ctx, o, owner, strings.TrimPrefix(app, `\\?\`), alive, enter)
+	return newDefender(ctx, o, owner, app, alive, enter)
+}
+
+// program is the path of this program's file as the firewall has it: where it was
+// started through a link, what that leads to.
+func program() (string, error) {
+	name, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if final, err := finalPath(name); err == nil {
+		name = final
+	} // else, as on a volume without a letter, the name that it was started by has to do
+	return plainPath(name), nil
+}
+
+// finalPath is the path of a file without links, subst drives and short names.
+func finalPath(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	const normalizedDOS = 0 // FILE_NAME_NORMALIZED, VOLUME_NAME_DOS
+	path := make([]uint16, windows.MAX_LONG_PATH)
+	n, err := windows.GetFinalPathNameByHandle(windows.Handle(f.Fd()), &path[0], uint32(len(path)), normalizedDOS)
+	if err != nil || n == 0 || n >= uint32(len(path)) {
+		return "", errors.Join(fmt.Errorf("the path of %s has %d characters", name, n), err)
+	}
+	return windows.UTF16ToString(path[:n]), nil
 }
 
 // found is what front ends there are.
@@ -122,6 +150,7 @@ func (oleServer) create(progID string) (comObject, error) {
 
 type oleObject struct{ *ole.IDispatch }
 
+func (o *oleObject) retain()  { o.AddRef() }
 func (o *oleObject) release() { o.Release() }
 
 func (o *oleObject) get(name string, args ...any) (any, error) {
@@ -146,20 +175,38 @@ func (o *oleObject) put(name string, v any) error {
 }
 
 func (o *oleObject) each(f func(comObject) error) error {
-	var stopped error
-	err := oleutil.ForEach(o.IDispatch, func(v *ole.VARIANT) error {
-		defer v.Clear()
-		dispatch := v.ToIDispatch()
-		if dispatch == nil {
-			return fmt.Errorf("an element is of type %s", v.VT)
-		}
-		stopped = f(&oleObject{dispatch})
-		return stopped
-	})
-	if stopped != nil {
-		return stopped
+	v, err := o.GetProperty("_NewEnum")
+	if err != nil {
+		return oleError("_NewEnum", err)
 	}
-	return oleError("_NewEnum", err)
+	defer v.Clear()
+	unknown := v.ToIUnknown()
+	if unknown == nil {
+		return fmt.Errorf("_NewEnum is of type %s", v.VT)
+	}
+	enum, err := unknown.IEnumVARIANT(ole.IID_IEnumVariant)
+	if err != nil {
+		return oleError("_NewEnum", err)
+	}
+	defer enum.Release()
+	return walk(func() (comObject, uint32) { return element(enum) }, f)
+}
+
+// element is the next one of an enumeration, or nil and why not. One that is not an
+// object is none.
+func element(enum *ole.IEnumVARIANT) (comObject, uint32) {
+	v, n, err := enum.Next(1)
+	if n == 1 {
+		if dispatch := v.ToIDispatch(); dispatch != nil {
+			return &oleObject{dispatch}, 0 // what was in the variant is now the object's
+		}
+		_ = v.Clear()
+		return nil, codeTypeMismatch
+	}
+	if e := (*ole.OleError)(nil); errors.As(err, &e) {
+		return nil, uint32(e.Code())
+	}
+	return nil, 0
 }
 
 // value takes what is in a variant. An object is the caller's.

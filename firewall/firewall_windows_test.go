@@ -4,8 +4,12 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
+	"unsafe"
 
+	"github.com/go-ole/go-ole"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/windows"
 )
@@ -39,6 +43,67 @@ func TestOwnerLives(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Wait())
 	check(false, Owner{Run: "run", PID: cmd.Process.Pid, Start: start})
+}
+
+// TestProgramThroughLink: rules name the file itself, not a link that leads to it.
+func TestProgramThroughLink(t *testing.T) {
+	same := func(a, b string) {
+		t.Helper()
+		one, err := os.Stat(a)
+		require.NoError(t, err)
+		other, err := os.Stat(b)
+		require.NoError(t, err)
+		require.True(t, os.SameFile(one, other), "%s and %s", a, b)
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	path, err := program()
+	require.NoError(t, err)
+	same(self, path)
+	require.NotContains(t, path, `\\?\`)
+
+	want, err := finalPath(self)
+	require.NoError(t, err)
+	require.Equal(t, path, plainPath(want))
+
+	dir, err := os.MkdirTemp("", "firewall") // Wine 8 cannot do what t.TempDir does at the end
+	require.NoError(t, err)
+	defer func() { _ = os.RemoveAll(dir) }()
+	_, err = finalPath(filepath.Join(dir, "nothing"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	link := filepath.Join(dir, "link")
+	out, err := exec.Command("cmd", "/c", "mklink", "/J", link, filepath.Dir(self)).CombinedOutput()
+	if _, linked := os.Stat(filepath.Join(link, filepath.Base(self))); linked != nil {
+		t.Skipf("no junctions here, as in Wine: %v: %s", err, out)
+	}
+	through, err := finalPath(filepath.Join(link, filepath.Base(self)))
+	require.NoError(t, err)
+	require.Equal(t, want, through)
+}
+
+// TestElements: what an enumeration says is told apart: an element, the end, and a
+// failure, of which go-ole's own loop makes an end.
+func TestElements(t *testing.T) {
+	var says uintptr
+	kind := ole.VT_EMPTY
+	vtable := ole.IEnumVARIANTVtbl{Next: syscall.NewCallback(func(_ uintptr, _ uintptr, v *ole.VARIANT, n *uint32) uintptr {
+		if says == 0 {
+			*v, *n = ole.NewVariant(kind, 0), 1
+		}
+		return says
+	})}
+	enum := new(ole.IEnumVARIANT)
+	enum.RawVTable = (*any)(unsafe.Pointer(&vtable))
+	for _, code := range []uint32{codeFalse, 0x800706ba} {
+		says = uintptr(code)
+		o, got := element(enum)
+		require.Nil(t, o)
+		require.Equal(t, code, got)
+	}
+	says = 0
+	o, code := element(enum)
+	require.Nil(t, o)
+	require.EqualValues(t, codeTypeMismatch, code)
 }
 
 // TestPolicyNames: the system knows the names that are used. Wine has the policy,

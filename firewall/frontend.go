@@ -24,8 +24,13 @@ const (
 // Syntax returns the commands that an administrator would type to open the rule by
 // hand, permanently or until the next reload, as the front end has it. A nft
 // rule goes to the chain "input" of the table "inet filter"; where the host's
-// are named otherwise, so must be the command's. For an invalid rule or an
-// unknown front end there are none.
+// are named otherwise, so must be the command's. Where rules come one after the
+// other, the new one comes before those that reject the same port: ufw can do that
+// since version 0.36, firewalld since 0.7. For an invalid rule or an unknown front end
+// there are no commands.
+//
+// The commands for Linux have been tried with the real programs; the one for Windows
+// has only been compared with what Microsoft documents.
 func Syntax(f FrontEnd, r Rule) []string {
 	openings, err := r.openings()
 	if err != nil {
@@ -47,9 +52,9 @@ func Syntax(f FrontEnd, r Rule) []string {
 		case NFT:
 			return []string{fmt.Sprintf("nft insert rule inet filter input %s dport %d accept", r.Network, r.Port)}
 		case UFW:
-			return []string{fmt.Sprintf("ufw allow %d/%s", r.Port, r.Network)}
+			return []string{fmt.Sprintf("ufw prepend allow %d/%s", r.Port, r.Network)}
 		case Firewalld:
-			return []string{fmt.Sprintf(`firewall-cmd --add-rich-rule='rule port port="%d" protocol="%s" accept'`, r.Port, r.Network)}
+			return []string{fmt.Sprintf(`firewall-cmd --add-rich-rule='rule priority="-1" port port="%d" protocol="%s" accept'`, r.Port, r.Network)}
 		}
 	}
 	var lines []string
@@ -78,9 +83,9 @@ func (o Opening) syntax(f FrontEnd) string {
 	case IptablesLegacy:
 		return fmt.Sprintf("%s-legacy -I INPUT -p %s %s--dport %d -j ACCEPT", program, o.Network, source, o.Port)
 	case UFW:
-		return fmt.Sprintf("ufw allow proto %s from %s to any port %d", o.Network, o.From, o.Port)
+		return fmt.Sprintf("ufw prepend allow proto %s from %s to any port %d", o.Network, o.From, o.Port)
 	case Firewalld:
-		return fmt.Sprintf(`firewall-cmd --add-rich-rule='rule family="%s" source address="%s" port port="%d" protocol="%s" accept'`, family, o.From, o.Port, o.Network)
+		return fmt.Sprintf(`firewall-cmd --add-rich-rule='rule priority="-1" family="%s" source address="%s" port port="%d" protocol="%s" accept'`, family, o.From, o.Port, o.Network)
 	}
 	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -17,14 +18,15 @@ import (
 // its rules. What it reads tells it: a line with the owner, and at the end "done".
 // An end without that is a death.
 type guardian struct {
-	in   io.WriteCloser
-	done chan struct{}
-	err  error // of the process; read it after done
+	in      io.WriteCloser
+	process *os.Process
+	done    chan struct{}
+	err     error // of the process; read it after done
 }
 
 const guardianDone = "done"
 
-func startGuardian(command []string, o Owner) (*guardian, error) {
+func startGuardian(ctx context.Context, command []string, o Owner) (*guardian, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	detach(cmd)
 	in, err := cmd.StdinPipe()
@@ -34,13 +36,13 @@ func startGuardian(command []string, o Owner) (*guardian, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	g := &guardian{in: in, done: make(chan struct{})}
+	g := &guardian{in: in, process: cmd.Process, done: make(chan struct{})}
 	go func() {
 		defer close(g.done)
 		g.err = cmd.Wait()
 	}()
 	if _, err := fmt.Fprintln(in, o); err != nil {
-		return nil, errors.Join(err, g.close())
+		return nil, errors.Join(err, g.close(ctx))
 	}
 	return g, nil
 }
@@ -55,12 +57,19 @@ func (g *guardian) ended() bool {
 	}
 }
 
-// close tells the guardian that there is nothing left to do, and waits for it.
-func (g *guardian) close() error {
+// close tells the guardian that there is nothing left to do, and waits for it. One
+// that has not ended when ctx does is killed.
+func (g *guardian) close(ctx context.Context) error {
 	_, _ = fmt.Fprintln(g.in, guardianDone) // if it has ended, that is its error
 	_ = g.in.Close()
+	select {
+	case <-g.done:
+		return g.err
+	case <-ctx.Done():
+	}
+	_ = g.process.Kill() // if it has ended meanwhile, there is nothing to kill
 	<-g.done
-	return g.err
+	return errors.Join(fmt.Errorf("it did not end by itself: %w", ctx.Err()), g.err)
 }
 
 // Guard is what the command in [Options.Guardian] does: it reads in, its standard

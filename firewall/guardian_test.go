@@ -1,22 +1,21 @@
 package firewall
 
 import (
+	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/internal/realtest"
 )
 
 // TestDefenderHasGuardian: it is started with the first rule, again if somebody
 // ends it, told whose it is, and joined.
 func TestDefenderHasGuardian(t *testing.T) {
-	sh, err := exec.LookPath("sh")
-	if err != nil {
-		t.Skip("no sh")
-	}
+	sh := realtest.Need(t, "sh")
 	dir := t.TempDir()
 	heard := func(name string) string {
 		b, _ := os.ReadFile(filepath.Join(dir, name))
@@ -42,7 +41,58 @@ func TestDefenderHasGuardian(t *testing.T) {
 
 	d = w.driver(7)
 	d.guard = []string{filepath.Join(dir, "nothing")}
-	require.ErrorIs(t, d.Apply(t.Context(), openings("tcp", 80, "192.0.2.7/32"), nil), os.ErrNotExist)
+	err := d.Apply(t.Context(), openings("tcp", 80, "192.0.2.7/32"), nil)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, "the guardian does not start")
+	require.ErrorContains(t, err, `nothing"], or have Options.Guardian name another command`)
 	require.Empty(t, w.rules, "nothing is open that nobody guards")
 	require.NoError(t, d.Close(t.Context()))
+}
+
+// TestDefenderLosesGuardian: where no other can be started, rules are put back all the
+// same.
+func TestDefenderLosesGuardian(t *testing.T) {
+	sh := realtest.Need(t, "sh")
+	w := newFakeWindows(t)
+	d := w.driver(7)
+	d.guard = []string{sh, "-c", "read owner; exit 3"}
+	require.NoError(t, d.Apply(t.Context(), openings("tcp", 80, "192.0.2.7/32"), nil))
+	<-d.guardian.done
+	d.guard = []string{filepath.Join(t.TempDir(), "nothing")}
+	w.rules = nil
+	require.ErrorIs(t, d.Repair(t.Context()), os.ErrNotExist)
+	require.Len(t, w.rules, 1)
+	require.NoError(t, d.Close(t.Context()))
+	require.Empty(t, w.rules)
+}
+
+// TestDefenderEndsGuardian: one that does not end by itself holds Close up only until
+// the end of its context.
+func TestDefenderEndsGuardian(t *testing.T) {
+	sh := realtest.Need(t, "sh")
+	w := newFakeWindows(t)
+	d := w.driver(7)
+	told := filepath.Join(t.TempDir(), "told")
+	d.guard = []string{sh, "-c", `cat >"$1.new"; mv "$1.new" "$1"; exec sleep 3600`, "sh", told}
+	require.NoError(t, d.Apply(t.Context(), openings("tcp", 80, "192.0.2.7/32"), nil))
+	guardian := d.guardian
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- d.Close(ctx) }()
+	require.Eventually(t, func() bool {
+		b, _ := os.ReadFile(told)
+		return string(b) == "night-7-133\ndone\n"
+	}, time.Minute, time.Millisecond)
+	cancel()
+	select {
+	case err := <-closed:
+		require.NoError(t, err)
+	case <-time.After(time.Minute):
+		_ = guardian.process.Kill()
+		t.Error("Close waits for the guardian")
+		<-closed
+	}
+	require.True(t, guardian.ended())
+	require.Empty(t, w.rules)
 }

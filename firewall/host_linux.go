@@ -39,7 +39,7 @@ func asSystem(err error, rules []Rule) error {
 	case errors.Is(err, fs.ErrPermission):
 		e := &Error{Kind: ErrPermission, Cause: err, Hint: byHand(guess(), rules)}
 		if e.Hint == "" {
-			e.Hint = "run as root, or with CAP_NET_ADMIN"
+			e.Hint = "run as root"
 		}
 		return e
 	case errors.Is(err, errProtocol[0]), errors.Is(err, errProtocol[1]), errors.Is(err, errProtocol[2]):

@@ -13,6 +13,7 @@ type Rule struct {
 	Port    uint16
 	// From are the peers: IPv4 and IPv6 prefixes without host bits. One address is
 	// a prefix of its full length, for example netip.PrefixFrom(a, a.BitLen()).
+	// Prefixes have no zone: a link-local address is let in on every link of the host.
 	From []netip.Prefix
 	// Anyone opens the port to every address of both families. From must then be
 	// empty; without Anyone, an empty From is an error.

@@ -9,7 +9,14 @@ import (
 	"github.com/roundsman-go/roundsman/firewall"
 )
 
-// TestSyntax: the real tools take the commands, and they open what the rule says.
+const firewalldRejects = `
+for f in ipv4 ipv6; do
+	firewall-offline-cmd --zone=public --add-rich-rule="rule family=$f port port=8080 protocol=tcp reject type=tcp-reset" >/dev/null
+done
+`
+
+// TestSyntax: the real tools take the commands, and they open what the rule says,
+// also where an earlier rule rejects that port.
 func TestSyntax(t *testing.T) {
 	for _, tt := range []struct {
 		frontEnd firewall.FrontEnd
@@ -25,8 +32,8 @@ table inet filter { chain input { type filter hook input priority 0; policy drop
 END`},
 		{firewall.IptablesNFT, []string{"iptables-nft", "ip6tables-nft"}, "V=-nft\n" + iptablesRules},
 		{firewall.IptablesLegacy, []string{"iptables-legacy", "ip6tables-legacy"}, "V=-legacy\n" + iptablesRules},
-		{firewall.UFW, []string{"ufw"}, strings.ReplaceAll(ufwRules, "ufw reject 8080", ":")},
-		{firewall.Firewalld, []string{"firewalld", "firewall-cmd", "dbus-daemon"}, firewalldRules},
+		{firewall.UFW, []string{"ufw"}, ufwRules},
+		{firewall.Firewalld, []string{"firewalld", "firewall-cmd", "dbus-daemon"}, firewalldRejects + firewalldRules},
 	} {
 		t.Run(string(tt.frontEnd), func(t *testing.T) {
 			needs(t, tt.needs...)
