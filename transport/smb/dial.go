@@ -192,61 +192,61 @@ func (d *dial) explainLogin(err error) error {
 // connect opens the TCP connection.
 func (d *dial) connect(ctx context.Context) (net.Conn, error) {
 	names, conn, err := d.tcp(ctx, d.port)
-	if err == nil || !d.opts.NetBIOS || d.named || d.t.DialContext != nil {
+	if err == nil || !d.opts.NetBIOS || d.named {
 		return conn, err
 	}
 	// Within a session of NetBIOS, as older networks have it.
 	for _, name := range names {
-		d.host = name
-		if _, c, serr := d.tcp(ctx, sessionService); serr == nil {
+		c, serr := d.to(ctx, name, sessionService)
+		if serr == nil {
 			d.port = sessionService
 			return c, nil
-		} else if ctx.Err() == nil {
-			err = errors.Join(err, serr)
 		}
+		err = errors.Join(err, serr)
 	}
 	return nil, err
 }
 
-// tcp connects to a port of the host, and returns where else the host may be.
+// tcp connects to a port of the host, and returns by which names or addresses it is
+// known.
 func (d *dial) tcp(ctx context.Context, port uint16) (names []string, conn net.Conn, err error) {
-	dial := d.t.dialer()
-	to := func(host string) (net.Conn, error) {
-		return dial(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
-	}
 	names = []string{d.host}
-	conn, err = to(d.host)
+	conn, err = d.to(ctx, d.host, port)
 	var dns *net.DNSError
-	if err != nil && errors.As(err, &dns) && d.opts.NetBIOS && d.t.DialContext == nil && isNetBIOSName(d.host) {
-		addrs, nerr := lookUp(ctx, d.nameServers(), d.host, time.Second)
-		if nerr != nil {
-			return names, nil, errors.Join(err, fmt.Errorf("NetBIOS name query: %w", nerr))
+	if !errors.As(err, &dns) || !d.opts.NetBIOS || d.t.DialContext != nil || !isNetBIOSName(d.host) {
+		return names, conn, err
+	}
+	addrs, nerr := lookUp(ctx, d.nameServers(), d.host, time.Second)
+	if nerr != nil {
+		return nil, nil, errors.Join(err, fmt.Errorf("NetBIOS name query: %w", nerr))
+	}
+	names = nil
+	for _, a := range addrs {
+		names = append(names, a.String())
+		if conn, err = d.to(ctx, a.String(), port); err == nil {
+			return names, conn, nil
 		}
-		names = nil
-		for _, a := range addrs {
-			names = append(names, a.String())
-		}
-		for _, a := range names {
-			if conn, err = to(a); err == nil {
-				break
-			}
-		}
+	}
+	return names, nil, err
+}
+
+// to connects to one address, and opens a session of NetBIOS where the port is that of
+// its session service.
+func (d *dial) to(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	conn, err := d.t.dialer()(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err != nil || port != sessionService {
+		return conn, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	err = requestSession(conn)
+	if !stop() && err == nil {
+		err = ctx.Err()
 	}
 	if err != nil {
-		return names, nil, err
+		_ = conn.Close()
+		return nil, err
 	}
-	if port == sessionService {
-		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-		err = requestSession(conn)
-		if !stop() && err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			_ = conn.Close()
-			return names, nil, err
-		}
-	}
-	return names, conn, nil
+	return conn, nil
 }
 
 func isNetBIOSName(host string) bool {

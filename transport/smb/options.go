@@ -82,8 +82,7 @@ type Options struct {
 
 	// NetBIOS tries what older networks need, too: port 139 where the address names no
 	// port and 445 cannot be reached, and a name query on UDP port 137 for a name that
-	// cannot be resolved otherwise. Without DialContext alone: neither leads through
-	// a jump host.
+	// cannot be resolved otherwise; the latter without Transport.DialContext alone.
 	NetBIOS bool
 	// NameServers are asked for NetBIOS names, on port 137 if they name none; empty
 	// means whoever hears a broadcast. Nobody proves to be the one whom a name means:

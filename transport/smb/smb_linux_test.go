@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -192,6 +193,58 @@ func TestNetBIOSSession(t *testing.T) {
 	_, err = transport.Put(t.Context(), conn, "x", transport.BytesFile("x", []byte("x")), transport.PutOptions{})
 	require.NoError(t, err)
 	require.NoError(t, conn.Close(t.Context()))
+
+	// Where it may be tried.
+	var asked []string
+	fallback := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		asked = append(asked, addr)
+		if addr == "db1:445" {
+			return nil, &net.OpError{Op: "dial", Err: errors.New("filtered")}
+		}
+		return through(ctx, network, addr)
+	}
+	ep.Address = "db1"
+	_, err = (&smb.Transport{DialContext: fallback}).Dial(t.Context(), ep)
+	require.ErrorIs(t, err, transport.ErrUnreachable)
+	require.Equal(t, []string{"db1:445"}, asked)
+	ep.Options = smb.Options{NetBIOS: true}
+	conn, err = (&smb.Transport{DialContext: fallback}).Dial(t.Context(), ep)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close(t.Context()))
+	ep.Address = "db1:445"
+	_, err = (&smb.Transport{DialContext: fallback}).Dial(t.Context(), ep)
+	require.ErrorIs(t, err, transport.ErrUnreachable, "it names the port")
+}
+
+// A name that only NetBIOS knows.
+func TestNetBIOSName(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	names, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = names.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := names.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			reply := append(bytes.Clone(buf[:2]), 0x85, 0, 0, 0, 0, 1, 0, 0, 0, 0)
+			reply = append(reply, buf[12:n-4]...) // the name
+			reply = append(reply, 0, 0x20, 0, 1, 0, 0, 0, 60, 0, 6, 0, 0, 127, 0, 0, 1)
+			_, _ = names.WriteToUDPAddrPort(reply, from)
+		}
+	}()
+	ep := endpoint(srv)
+	_, port, err := net.SplitHostPort(ep.Address)
+	require.NoError(t, err)
+	ep.Address = "no-such-host-1:" + port
+	require.ErrorIs(t, refused(t, ep), transport.ErrUnreachable)
+	ep.Options = smb.Options{NetBIOS: true, NameServers: []netip.AddrPort{names.LocalAddr().(*net.UDPAddr).AddrPort()}}
+	conn := dial(t, ep)
+	_, err = conn.Identify(t.Context())
+	require.NoError(t, err)
 }
 
 // A server without a preference, and over IPv6.
