@@ -1,6 +1,7 @@
 package smb
 
 import (
+	"errors"
 	"io"
 	"os"
 	"runtime"
@@ -103,8 +104,7 @@ func (v *libraryVolume) rename(from, to string) error          { return v.share(
 func (v *libraryVolume) remove(name string) error              { return v.share().Remove(name) }
 func (v *libraryVolume) close() error                          { return v.share().Umount() }
 
-// openPipe opens the pipe in a connection to IPC$ of its own: closing that ends a
-// read that waits for the server, which closing the file does not in this library.
+// openPipe opens the pipe in a connection to IPC$ of its own.
 func (l *library) openPipe(name string) (stream, error) {
 	s, err := l.s.Mount(l.path("IPC$"))
 	if err != nil {
@@ -128,4 +128,5 @@ func (p *libraryPipe) Read(b []byte) (int, error) { return p.f.ReadAt(b, 0) }
 
 func (p *libraryPipe) Write(b []byte) (int, error) { return p.f.WriteAt(b, 0) }
 
-func (p *libraryPipe) Close() error { return p.s.Umount() }
+// Close closes the pipe first: Samba ends a read that waits then, and no sooner.
+func (p *libraryPipe) Close() error { return errors.Join(p.f.Close(), p.s.Umount()) }

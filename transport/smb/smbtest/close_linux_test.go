@@ -106,6 +106,9 @@ func TestKilled(t *testing.T) {
 		s := newServer(t, smbtest.Config{Signing: "optional"})
 		_, err := login(t, s).Mount("ADMIN$")
 		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(s.Admin(), "a.exe"), nil, 0o755))
+		_, err = s.Pin("ADMIN$", "a.exe")
+		require.NoError(t, err)
 		fmt.Println("\ndir", root(s))
 		time.Sleep(10 * time.Minute)
 		return

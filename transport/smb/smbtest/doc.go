@@ -10,12 +10,13 @@
 //		Credentials: transport.Credentials{User: srv.User(), Password: transport.NewSecret(srv.Password())},
 //	})
 //
-// It runs on Linux, as root, and needs the program smbd (Debian package samba).
+// It runs on Linux, as root, and needs the program smbd
+// (Debian package samba) beside what every Debian has.
 // Elsewhere NewServer returns an error for which errors.Is(err,
 // errors.ErrUnsupported) holds. Nothing of the machine's own Samba is started,
 // read or written: configuration, accounts, locks, logs and shares lie in a
 // private directory, and the account exists in it alone. smbd and all its
-// processes live in a process namespace of their own that ends with
+// processes live in namespaces of their own that end with
 // [Server.Close], and by itself when the test process is killed; the directory
 // goes with it.
 //
@@ -37,7 +38,8 @@
 //   - Of the other pipes there are only those of [Server.Listen]. Samba's own
 //     (srvsvc, winreg, samr, ...) are off, DCOM and WMI do not exist.
 //   - A running executable can be unlinked here, not on Windows. [Server.Hold]
-//     opens a file in a way that makes its removal fail as a sharing violation.
+//     makes the removal of a file fail as a sharing violation, as where a program
+//     has it open; [Server.Pin] makes it fail as where it is a program that runs.
 //   - There is no user account control that filters the rights of administrators,
 //     no Windows Defender, no firewall and no event log. Nor are there domains:
 //     the account is a local one, whatever domain a client names with it.

@@ -1,21 +1,12 @@
 package smbtest
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
-	"time"
-	"unicode/utf16"
-
-	"github.com/hirochachacha/go-smb2"
-	//lint:ignore SA1019 The hash of NTLM is what it is (MS-NLMP, 3.3.1).
-	"golang.org/x/crypto/md4"
 )
 
 // Server is a running server. It is safe for concurrent use.
@@ -170,107 +161,6 @@ func (s *Server) Requests() int64 { return s.proxy.requests.Load() }
 
 // Connections returns how many connections of clients are open.
 func (s *Server) Connections() int { return s.proxy.open() }
-
-// Account is the state of the account.
-type Account string
-
-// The states of the account, and what a login with the right password ends in.
-const (
-	AccountActive             Account = "active"
-	AccountDisabled           Account = "disabled"             // STATUS_ACCOUNT_DISABLED, 0xC0000072
-	AccountLocked             Account = "locked"               // STATUS_ACCOUNT_LOCKED_OUT, 0xC0000234
-	AccountMustChangePassword Account = "must change password" // STATUS_PASSWORD_MUST_CHANGE, 0xC0000224
-)
-
-// SetAccount changes the state of the account for logins from now on.
-func (s *Server) SetAccount(a Account) error {
-	flags, changed := "U", uint32(0x5F000000)
-	switch a {
-	case AccountActive:
-	case AccountDisabled:
-		flags = "UD"
-	case AccountLocked:
-		flags = "UL"
-	case AccountMustChangePassword:
-		changed = 0
-	default:
-		return fmt.Errorf("smbtest: no such state of an account: %q", a)
-	}
-	h := md4.New()
-	for _, u := range utf16.Encode([]rune(s.cfg.Password)) {
-		_, _ = h.Write([]byte{byte(u), byte(u >> 8)})
-	}
-	// smbpasswd(5)
-	text := fmt.Sprintf("%s:0:%s:%X:[%-11s]:LCT-%08X:\n", s.cfg.account(), strings.Repeat("X", 32), h.Sum(nil), flags, changed)
-	path := filepath.Join(s.dir, "private", "passwd")
-	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
-		return fmt.Errorf("smbtest: %w", err)
-	}
-	return os.Rename(path+".new", path)
-}
-
-// hold is a file that another client has open.
-type hold struct {
-	session *smb2.Session
-	conn    net.Conn
-	once    sync.Once
-}
-
-func (h *hold) release() {
-	h.once.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		_ = h.session.WithContext(ctx).Logoff() // which closes what the session has open
-		_ = h.conn.Close()
-	})
-}
-
-// Hold opens a file of a share as another client that lets nobody remove or
-// rename it: both then fail with STATUS_SHARING_VIOLATION (0xC0000043), as they do
-// with many a file in use on Windows. Reading and writing go on. The connection
-// goes past the proxy: neither CloseConnections nor Stall touches it.
-func (s *Server) Hold(share, name string) (release func(), err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.smbd.addr)
-	if err != nil {
-		return nil, fmt.Errorf("smbtest: hold %s: %w", name, err)
-	}
-	d := &smb2.Dialer{Initiator: &smb2.NTLMInitiator{User: s.cfg.User, Password: s.cfg.Password, Domain: s.cfg.Domain}}
-	session, err := d.DialContext(ctx, c)
-	if err != nil {
-		_ = c.Close()
-		return nil, fmt.Errorf("smbtest: hold %s: %w", name, err)
-	}
-	h := &hold{session: session, conn: c}
-	fsys, err := session.Mount(share)
-	if err == nil {
-		var f *smb2.File
-		if f, err = fsys.Open(name); err == nil { // without FILE_SHARE_DELETE
-			runtime.SetFinalizer(f, nil) // or it would be closed once nothing refers to it
-		}
-	}
-	if err != nil {
-		h.release()
-		return nil, fmt.Errorf("smbtest: hold %s: %w", name, err)
-	}
-	s.mu.Lock()
-	closed := s.closed
-	if !closed {
-		s.holds[h] = true
-	}
-	s.mu.Unlock()
-	if closed {
-		h.release()
-		return nil, fmt.Errorf("smbtest: hold %s: %w", name, net.ErrClosed)
-	}
-	return func() {
-		h.release()
-		s.mu.Lock()
-		delete(s.holds, h)
-		s.mu.Unlock()
-	}, nil
-}
 
 // Close ends connections, pipes, services and smbd, removes the directory, and
 // waits until all is gone.

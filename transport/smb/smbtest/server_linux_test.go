@@ -1,6 +1,7 @@
 package smbtest_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"os"
@@ -228,6 +229,63 @@ func TestHold(t *testing.T) {
 		_, err = s.Hold("ADMIN$", "busy.exe")
 		require.ErrorIs(t, err, os.ErrNotExist)
 	}
+}
+
+// statuses are those of the plain SMB2 replies that came in.
+func (s *sniffer) statuses() []uint32 {
+	var out []uint32
+	for b := s.got; len(b) >= 16; b = b[4+binary.BigEndian.Uint32(b):] {
+		out = append(out, binary.LittleEndian.Uint32(b[4+8:]))
+	}
+	return out
+}
+
+// TestPin: a program that runs cannot be deleted, nor made to be; and a server
+// that ends with one goes like any other.
+func TestPin(t *testing.T) {
+	s := newServer(t, smbtest.Config{Signing: "optional"})
+	exe := filepath.Join(s.Admin(), "dir", "a b.exe")
+	require.NoError(t, os.Mkdir(filepath.Dir(exe), 0o755))
+	require.NoError(t, os.WriteFile(exe, []byte("MZ"), 0o755))
+	c, err := net.Dial("tcp", s.Addr())
+	require.NoError(t, err)
+	defer c.Close()
+	line := &sniffer{Conn: c}
+	session, err := (&smb2.Dialer{Initiator: &smb2.NTLMInitiator{User: s.User(), Password: s.Password()}}).Dial(line)
+	require.NoError(t, err)
+	fsys, err := session.Mount("ADMIN$")
+	require.NoError(t, err)
+	release, err := s.Pin("ADMIN$", `dir\a b.exe`)
+	require.NoError(t, err)
+	require.NotContains(t, line.statuses(), uint32(0xC0000121))
+	require.ErrorIs(t, fsys.Remove(`dir\a b.exe`), os.ErrPermission)
+	require.Contains(t, line.statuses(), uint32(0xC0000121))
+	_, _ = client(t, s, "ADMIN$", `cd dir; setmode "a b.exe" -r`)
+	out, _ := client(t, s, "ADMIN$", `cd dir; rm "a b.exe"`) // which tries to clear the attribute as well
+	require.Contains(t, out, "NT_STATUS_")
+	require.ErrorIs(t, fsys.Remove(`dir\a b.exe`), os.ErrPermission)
+	require.Error(t, fsys.WriteFile(`dir\a b.exe`, nil, 0o666))
+	b, err := fsys.ReadFile(`dir\a b.exe`)
+	require.NoError(t, err)
+	require.Equal(t, "MZ", string(b))
+	require.NoError(t, release())
+	require.NoError(t, release())
+	require.NoError(t, fsys.Remove(`dir\a b.exe`))
+	_, err = s.Pin("ADMIN$", "none")
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = s.Pin("none", "none")
+	require.ErrorIs(t, err, os.ErrNotExist)
+
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(exe, nil, 0o755))
+	_, err = s.Pin("ADMIN$", "dir/a b.exe")
+	require.NoError(t, err)
+	after, err := os.ReadFile("/proc/self/mounts")
+	require.NoError(t, err)
+	require.Equal(t, string(mounts), string(after))
+	require.NoError(t, s.Close())
+	require.NoDirExists(t, root(s))
 }
 
 // finalize collects garbage and waits until finalizers have run.

@@ -161,6 +161,11 @@ func TestServiceLifecycle(t *testing.T) {
 	_, code = m.create("agent", "x")
 	require.Equal(t, smbtest.ErrMarkedForDelete, code)
 	require.Equal(t, 3, services.Handles())
+	// A handle is good on its own connection only.
+	stranger := manager(t, s)
+	require.Equal(t, smbtest.ErrInvalidHandle, stranger.start(h))
+	require.Equal(t, smbtest.ErrInvalidHandle, stranger.close(h))
+	require.Zero(t, stranger.close(stranger.m))
 	require.Zero(t, m.close(h))
 	require.Equal(t, smbtest.ErrInvalidHandle, m.close(h))
 	require.Equal(t, smbtest.ErrInvalidHandle, m.start(h))

@@ -27,9 +27,10 @@ type smbd struct {
 
 // initScript is the first process of smbd's process namespace. It reads until the
 // test process closes the pipe or ends, in whatever way; then it kills every
-// other process of the namespace and removes the directory.
+// other process of the namespace and removes the directory. What is mounted for
+// smbd, which has a mount namespace of its own, is gone by then.
 const initScript = `
-{ "$1" -F --no-process-group -s "$2/smb.conf" -l "$2/log" </dev/null; : >"$2/ended"; } &
+{ unshare --mount --propagation private "$1" -F --no-process-group -s "$2/smb.conf" -l "$2/log" </dev/null; : >"$2/ended"; } &
 read -r _
 kill -KILL -1
 wait
@@ -92,6 +93,52 @@ func (s *smbd) stop() error {
 		return fmt.Errorf("smbtest: end of smbd: %w\n%s", err, s.out.String())
 	}
 	return nil
+}
+
+// pin keeps a file from being removed or changed by smbd, and by smbd alone: it is
+// not writable, and a read-only mount of its own, in smbd's mount namespace,
+// keeps it that way.
+func (s *smbd) pin(path string) (release func() error, err error) {
+	pid := s.pid()
+	if pid == "" {
+		return nil, errors.New("smbd does not run")
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	inside := func(script string) error {
+		out, err := exec.Command("nsenter", "-t", pid, "-m", "sh", "-c", script, "sh", path).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("in smbd's mount namespace: %w: %s", err, bytes.TrimSpace(out))
+		}
+		return nil
+	}
+	if err := os.Chmod(path, fi.Mode().Perm()&^0o222); err != nil {
+		return nil, err
+	}
+	if err := inside(`mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"`); err != nil {
+		return nil, errors.Join(err, os.Chmod(path, fi.Mode().Perm()))
+	}
+	return func() error {
+		return errors.Join(inside(`umount -l "$1"`), os.Chmod(path, fi.Mode().Perm()))
+	}, nil
+}
+
+// pid is a process in smbd's mount namespace, as seen from outside, or "".
+func (s *smbd) pid() string {
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return ""
+	}
+	for queue := []string{fmt.Sprint(s.init.Process.Pid)}; len(queue) > 0; queue = queue[1:] {
+		if theirs, err := os.Readlink("/proc/" + queue[0] + "/ns/mnt"); err == nil && theirs != ours {
+			return queue[0]
+		}
+		children, _ := os.ReadFile("/proc/" + queue[0] + "/task/" + queue[0] + "/children")
+		queue = append(queue, strings.Fields(string(children))...)
+	}
+	return ""
 }
 
 func findSMBD() (string, error) {
