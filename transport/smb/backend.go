@@ -46,8 +46,8 @@ type file interface {
 	Close() error
 }
 
-// stream is an instance of a named pipe. Read and Write may be called at the same time as
-// each other and as Close, which ends them.
+// stream is an instance of a named pipe. Read and Write may be called at the same
+// time.
 type stream interface {
 	io.ReadWriteCloser
 }
@@ -128,5 +128,17 @@ func (p *libraryPipe) Read(b []byte) (int, error) { return p.f.ReadAt(b, 0) }
 
 func (p *libraryPipe) Write(b []byte) (int, error) { return p.f.WriteAt(b, 0) }
 
-// Close closes the pipe first: Samba ends a read that waits then, and no sooner.
+// Close must not be called while a read waits: Samba closes nothing before it ends.
 func (p *libraryPipe) Close() error { return errors.Join(p.f.Close(), p.s.Umount()) }
+
+// alone is a pipe with a session of its own.
+type alone struct {
+	stream
+	session session
+}
+
+// Close ends the session, and so a read that waits, which this library cannot cancel.
+func (a *alone) Close() error {
+	a.session.hangUp(errClosed)
+	return nil
+}

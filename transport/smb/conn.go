@@ -23,6 +23,8 @@ type conn struct {
 	path    transport.Path
 	hello   greeting
 	silence func() time.Duration // how long the line has been silent; nil: not known
+	// again logs in once more, for a tunnel.
+	again func(ctx context.Context) (session, error)
 
 	ctx    context.Context // ends when the connection is closed or lost; its cause says which
 	cancel context.CancelCauseFunc

@@ -90,6 +90,9 @@ func (d *dial) fail(ctx, dctx context.Context, err error) error {
 	case errors.As(err, &te):
 	case errors.As(err, &dns), errors.As(err, &op) && op.Op == "dial":
 		e.Kind, e.Err = transport.ErrUnreachable, err
+		if d.port == Port && !d.opts.NetBIOS {
+			e.Hint = "is file sharing on, and TCP port 445 open? Older networks may have port 139 alone: Options.NetBIOS tries it"
+		}
 		return e
 	}
 	return explain(e, err)
@@ -100,35 +103,77 @@ func (d *dial) run(ctx context.Context) (*conn, error) {
 	if d.who == (account{}) {
 		return dialNative(ctx, d.target, d.host, d.port, d.opts)
 	}
-	tcp, err := d.connect(ctx)
+	var c *conn
+	err := d.connected(ctx, func(s *library) error {
+		v, err := s.mount(d.opts.Share)
+		if err != nil {
+			_ = s.logoff()
+			return &mountError{err}
+		}
+		c = newConn(d.target, d.opts, s, v)
+		c.host, c.hello = d.host, d.hello
+		c.silence = s.line.silence
+		c.path = pathOf(s.line.Conn)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	l := newLine(tcp, d.hello.hear)
-	// The library is not told of the context: what it is waiting for ends with the line.
-	stop := context.AfterFunc(ctx, func() { l.hangUp(ctx.Err()) })
-	c, err := guard(func() (*conn, error) { return d.login(ctx, l) })
-	if err == nil && !stop() {
-		c.session.hangUp(ctx.Err())
-		err = ctx.Err()
-	}
-	if err != nil {
-		stop()
-		why := l.ended()
-		_ = l.Conn.Close()
-		var bad *errFrame
-		var te *transport.Error
-		if errors.As(why, &bad) || errors.As(why, &te) {
-			return nil, why // of which the library says less
-		}
-		return nil, d.explainLogin(err)
-	}
+	c.again = d.again
 	c.start()
 	return c, nil
 }
 
-// login sets up the session and mounts the share.
-func (d *dial) login(ctx context.Context, l *line) (*conn, error) {
+// again logs in where d has, for another purpose.
+func (d *dial) again(ctx context.Context) (s session, err error) {
+	another := *d
+	another.hello = greeting{}
+	ctx, cancel := context.WithTimeoutCause(ctx, d.opts.ConnectTimeout, errConnect)
+	defer cancel()
+	err = another.connected(ctx, func(l *library) error {
+		s = l
+		return nil
+	})
+	if err != nil && errors.Is(context.Cause(ctx), errConnect) {
+		err = &transport.Error{Kind: transport.ErrTimeout, Err: errConnect}
+	}
+	return s, err
+}
+
+// connected connects, logs in, and calls use, within the time of ctx.
+func (d *dial) connected(ctx context.Context, use func(*library) error) error {
+	tcp, err := d.connect(ctx)
+	if err != nil {
+		return err
+	}
+	l := newLine(tcp, d.hello.hear)
+	// The library is not told of the context: what it is waiting for ends with the line.
+	stop := context.AfterFunc(ctx, func() { l.hangUp(ctx.Err()) })
+	_, err = guard(func() (any, error) {
+		s, err := d.login(l)
+		if err != nil {
+			return nil, err
+		}
+		return nil, use(s)
+	})
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		return nil
+	}
+	why := l.ended()
+	_ = l.Conn.Close()
+	var bad *errFrame
+	var te *transport.Error
+	if errors.As(why, &bad) || errors.As(why, &te) {
+		return why // of which the library says less
+	}
+	return d.explainLogin(err)
+}
+
+// login sets up the session.
+func (d *dial) login(l *line) (*library, error) {
 	var hash []byte // nil means that there is a password
 	if d.who.hash != "" {
 		hash = []byte(d.who.hash)
@@ -147,17 +192,7 @@ func (d *dial) login(ctx context.Context, l *line) (*conn, error) {
 		return nil, &transport.Error{Kind: transport.ErrTrust, Err: errors.New("the server does not encrypt the session"),
 			Hint: "have the server require encryption for all shares (Set-SmbServerConfiguration -EncryptData $true): this driver cannot ask for it"}
 	}
-	lib := &library{s: s, line: l, host: uncHost(d.host)}
-	v, err := lib.mount(d.opts.Share)
-	if err != nil {
-		_ = s.Logoff()
-		return nil, &mountError{err}
-	}
-	c := newConn(d.target, d.opts, lib, v)
-	c.host, c.hello = d.host, d.hello
-	c.silence = l.silence
-	c.path = pathOf(l.Conn)
-	return c, nil
+	return &library{s: s, line: l, host: uncHost(d.host)}, nil
 }
 
 // mountError is an error of the share, after a login that went well.

@@ -24,7 +24,8 @@ const pipeWait = 10 * time.Second
 
 // DialContext implements transport.Tunneler for the network "pipe". addr is the name of
 // a named pipe of the host, such as "svcctl", with or without `\\.\pipe\` before it. The
-// connection needs no port but that of SMB itself.
+// tunnel needs no port but that of SMB itself. It has a connection and a login of its
+// own: of one that others use, too, it could not be closed while a read waits.
 func (c *conn) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	name := addr
 	if n := len(pipePrefix); len(addr) > n && strings.EqualFold(addr[:n], pipePrefix) {
@@ -44,8 +45,25 @@ func (c *conn) DialContext(ctx context.Context, network, addr string) (net.Conn,
 		return nil, err
 	}
 	defer k.end()
-	p, err := k.dialPipe(name)
+	own := c.session
+	if c.again != nil {
+		// Not by lib: it returns when the call ends.
+		if own, err = c.again(k.ctx); err != nil {
+			return nil, k.fail(err)
+		}
+	}
+	s, err := k.openPipe(own, name)
+	if err == nil && c.again != nil {
+		s = &alone{s, own}
+	}
+	var p *pipe
+	if err == nil {
+		p, err = c.newPipe(name, s)
+	}
 	if err != nil {
+		if c.again != nil {
+			own.hangUp(errClosed)
+		}
 		return nil, k.fail(err)
 	}
 	return p, nil
@@ -53,13 +71,13 @@ func (c *conn) DialContext(ctx context.Context, network, addr string) (net.Conn,
 
 const pipePrefix = `\\.\pipe\`
 
-// dialPipe opens an instance of a pipe, and waits while all are taken.
-func (k *call) dialPipe(name string) (*pipe, error) {
+// openPipe opens an instance of a pipe, and waits while all are taken.
+func (k *call) openPipe(by session, name string) (stream, error) {
 	end := time.Now().Add(pipeWait)
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
-		s, err := lib(k, func() (stream, error) { return k.c.session.openPipe(name) }, func(s stream) { _ = s.Close() })
+		s, err := lib(k, func() (stream, error) { return by.openPipe(name) }, func(s stream) { _ = s.Close() })
 		if err == nil {
-			return k.c.newPipe(name, s)
+			return s, nil
 		}
 		if st := status(err); st != statusPipeNone && st != statusPipeBusy && !nativePipeBusy(err) || time.Now().After(end) {
 			return nil, err
@@ -96,7 +114,7 @@ func (c *conn) newPipe(name string, s stream) (*pipe, error) {
 	defer c.mu.Unlock()
 	if c.closing || c.ctx.Err() != nil {
 		c.lib.Go(func() { _ = s.Close() })
-		return nil, c.ctx.Err()
+		return nil, context.Cause(c.ctx)
 	}
 	c.pipes[p] = struct{}{}
 	var both sync.WaitGroup

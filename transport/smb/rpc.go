@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,7 +21,11 @@ import (
 // login of SMB (MS-RPCE, section 2.1.1.2): it is SMB that authenticates both sides and
 // signs, and there is no second login.
 func (k *call) rpc(pipe string, f func(ctx context.Context, cc dcerpc.Conn) error) error {
-	p, err := k.dialPipe(pipe)
+	s, err := k.openPipe(k.c.session, pipe)
+	if err != nil {
+		return err
+	}
+	p, err := k.c.newPipe(pipe, newExchange(s))
 	if err != nil {
 		return err
 	}
@@ -42,6 +48,93 @@ func (k *call) rpc(pipe string, f func(ctx context.Context, cc dcerpc.Conn) erro
 		}
 	}
 	return rpcError(ferr)
+}
+
+// exchange is a pipe that carries requests and their responses (MS-RPCE, section 2.2.2).
+// It reads from the server only what a request was made for, so that no read waits
+// when the pipe is closed.
+type exchange struct {
+	stream
+	mu     sync.Mutex
+	change *sync.Cond
+	out    pdus
+	in     pdus
+	owed   int // responses
+	closed bool
+}
+
+func newExchange(s stream) *exchange {
+	e := &exchange{stream: s}
+	e.change = sync.NewCond(&e.mu)
+	return e
+}
+
+func (e *exchange) Write(b []byte) (int, error) {
+	e.mu.Lock()
+	e.owed += e.out.ended(b)
+	e.change.Broadcast()
+	e.mu.Unlock()
+	return e.stream.Write(b)
+}
+
+func (e *exchange) Read(b []byte) (int, error) {
+	e.mu.Lock()
+	for e.owed <= 0 && !e.closed {
+		e.change.Wait()
+	}
+	closed := e.closed
+	e.mu.Unlock()
+	if closed {
+		return 0, io.EOF
+	}
+	n, err := e.stream.Read(b)
+	if n > 0 {
+		e.mu.Lock()
+		e.owed -= e.in.ended(b[:n])
+		e.mu.Unlock()
+	}
+	return n, err
+}
+
+func (e *exchange) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	e.change.Broadcast()
+	e.mu.Unlock()
+	return e.stream.Close()
+}
+
+// pdus counts the messages of one direction.
+type pdus struct {
+	head []byte
+	left int // bytes of the fragment at hand
+}
+
+// ended says how many messages end in b, the next bytes. Of AUTH3, CANCEL and ORPHANED,
+// which have no response, it counts none (C706, section 12.6.4).
+func (p *pdus) ended(b []byte) (n int) {
+	const header = 16
+	for len(b) > 0 {
+		if p.left > 0 {
+			m := min(p.left, len(b))
+			p.left -= m
+			b = b[m:]
+			continue
+		}
+		m := min(header-len(p.head), len(b))
+		p.head = append(p.head, b[:m]...)
+		b = b[m:]
+		if len(p.head) < header {
+			return n
+		}
+		typ, flags := p.head[2], p.head[3]
+		if flags&2 != 0 && typ != 16 && typ != 18 && typ != 19 { // PFC_LAST_FRAG
+			n++
+		}
+		p.left = max(0, int(p.head[8])|int(p.head[9])<<8-header)
+		p.head = p.head[:0]
+	}
+	return n
 }
 
 // onePipe dials a pipe that is open, once.

@@ -92,12 +92,13 @@ func checkService(name string) error {
 	return nil
 }
 
-// close closes a handle, also when the call has ended: one that is open keeps a service
-// that is to be deleted.
+// close closes a handle: one that is open keeps a service that is to be deleted. Those of
+// a call that has ended the server itself closes, when the pipe is (MS-SCMR, section
+// 3.1.6).
 func (m *manager) close(h *svcctl.Handle) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.ctx), 5*time.Second)
-	defer cancel()
-	_, _ = m.cli.CloseService(ctx, &svcctl.CloseServiceRequest{ServiceObject: h})
+	if m.ctx.Err() == nil {
+		_, _ = m.cli.CloseService(m.ctx, &svcctl.CloseServiceRequest{ServiceObject: h})
+	}
 }
 
 // open opens a service.
