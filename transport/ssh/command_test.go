@@ -126,6 +126,7 @@ func checkLine(t testing.TB, shell []string, path, line, input string, args, env
 }
 
 func TestQuotingKeepsEveryByte(t *testing.T) {
+	t.Parallel()
 	var every []byte
 	args := []string{"", " ", "'", `\`, `\\`, `\n`, "\n", "a\n", "!", "!!", "$HOME", "`id`", "%s%n%b", "-n", "--", "*", "~", "#", "{a,b}", "a=b",
 		"\xff", "\xc3", "\xc3\xa4", "\xed\xa0\x80", strings.Repeat("\n", 500), "a\n\n\n", "\\0101", "^a^b", "[a]", "TOKEN", "sh-TOKEN 1\n"}
@@ -150,6 +151,7 @@ func TestQuotingKeepsEveryByte(t *testing.T) {
 
 // TestQuotingAtRandom takes what nobody thought of.
 func TestQuotingAtRandom(t *testing.T) {
+	t.Parallel()
 	// Shells are made of these.
 	const special = "'\"\\$`!*?[]{}()<>|&;#~^%=-+@:,./ \t\n\r\x01\x7f\x80\xff\xc3\xa4anrtx0178"
 	seed := rand.Uint64()
@@ -195,6 +197,7 @@ func sudoOfOurOwn(t testing.TB) (bin string, ways []rights) {
 }
 
 func TestElevatedQuoting(t *testing.T) {
+	t.Parallel()
 	bin, ways := sudoOfOurOwn(t)
 	args := []string{"", "it's", "\n", "a\n", "!", `\0101`, "\xff", "$s", "-n"}
 	for _, shell := range loginShells(t) {
@@ -206,6 +209,7 @@ func TestElevatedQuoting(t *testing.T) {
 
 // TestLimits: what is passed on is as long as Linux lets it be.
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" || os.Getpagesize() != 4096 {
 		t.Skip("these limits are those of Linux with pages of 4 KiB")
 	}

@@ -64,6 +64,7 @@ func getIt(t *testing.T, conn transport.Conn, name string) ([]byte, error) {
 // TestDiskErrors: every way to fail has its sentinel, says where and why, and
 // leaves nothing behind.
 func TestDiskErrors(t *testing.T) {
+	t.Parallel()
 	h, ways := diskWays(t)
 	h.Run("sh", "-c", `set -e
 install -d -m 777 /srv/t && cd /srv/t
@@ -201,6 +202,7 @@ echo x >file && chmod 666 file && install -d -m 777 dir && echo x >dir/f
 
 // TestDiskSpecials: files that are not what they seem.
 func TestDiskSpecials(t *testing.T) {
+	t.Parallel()
 	h, ways := diskWays(t)
 	h.Run("sh", "-c", `set -e
 install -d -m 777 /srv/noexec && mount -t tmpfs -o mode=777,noexec none /srv/noexec
@@ -241,6 +243,7 @@ ln -s /etc/hostname /srv/link`)
 
 // TestFullDiskGoesOn: what a full disk has taken is continued when there is room.
 func TestFullDiskGoesOn(t *testing.T) {
+	t.Parallel()
 	h, ways := diskWays(t)
 	content := bytes.Repeat([]byte("0123456789abcdef"), 6<<16) // 6 MiB
 	i := 0
@@ -273,6 +276,7 @@ func TestFullDiskGoesOn(t *testing.T) {
 // TestQuota takes a subvolume of Btrfs whose quota is used up while its file
 // system has room. (The kernels of many test machines have no other quotas.)
 func TestQuota(t *testing.T) {
+	t.Parallel()
 	mkfs, btrfs := realtest.Need(t, "mkfs.btrfs"), realtest.Need(t, "btrfs")
 	h, ways := diskWays(t)
 	h.Run("sh", "-c", "truncate -s 200M /tmp/disk.img && "+mkfs+" -q /tmp/disk.img && mkdir /srv/quota")
@@ -308,6 +312,7 @@ func TestQuota(t *testing.T) {
 // TestFileSizeLimit: a limit of the login shell's on the size of files is told
 // from a full disk.
 func TestFileSizeLimit(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.server(2222)
 	h.user("limited", "/bin/bash", map[string]string{".bashrc": "ulimit -f 512\n"}) // KiB
@@ -324,6 +329,7 @@ func TestFileSizeLimit(t *testing.T) {
 // TestFileChangesWhileRead: a file that is replaced while it is read is read as it
 // was; one that grows or shrinks is no failure, and no end.
 func TestFileChangesWhileRead(t *testing.T) {
+	t.Parallel()
 	h, ways := diskWays(t)
 	for way, dial := range ways {
 		t.Run(way, func(t *testing.T) {

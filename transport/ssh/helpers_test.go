@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,20 @@ import (
 	"github.com/stretchr/testify/require"
 	xssh "golang.org/x/crypto/ssh"
 )
+
+func TestMain(m *testing.M) {
+	// Programs of the user who runs the tests are no part of a target: in front of
+	// python3 there may be a script that looks for it anew each time.
+	if home, err := os.UserHomeDir(); err == nil && home != "/" {
+		dirs := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(dir string) bool {
+			return strings.HasPrefix(dir, home+string(filepath.Separator))
+		})
+		if err := os.Setenv("PATH", strings.Join(dirs, string(filepath.ListSeparator))); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 func server(t *testing.T, cfg sshtest.Config) *sshtest.Server {
 	t.Helper()

@@ -143,6 +143,7 @@ func TestKnownBrokenLines(t *testing.T) {
 }
 
 func TestKnownHostsIsBounded(t *testing.T) {
+	t.Parallel()
 	_, err := readKnown("/dev/zero")
 	require.ErrorContains(t, err, "longer than")
 	f, err := readKnown("/dev/null")
@@ -225,6 +226,7 @@ func TestKnownCacheIsShared(t *testing.T) {
 }
 
 func TestKnownCacheIsBounded(t *testing.T) {
+	t.Parallel()
 	var c knownCache
 	dir := t.TempDir()
 	line := "a " + string(xssh.MarshalAuthorizedKey(publicKey(t)))

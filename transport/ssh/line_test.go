@@ -97,6 +97,7 @@ func TestConnectTimeout(t *testing.T) {
 // package sftp waits for room on the line with a mutex in hand: with a limit that
 // no busy machine reaches, and all who wait for it at once.
 func TestStall(t *testing.T) {
+	t.Parallel()
 	const limit = 8 * time.Second
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<19) // 8 MiB
 	file := transport.BytesFile("file", content)

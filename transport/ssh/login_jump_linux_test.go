@@ -110,6 +110,7 @@ func (c *chain) nobody() {
 
 // TestJumpChain goes to a host that the manager cannot reach, by way of two others.
 func TestJumpChain(t *testing.T) {
+	t.Parallel()
 	c := newChain(t, 3)
 	_, err := c.hosts[0].transport().Dial(t.Context(), c.endpoint(2, ssh.Options{ConnectTimeout: time.Second}))
 	require.True(t, errors.Is(err, transport.ErrTimeout) || errors.Is(err, transport.ErrUnreachable), "%v", err)
@@ -257,6 +258,7 @@ func busy(t *testing.T, conn transport.Conn, dir string) func() {
 // TestDeadCable: a line that dies without a word is found out, and whatever waits
 // for the target ends.
 func TestDeadCable(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	conn, err := h.transport().Dial(t.Context(), h.endpoint("root", ssh.Options{KeepAlive: time.Second}))
 	require.NoError(t, err)
@@ -303,6 +305,7 @@ func linkLocal(t *testing.T, ns, device string) string {
 
 // TestIPv6 dials literals of all kinds, as known_hosts has them.
 func TestIPv6(t *testing.T) {
+	t.Parallel()
 	c := newChain(t, 2)
 	h := c.hosts[0]
 	h.server(2222)

@@ -214,6 +214,7 @@ func (s *loginServer) try(t *testing.T, ep transport.Endpoint, want error, says 
 // TestLoginMatrix takes configurations of real servers, one in each row, and what
 // the driver must make of them.
 func TestLoginMatrix(t *testing.T) {
+	t.Parallel()
 	h := newLoginHost(t)
 	for name, rows := range map[string]func(*testing.T, *loginHost){
 		"methods": loginMethods, "keys": loginKeys, "trust": loginTrust, "algorithms": loginAlgorithms, "limits": loginLimits,

@@ -177,6 +177,7 @@ func loginFirstUse(t *testing.T, h *loginHost) {
 // TestFirstUseIsAskedOnce: key exchanges go on for as long as the connection does,
 // and the dial's context has long ended.
 func TestFirstUseIsAskedOnce(t *testing.T) {
+	t.Parallel()
 	s := startSSHD(t, "RekeyLimit 256K 1s")
 	for name, trust := range map[string]func(file string) transport.Trust{
 		"own":        func(string) transport.Trust { return transport.Trust{} },

@@ -148,6 +148,7 @@ func (h *held) Read(p []byte) (int, error) {
 // connection with them; a program that it ends that way is told from one that
 // ended by itself.
 func TestSessionTimeouts(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.server(2222, externalSFTP, "ChannelTimeout session:*=8s") // what is short must not take so long
 	h.user("keeper", "/bin/bash", nil)

@@ -95,6 +95,7 @@ func requireAlone(t *testing.T, dir string, names ...string) {
 
 // TestPieces sends files of all sizes over two connections.
 func TestPieces(t *testing.T) {
+	t.Parallel()
 	srv := server(t, sshtest.Config{})
 	d := &counted{}
 	conn := dialBy(t, (&ssh.Transport{DialContext: d.dial}).InPieces(), endpointOf(srv))
@@ -121,6 +122,7 @@ func TestPieces(t *testing.T) {
 
 // TestPiecesResume: what a dead run left is compared and not believed.
 func TestPiecesResume(t *testing.T) {
+	t.Parallel()
 	content := noise(20*piece + 777)
 	for _, tt := range []struct {
 		name string
@@ -179,6 +181,7 @@ func partialOf(t *testing.T, tr *ssh.Transport, srv *sshtest.Server, content []b
 // TestPiecesWithoutHelp: whatever becomes of the second connection, the first
 // one sends everything.
 func TestPiecesWithoutHelp(t *testing.T) {
+	t.Parallel()
 	content := noise(60*piece + 1)
 	other := server(t, sshtest.Config{}) // another host key
 	for _, tt := range []struct {
@@ -300,6 +303,7 @@ func TestPiecesLost(t *testing.T) {
 
 // TestPiecesTools: each way to a digest, and none.
 func TestPiecesTools(t *testing.T) {
+	t.Parallel()
 	content := noise(10*piece + 5)
 	old := func(t *testing.T, dir string) { // a dd as systems other than Linux have it
 		dd, err := exec.LookPath("dd")
@@ -346,6 +350,7 @@ func TestPiecesTools(t *testing.T) {
 // TestPiecesSourceFails: an error of the source is the caller's, and what came is
 // kept.
 func TestPiecesSourceFails(t *testing.T) {
+	t.Parallel()
 	content := noise(30 * piece)
 	f := transport.BytesFile("x", content)
 	open := f.Open
@@ -366,6 +371,7 @@ func TestPiecesSourceFails(t *testing.T) {
 // TestLargePut sends a file in pieces of the real size to a real server, with a
 // key that two host keys have to agree on, and continues it after a loss.
 func TestLargePut(t *testing.T) {
+	t.Parallel()
 	s := startSSHD(t)
 	content := noise(256<<20 + 4321)
 	file := transport.BytesFile("x", content)

@@ -182,6 +182,7 @@ func TestConformanceOpenSSH(t *testing.T) {
 }
 
 func TestOpenSSHLogin(t *testing.T) {
+	t.Parallel()
 	s := startSSHD(t)
 	good := s.endpoint(t)
 	dir := t.TempDir()
@@ -220,6 +221,7 @@ func TestOpenSSHLogin(t *testing.T) {
 }
 
 func TestOpenSSHAgent(t *testing.T) {
+	t.Parallel()
 	agentProgram, add := realtest.Need(t, "ssh-agent"), realtest.Need(t, "ssh-add")
 	s := startSSHD(t)
 	dir := t.TempDir()
@@ -238,6 +240,7 @@ func TestOpenSSHAgent(t *testing.T) {
 }
 
 func TestOpenSSHForbidsForwarding(t *testing.T) {
+	t.Parallel()
 	s := startSSHD(t, "AllowStreamLocalForwarding no", "AllowTcpForwarding no")
 	conn := dial(t, s.endpoint(t))
 	l, addr, err := listener(t)("unix")

@@ -25,6 +25,7 @@ const (
 // TestServerMatrix takes real configurations of sshd. What a server does not
 // offer, the capabilities say; what it refuses at the door is an error.
 func TestServerMatrix(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.write("/etc/banner", "Authorized use only.\n", 0o644)
 	h.write("/etc/motd", "Welcome to the machine.\n", 0o644)
@@ -117,6 +118,7 @@ func TestServerMatrix(t *testing.T) {
 // TestImpatientServer: a server that asks often whether its client is alive gets
 // an answer each time.
 func TestImpatientServer(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.user("plain", "/bin/bash", nil)
 	// Enough for a machine that is busy; who never answers is told by the log.
@@ -139,6 +141,7 @@ func TestImpatientServer(t *testing.T) {
 
 // TestDropbear takes the other SSH server of Debian, with and without SFTP.
 func TestDropbear(t *testing.T) {
+	t.Parallel()
 	dropbear, keygen := realtest.Need(t, "dropbear"), realtest.Need(t, "dropbearkey")
 	h := newHost(t)
 	h.Run(keygen, "-t", "ed25519", "-f", "/etc/rmtest/dropbear")
@@ -195,6 +198,7 @@ func TestDropbear(t *testing.T) {
 // TestOneSessionOfSFTP: a server that has room for one session refuses others while
 // that lasts, and not afterwards.
 func TestOneSessionOfSFTP(t *testing.T) {
+	t.Parallel()
 	s := startSSHD(t, "ForceCommand internal-sftp", "MaxSessions 1")
 	conn := dial(t, s.endpoint(t))
 	content := noise(1 << 20)
@@ -237,6 +241,7 @@ func (g *gated) Read(p []byte) (int, error) {
 // TestWhyNoShell: who needs a shell that is not there hears what the target said
 // when it was asked for one, through decorators, too.
 func TestWhyNoShell(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.user("nologin", realtest.Need(t, "nologin"), nil)
 	h.server(2222, externalSFTP)

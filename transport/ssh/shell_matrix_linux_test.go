@@ -37,6 +37,7 @@ func (h *host) program(shell string) string {
 
 // TestShellMatrix takes every login shell, with start files that keep to nothing.
 func TestShellMatrix(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.Run("sh", "-c", "mkdir "+bashAsSh+" "+busyboxTools+" && ln -s /bin/bash "+bashAsSh+"/sh && busybox --install -s "+busyboxTools)
 	const chatter = `sh -c 'echo >>$HOME/read; echo Welcome; printf "no newline"; echo Warning >&2; printf "no newline" >&2'` + "\n"
@@ -106,6 +107,7 @@ umask 000
 
 // TestSlowStartFile: each call starts the login shell once.
 func TestSlowStartFile(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.user("slow", "/bin/bash", map[string]string{".bashrc": "echo >>~/starts; sleep 0.7\n"})
 	conn := h.dial("slow", ssh.Options{})
@@ -144,6 +146,7 @@ func TestSlowStartFile(t *testing.T) {
 // TestHangingStartFile: where the login shell never comes to its command, the dial
 // says so, unless there is SFTP that does without it.
 func TestHangingStartFile(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.server(2222, "Subsystem sftp /usr/lib/openssh/sftp-server")
 	for _, shell := range []string{"bash", "tcsh", "fish"} {
@@ -176,6 +179,7 @@ func TestHangingStartFile(t *testing.T) {
 // TestGreedyStartFile: start files that read the input do not get what is meant for
 // the program.
 func TestGreedyStartFile(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.user("greedy", "/bin/bash", map[string]string{".bashrc": "read -r x; echo \"$x\" >>~/stolen\n"})
 	h.user("glutton", "/usr/bin/tcsh", map[string]string{".tcshrc": "cat >>~/stolen\n"})

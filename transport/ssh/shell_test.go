@@ -26,6 +26,7 @@ var posixTools = []string{"sh", "cat", "dd", "df", "ls", "mv", "rm", "rmdir", "m
 
 // TestPoorTarget: a target without stat, GNU find and SHA-256 tools still keeps files.
 func TestPoorTarget(t *testing.T) {
+	t.Parallel()
 	srv := server(t, sshtest.Config{NoSFTP: true, Env: []string{"PATH=" + tools(t, posixTools...)}})
 	conn := dial(t, endpointOf(srv))
 	ctx := t.Context()
@@ -53,6 +54,7 @@ func TestPoorTarget(t *testing.T) {
 
 // TestMissingTools: what a target lacks is done in another way, or is said.
 func TestMissingTools(t *testing.T) {
+	t.Parallel()
 	without := func(names ...string) []string {
 		return slices.DeleteFunc(slices.Clone(posixTools), func(name string) bool { return slices.Contains(names, name) })
 	}
@@ -206,6 +208,7 @@ func TestFullDisk(t *testing.T) {
 // TestElevation runs against a sudo of our own, which speaks the protocol of the
 // real one, with an id that says that the user is not root.
 func TestElevation(t *testing.T) {
+	t.Parallel()
 	bin := t.TempDir()
 	writeFile(t, bin+"/id", "#!/bin/sh\necho 1000\n", 0o755)
 	writeFile(t, bin+"/sudo", `#!/bin/sh

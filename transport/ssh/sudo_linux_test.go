@@ -24,6 +24,7 @@ session required pam_permit.so
 
 // TestSudoRules takes what sudoers may ask of those who come over SSH.
 func TestSudoRules(t *testing.T) {
+	t.Parallel()
 	realtest.Need(t, "sudo")
 	realtest.Need(t, "script")
 	realtest.Need(t, "faillock")
@@ -216,6 +217,7 @@ func (endlessZeros) Read(p []byte) (int, error) {
 // TestSudoPasswordIsForSudo: what shells and wrappers print of the command is not
 // sudo asking for the password, and neither sudo nor its log shows variables.
 func TestSudoPasswordIsForSudo(t *testing.T) {
+	t.Parallel()
 	realtest.Need(t, "sudo")
 	realtest.Need(t, "script")
 	h := newHost(t)

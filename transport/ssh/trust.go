@@ -65,7 +65,7 @@ func (d *dialer) newVerifier(ctx context.Context) (*verifier, error) {
 		}
 	}
 	if missing != nil && len(v.files)+len(v.pins) == 0 && v.trust.FirstUse == nil {
-		return nil, &transport.Error{Op: "dial", Target: v.target, Kind: transport.ErrTrust, Err: missing,
+		return nil, &transport.Error{Op: "dial", Target: v.target, Kind: transport.ErrTrust, Err: fmt.Errorf("%w: %w", transport.ErrUnknownIdentity, missing),
 			Hint: fmt.Sprintf("no known_hosts file (Trust.KnownHosts) exists, of %s, so that nobody is known; "+
 				"ssh-keyscan or the first ssh to the target writes one", strings.Join(v.absent, ", "))}
 	}
@@ -219,12 +219,12 @@ func (v *verifier) decide(key xssh.PublicKey) error {
 	case len(v.pins) > 0:
 		return refuse(nil, "this host key is none of those expected (Trust.HostKeys): the target was replaced, or somebody is in between")
 	case v.trust.FirstUse == nil:
-		return refuse(nil, v.unknown())
+		return refuse(transport.ErrUnknownIdentity, v.unknown())
 	}
 	v.pause()
 	defer v.goOn()
 	if err := v.trust.FirstUse(v.ctx, seen); err != nil {
-		return refuse(err, "its key is not known, and was not accepted on first use (Trust.FirstUse)")
+		return refuse(fmt.Errorf("%w: %w", transport.ErrUnknownIdentity, err), "its key is not known, and was not accepted on first use (Trust.FirstUse)")
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 // TestTunnelClosedWhileNobodyReads: the server lets go of its connection when the
 // near side closes the tunnel, although what was written cannot be delivered.
 func TestTunnelClosedWhileNobodyReads(t *testing.T) {
+	t.Parallel()
 	conn := dial(t, endpointOf(server(t, sshtest.Config{})))
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	require.NoError(t, err)

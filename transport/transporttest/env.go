@@ -176,13 +176,17 @@ func (e *env) noSecret(what string, err error) error {
 // pattern returns n bytes that repeat nowhere near a block size, so that a block
 // in the wrong place shows.
 func pattern(n int) []byte {
+	const period = 65_521 // a prime: no number of blocks is a multiple of it
 	b := make([]byte, n)
 	x := uint32(2463534242)
-	for i := range b {
+	for i := range min(n, period) {
 		x ^= x << 13
 		x ^= x >> 17
 		x ^= x << 5
 		b[i] = byte(x)
+	}
+	for done := period; done < n; done *= 2 {
+		copy(b[done:], b[:done])
 	}
 	return b
 }
@@ -190,6 +194,7 @@ func pattern(n int) []byte {
 // wantContent reads a file of the target back.
 func wantContent(ctx context.Context, conn transport.Conn, name string, want []byte) error {
 	var b bytes.Buffer
+	b.Grow(len(want) + bytes.MinRead)
 	n, err := transport.Get(ctx, conn, name, &b, transport.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("get %q: %w", name, err)
