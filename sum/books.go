@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -78,10 +79,18 @@ type offerRecord struct {
 // died as well leaves two records of it.
 type books struct {
 	own *journal.Journal
+	dir string
+	log *slog.Logger
+
+	taking turn            // whoever has it may use what follows
+	taken  bool            // dead runs were taken over
+	shut   bool            // and no more are
+	torn   map[string]bool // IDs of dead runs that were said to be damaged
 
 	mu      sync.Mutex
 	adopted []adoptedRun
 	open    map[string]map[recordKey]*openRecord // by Target.id
+	left    map[string][]journal.Record          // by Target.id: of dead runs, until they are taken over
 	seq     int
 }
 
@@ -108,42 +117,121 @@ func openBooks(ctx context.Context, dir string, log *slog.Logger) (*books, error
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrJournal, err)
 	}
-	b := &books{own: own, open: map[string]map[recordKey]*openRecord{}}
-	if err := b.adopt(ctx, dir, log); err != nil {
+	b := &books{own: own, dir: dir, log: log, taking: make(turn, 1), torn: map[string]bool{}, open: map[string]map[recordKey]*openRecord{}}
+	left := map[string][]journal.Record{}
+	err = b.dead(func(run journal.Run) error {
+		records, _ := b.read(ctx, run)
+		for _, r := range records {
+			left[r.Target] = append(left[r.Target], r)
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, errors.Join(err, b.close(ctx))
 	}
+	b.left = left
 	return b, nil
 }
 
-// adopt takes over the dead runs of the directory, oldest first.
-func (b *books) adopt(ctx context.Context, dir string, log *slog.Logger) error {
-	runs, err := journal.Runs(dir)
+// dead calls f with the dead runs of the directory, oldest first.
+func (b *books) dead(f func(journal.Run) error) error {
+	runs, err := journal.Runs(b.dir)
+	for _, run := range runs {
+		if err == nil && run.State == journal.Dead {
+			err = f(run)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrJournal, err)
 	}
-	for _, run := range runs {
-		if run.State != journal.Dead {
-			continue
-		}
+	return nil
+}
+
+// read returns what a dead run has open, and whether some of it cannot be read. What
+// can is worth more than nothing: a damaged line must not keep everything else from
+// being given back.
+func (b *books) read(ctx context.Context, run journal.Run) (records []journal.Record, damaged bool) {
+	records, err := run.Open()
+	if err != nil && !b.torn[run.ID] {
+		b.torn[run.ID] = true
+		b.log.ErrorContext(ctx, "journal of a dead run is damaged; what the damage hides is not recovered", "err", err)
+	}
+	return records, err != nil
+}
+
+// takeOver takes over the dead runs of the directory, unless it was done. It reports
+// whether it did so now.
+func (b *books) takeOver(ctx context.Context) (now bool, err error) {
+	if err := b.taking.take(ctx); err != nil {
+		return false, err
+	}
+	defer b.taking.give()
+	switch {
+	case b.shut:
+		return false, ErrClosed
+	case b.taken:
+		return false, nil
+	}
+	err = b.dead(func(run journal.Run) error {
 		j, err := journal.Adopt(ctx, run, journal.Options{})
 		if errors.Is(err, journal.ErrLive) || errors.Is(err, journal.ErrEnded) {
-			continue // another manager was quicker
+			return nil // another manager was quicker
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrJournal, err)
+			return err
 		}
-		records, err := run.Open()
-		if err != nil {
-			// What can be read is worth more than nothing: a damaged line must not
-			// keep everything else from being given back. The file stays.
-			log.ErrorContext(ctx, "journal of a dead run is damaged; what the damage hides is not recovered", "err", err)
-		}
-		b.adopted = append(b.adopted, adoptedRun{j, err != nil})
+		records, damaged := b.read(ctx, run)
+		b.mu.Lock()
+		b.adopted = append(b.adopted, adoptedRun{j, damaged})
+		b.mu.Unlock()
 		for _, r := range records {
 			b.enter(j, r.Kind, r.Target, r.ID, r.Data).dead = true
 		}
+		return nil
+	})
+	if err != nil {
+		return false, err // what was taken over by now stays so
 	}
-	return nil
+	b.mu.Lock()
+	b.left = nil
+	b.mu.Unlock()
+	b.taken = true
+	return true, nil
+}
+
+// leftAgent returns where a dead run that was not taken over left an agent on a
+// target, or nil.
+func (b *books) leftAgent(target string) *agent.Place {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var at *agent.Place
+	for _, r := range b.left[target] {
+		if p := agentPlace(r.Kind, r.Data); p != nil {
+			at = p
+		}
+	}
+	return at
+}
+
+// leftRules returns the IDs of records of rules of dead runs that were not taken over.
+func (b *books) leftRules() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var ids []string
+	for _, r := range b.left[rulesOwner.id()] {
+		ids = append(ids, r.ID)
+	}
+	return ids
+}
+
+// agentPlace returns where the agent of a record is, or nil where it is of something
+// else.
+func agentPlace(kind string, data json.RawMessage) *agent.Place {
+	var r agentRecord
+	if kind != kindAgent || json.Unmarshal(data, &r) != nil {
+		return nil
+	}
+	return &r.Place
 }
 
 // enter notes that a record of journal j says that a resource is open. Later
@@ -198,20 +286,29 @@ func (b *books) leave(kind string, t Target, id string) {
 func (b *books) pendingTargets() []Target {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var out []Target
-	for _, of := range b.open {
+	found := map[string]Target{}
+	pending := func(id, kind string, data json.RawMessage) {
+		// Every record that can be pending carries its target.
+		var head struct {
+			Target Target `json:"target"`
+		}
+		if kind != kindRules && json.Unmarshal(data, &head) == nil {
+			found[id] = head.Target
+		}
+	}
+	for id, records := range b.left {
+		for _, r := range records {
+			pending(id, r.Kind, r.Data)
+		}
+	}
+	for id, of := range b.open {
 		for _, r := range of {
-			// Every record that can be pending carries its target.
-			var head struct {
-				Target Target `json:"target"`
-			}
-			if r.kind != kindRules && (r.dead || r.left) && json.Unmarshal(r.data, &head) == nil {
-				out = append(out, head.Target)
-				break
+			if r.dead || r.left {
+				pending(id, r.kind, r.data)
 			}
 		}
 	}
-	return out
+	return slices.Collect(maps.Values(found))
 }
 
 // opened makes durable that something is about to be opened, or changed.
@@ -266,6 +363,11 @@ func (b *books) note(ctx context.Context, o Outcome) error {
 
 // close ends the runs that hold nothing open any more, and lets go of the others.
 func (b *books) close(ctx context.Context) error {
+	if err := b.taking.take(context.WithoutCancel(ctx)); err != nil { // nobody keeps it for long
+		return err
+	}
+	defer b.taking.give()
+	b.shut = true
 	var errs []error
 	finish := func(j *journal.Journal, damaged bool) {
 		if !damaged {

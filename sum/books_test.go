@@ -144,7 +144,12 @@ func TestOneTakesOver(t *testing.T) {
 	sessions := make([]*sum.Session, 6)
 	var wg sync.WaitGroup
 	for i := range sessions {
-		wg.Go(func() { sessions[i] = l.open() })
+		wg.Go(func() {
+			sessions[i] = l.open()
+			if err := sessions[i].TakeOver(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	wg.Wait()
 	var owner *sum.Session

@@ -180,10 +180,19 @@ func (c *classic) wayBack(n *Node, path transport.Path) (transport.Path, error) 
 		return path, errors.New("the connection does not know the target's own address, as behind a jump host: only Config.Way can say where such a target finds the manager")
 	}
 	path, err := wayBack(c.cfg, n.t, path)
-	if err == nil && path.SeenAs.IsLinkLocalUnicast() && path.SeenAs.Is6() {
-		err = fmt.Errorf("%v is link-local, and the manager cannot know the zone that it has on the target: let Config.Way give another address", path.SeenAs)
+	if err == nil {
+		err = needsZone(path.SeenAs)
 	}
 	return path, err
+}
+
+// needsZone returns an error for an address of the manager that a target could dial only
+// with a zone.
+func needsZone(seenAs netip.Addr) error {
+	if !seenAs.Is6() || !seenAs.IsLinkLocalUnicast() {
+		return nil
+	}
+	return fmt.Errorf("%v is link-local, and the manager cannot know the zone that it has on the target: let Config.Way give another address", seenAs)
 }
 
 // receive gets ready for the agent of a node and returns where the agent finds the

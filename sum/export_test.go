@@ -20,9 +20,11 @@ func (s *Session) Abandon() {
 	nodes := s.nodes
 	s.mu.Unlock()
 	_ = s.books.own.Close(ctx)
+	s.books.mu.Lock()
 	for _, a := range s.books.adopted {
 		_ = a.Close(ctx)
 	}
+	s.books.mu.Unlock()
 	for _, n := range nodes {
 		n.mu.Lock()
 		n.closing, n.closed = true, true

@@ -16,13 +16,14 @@ type FindingCode string
 
 // The codes. Those of ports have a direction.
 const (
-	FindReached     FindingCode = "reached"       // it answers
-	FindRefused     FindingCode = "refused"       // a TCP reset: nobody listens, or a firewall rejects
-	FindFiltered    FindingCode = "filtered"      // no answer: a firewall drops, or nobody is there
-	FindNoRoute     FindingCode = "no-route"      // the network, or a firewall, says that there is no way
-	FindNoName      FindingCode = "unknown-name"  // the name has no address
-	FindService     FindingCode = "wrong-service" // something else answers
-	FindIdentity    FindingCode = "wrong-identity"
+	FindReached     FindingCode = "reached"          // it answers
+	FindRefused     FindingCode = "refused"          // a TCP reset: nobody listens, or a firewall rejects
+	FindFiltered    FindingCode = "filtered"         // no answer: a firewall drops, or nobody is there
+	FindNoRoute     FindingCode = "no-route"         // the network, or a firewall, says that there is no way
+	FindNoName      FindingCode = "unknown-name"     // the name has no address
+	FindService     FindingCode = "wrong-service"    // something else answers
+	FindIdentity    FindingCode = "wrong-identity"   // another than is known of it
+	FindUnknown     FindingCode = "unknown-identity" // nothing is known to compare it with
 	FindLogin       FindingCode = "wrong-credentials"
 	FindRights      FindingCode = "no-elevation" // the login is good, and does not get the rights (sudo)
 	FindFailed      FindingCode = "failed"       // what was tried failed in another way
@@ -39,7 +40,7 @@ const (
 	FindDirectory FindingCode = "no-directory" // for the agent, for another reason
 	FindBinary    FindingCode = "no-binary"    // no agent for the target's system
 	FindClock     FindingCode = "clock"
-	FindBusy      FindingCode = "busy" // another manager's job, or a restart that is due
+	FindBusy      FindingCode = "busy" // a job runs, of another manager or a killed run, or a restart is due
 )
 
 // Severity says what follows from a Finding.
@@ -83,11 +84,12 @@ func (f Finding) String() string {
 	return b.String()
 }
 
-// to and back are findings of a port.
+// toPort is a finding of a port of the target, which the manager dials.
 func toPort(port uint16, addr string) Finding {
 	return Finding{Direction: ToTarget, Protocol: "tcp", Port: port, Addr: addr}
 }
 
+// backPort is a finding of a port of the manager, which the target dials.
 func backPort(port uint16, addr string) Finding {
 	return Finding{Direction: ToManager, Protocol: "tcp", Port: port, Addr: addr}
 }

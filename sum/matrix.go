@@ -239,7 +239,37 @@ func newMatrix(targets []Target, o MatrixOptions) (*matrix, error) {
 }
 
 // usable reports whether an address can be the end of a connection.
-func usable(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() }
+func usable(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// hostPortOf splits an address whose host can be dialled.
+func hostPortOf(address string, port uint16) (string, uint16, error) {
+	host, port, err := transport.Endpoint{Address: address}.HostPort(port)
+	switch {
+	case err != nil:
+		return "", 0, fmt.Errorf("%w: %w", ErrInvalid, err)
+	case !isHost(host):
+		return "", 0, fmt.Errorf("%w: the address %q has no host that can be dialled; want a name, or an IPv4 or IPv6 address", ErrInvalid, address)
+	}
+	return host, port, nil
+}
+
+// isHost reports whether a text is an address or can be a name. Only digits and dots
+// are the one or nothing (RFC 1123, section 2.1).
+func isHost(s string) bool {
+	if strings.ContainsAny(s, ":%") || strings.Trim(s, "0123456789.") == "" {
+		_, err := netip.ParseAddr(s)
+		return err == nil
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || strings.Trim(label, hostChars) != "" || strings.ContainsAny(label, "[]") {
+			return false
+		}
+	}
+	return len(s) <= 254 // with a dot at the end
+}
 
 // dialled is the port by which a kind is dialled: the one of its row that a port in
 // a target's address replaces.
@@ -260,15 +290,18 @@ func (m *matrix) target(t Target) ([]Flow, error) {
 		return nil, fmt.Errorf("%w: kind %q; want one of %q", ErrInvalid, kind, kinds)
 	}
 	if kind == Local {
+		if t.Address != "" {
+			return nil, fmt.Errorf("%w: the manager's own host has no address, and this one has %q", ErrInvalid, t.Address)
+		}
 		return nil, nil
 	}
 	var route Route
 	if m.Route != nil {
 		route = m.Route(t)
 	}
-	host, port, err := transport.Endpoint{Address: cmp.Or(route.Address, t.Address)}.HostPort(dialled(kind))
+	host, port, err := hostPortOf(cmp.Or(route.Address, t.Address), dialled(kind))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, err
 	}
 	p, err := m.place(kind, host)
 	if err != nil {
@@ -418,6 +451,9 @@ func (m *matrix) sources(f Flow) ([]Flow, error) {
 	return []Flow{f}, nil
 }
 
+// ifFree ends the purpose of a port that is one of several.
+const ifFree = ", if free"
+
 // listens gives a row the ports of a role of the manager.
 func (m *matrix) listens(f Flow, r portalloc.Role) ([]Flow, error) {
 	p := m.policies[r]
@@ -460,7 +496,7 @@ func (m *matrix) listens(f Flow, r portalloc.Role) ([]Flow, error) {
 	}
 	if purpose := f.Purpose; len(out) > 1 {
 		for i := range out {
-			out[i].Purpose = purpose + ", if free"
+			out[i].Purpose = purpose + ifFree
 		}
 	}
 	return out, nil
@@ -512,11 +548,16 @@ func (m *matrix) place(kind Kind, host string) (place, error) {
 	return p, nil
 }
 
+// inDNS reports whether the name of a part is one for the network: an address or a full
+// domain name. "host-17" may be a vCenter's own, and DNS may know another host by it.
+func inDNS(object string) bool {
+	_, err := netip.ParseAddr(object)
+	return err == nil || strings.Contains(object, ".")
+}
+
 // part is the place of a part behind a target's address.
 func (m *matrix) part(kind Kind, object string) (place, error) {
-	if _, err := netip.ParseAddr(object); err != nil && !strings.Contains(object, ".") {
-		// "host-17" may be a vCenter's own name for it. DNS may know another host by
-		// that name.
+	if !inDNS(object) {
 		return place{
 			Peer{Party: PartyTarget, Host: object, Addresses: prefixes(nil)},
 			Peer{Party: PartyManager, Addresses: prefixes(m.Manager)},
@@ -549,9 +590,9 @@ func (m *matrix) addrs(host string) ([]netip.Addr, error) {
 func (m *matrix) hops(via []string) ([]Flow, error) {
 	var out []Flow
 	for i, v := range via {
-		host, port, err := transport.Endpoint{Address: v}.HostPort(22)
+		host, port, err := hostPortOf(v, 22)
 		if err != nil {
-			return nil, fmt.Errorf("%w: jump host: %w", ErrInvalid, err)
+			return nil, fmt.Errorf("jump host: %w", err)
 		}
 		p, err := m.place(Linux, host)
 		if err != nil {

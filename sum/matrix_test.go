@@ -28,6 +28,14 @@ func parse(t testing.TB, urls ...string) []sum.Target {
 	return out
 }
 
+// oneOf returns a target of a kind.
+func oneOf(kind sum.Kind) sum.Target {
+	if kind == sum.Local {
+		return sum.Target{Kind: kind}
+	}
+	return sum.Target{Kind: kind, Address: "192.0.2.7"}
+}
+
 // ports writes the flows of one target as SUM's tables do: "to / back", optional
 // ones in brackets, what is for an option in square ones, with the phase where it is
 // not both.
@@ -83,7 +91,7 @@ func TestMatrixOfEveryKind(t *testing.T) {
 		{sum.Integrity, "22 443 (80) / 80@d 63001@d", "22 443 (80) / 80@d 63000@d 63003-63005@d", "22@i 443@i (80)@i /"},
 		{sum.Local, "/", "/", "/"},
 	} {
-		targets := []sum.Target{{Kind: tt.kind, Address: "192.0.2.7"}}
+		targets := []sum.Target{oneOf(tt.kind)}
 		for _, want := range []struct {
 			rows string
 			o    sum.MatrixOptions
@@ -106,7 +114,7 @@ func TestMatrixHasEveryRow(t *testing.T) {
 	for _, kind := range sum.Kinds() {
 		for _, gen := range []sum.Generation{sum.Current, sum.Classic} {
 			for _, ph := range []sum.Phase{sum.PhaseInventory, sum.PhaseDeploy} {
-				flows, err := sum.Matrix([]sum.Target{{Kind: kind, Address: "192.0.2.7"}}, sum.MatrixOptions{Generation: gen, Phase: ph, All: true})
+				flows, err := sum.Matrix([]sum.Target{oneOf(kind)}, sum.MatrixOptions{Generation: gen, Phase: ph, All: true})
 				require.NoError(t, err)
 				for _, f := range flows {
 					require.Equal(t, f.Need == sum.WhenUsed, f.Option != "", "%+v", f)
@@ -300,12 +308,21 @@ func TestMatrixRefuses(t *testing.T) {
 		{"port", sum.Target{Kind: sum.ILO, Address: "ilo1:0"}, sum.MatrixOptions{}, "bad host or port"},
 		{"everybody", sum.Target{Kind: sum.ILO, Address: "0.0.0.0"}, sum.MatrixOptions{}, "0.0.0.0 is no address of a host"},
 		{"multicast", sum.Target{Kind: sum.ILO, Address: "ff02::1"}, sum.MatrixOptions{}, "is no address of a host"},
+		{"everybody, mapped", sum.Target{Kind: sum.ILO, Address: "::ffff:0.0.0.0"}, sum.MatrixOptions{}, "is no address of a host"},
+		{"broadcast", sum.Target{Kind: sum.ILO, Address: "255.255.255.255"}, sum.MatrixOptions{}, "is no address of a host"},
+		{"local", sum.Target{Kind: sum.Local, Address: "192.0.2.8"}, sum.MatrixOptions{}, `local:: matrix: invalid input: the manager's own host has no address, and this one has "192.0.2.8"`},
 		{"jump host", sum.Target{Kind: sum.Linux, Address: "192.0.2.8"}, sum.MatrixOptions{Route: func(t sum.Target) sum.Route {
 			if t.Address == good.Address {
 				return sum.Route{}
 			}
 			return sum.Route{Via: []string{"j:0"}}
 		}}, "jump host: "},
+		{"jump host's name", sum.Target{Kind: sum.Linux, Address: "192.0.2.8"}, sum.MatrixOptions{Route: func(t sum.Target) sum.Route {
+			if t.Address == good.Address {
+				return sum.Route{}
+			}
+			return sum.Route{Via: []string{"j;reboot"}}
+		}}, `jump host: invalid input: the address "j;reboot" has no host`},
 		{"no port 80", sum.Target{Kind: sum.Integrity, Address: "192.0.2.8"}, sum.MatrixOptions{Ports: policies{portalloc.HTTP: portalloc.Fixed(8080)}},
 			"it fetches from port 80 of the manager and no other, and the settings have that for nobody: port is 63001, http is 8080"},
 		{"role off", sum.Target{Kind: sum.SuperdomeFlex, Address: "192.0.2.8"}, sum.MatrixOptions{Ports: policies{portalloc.SSLPort: {}}}, "it dials a port of the role ssl_port on the manager, which the settings have turned off"},
@@ -325,6 +342,31 @@ func TestMatrixRefuses(t *testing.T) {
 		require.ErrorIs(t, err, sum.ErrInvalid, "%+v", o)
 		require.Empty(t, flows)
 	}
+}
+
+// TestMatrixAddresses: for every kind an address that nobody can dial is an error that
+// names target and address, and what can be a name is none.
+func TestMatrixAddresses(t *testing.T) {
+	t.Parallel()
+	for _, kind := range sum.Kinds() {
+		if kind == sum.Local {
+			continue // TestMatrixRefuses has it
+		}
+		for _, bad := range []string{"a b", "a/b", "root@a", "1.2.3.256", "1.2.3.4.5", "127.1", "999.1.1.1:22", "::1:zz", "fe80::1%", "%eth0", "a%eth0",
+			"[a b]:22", "a[b", "a..b", ".", "-oProxyCommand=x", "-a", "a.-b", "a,b", "*", "a\n", "名", "\xff", strings.Repeat("a", 64), strings.Repeat("a.", 128)} {
+			flows, err := sum.Matrix([]sum.Target{{Name: "x1", Kind: kind, Address: bad}}, sum.MatrixOptions{})
+			require.ErrorIs(t, err, sum.ErrInvalid, "%s %q", kind, bad)
+			require.ErrorContains(t, err, "x1: matrix: ")
+			require.ErrorContains(t, err, fmt.Sprintf("the address %q has no host", bad))
+			require.Empty(t, flows)
+		}
+		for _, good := range []string{"a", "a.example.", "A_1.example:8022", "1a", "10-0-0-7.example", "xn--rksmrgs-5wao1o", "192.0.2.7", "[192.0.2.7]:22", strings.Repeat("a.", 126) + "a"} {
+			_, err := sum.Matrix([]sum.Target{{Kind: kind, Address: good}}, sum.MatrixOptions{})
+			require.NoError(t, err, "%s %q", kind, good)
+		}
+	}
+	_, err := sum.Matrix([]sum.Target{{Kind: sum.Linux, Address: "fe80::1%eth0.5"}, {Kind: sum.Linux, Address: "[2001:db8::1]:2222"}}, sum.MatrixOptions{})
+	require.NoError(t, err)
 }
 
 func ExampleMatrix() {

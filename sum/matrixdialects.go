@@ -26,6 +26,7 @@ func dialectFor(f RuleFormat) dialect {
 		d.notes = sameNotes("They last until the next boot, unless saved as the system does that.")
 	case RulesUFW:
 		d.lines = ufwLines
+		d.notes = sameNotes("For ufw 0.36 and later. They go before other rules, as one that rejects would count before them. One that is there already stays where it is: delete it first if that is behind a rule that rejects.")
 	case RulesFirewalld:
 		d.lines = firewalldLines
 		zone := "They go to the default zone; for another one add --zone=NAME to each line."
@@ -36,7 +37,7 @@ func dialectFor(f RuleFormat) dialect {
 				return nil
 			}
 			return []string{
-				"firewall-cmd --permanent --new-policy=roundsman",
+				"firewall-cmd --permanent --info-policy=roundsman >/dev/null 2>&1 || firewall-cmd --permanent --new-policy=roundsman",
 				"firewall-cmd --permanent --policy=roundsman --add-ingress-zone=ANY",
 				"firewall-cmd --permanent --policy=roundsman --add-egress-zone=ANY",
 			}
@@ -162,9 +163,9 @@ func iptablesLines(s Side, _ int, r rule) []string {
 func ufwLines(s Side, _ int, r rule) []string {
 	var out []string
 	r.pairs(func(from, to netip.Prefix) {
-		verb, dest := "ufw allow", "any"
+		verb, dest := "ufw prepend allow", "any"
 		if s == SideBetween {
-			verb, dest = "ufw route allow", address(to)
+			verb, dest = "ufw route prepend allow", address(to)
 		}
 		source := ""
 		if r.sources[0] != 0 {
@@ -191,8 +192,13 @@ func firewalldLines(s Side, _ int, r rule) []string {
 		if to.IsValid() {
 			dest = fmt.Sprintf(` destination address="%s"`, address(to))
 		}
-		rich := fmt.Sprintf(`--add-rich-rule='rule family="%s" source address="%s"%s port port="%s" protocol="%s" accept'`,
-			family, address(from), dest, span(r.first, r.last, "-"), r.protocol)
+		// Before a rule of the zone that rejects what it lets in.
+		first := `priority="-1" `
+		if s == SideBetween {
+			first = "" // the policy as a whole comes before those of zones
+		}
+		rich := fmt.Sprintf(`--add-rich-rule='rule %sfamily="%s" source address="%s"%s port port="%s" protocol="%s" accept'`,
+			first, family, address(from), dest, span(r.first, r.last, "-"), r.protocol)
 		if s == SideBetween {
 			out = append(out, "firewall-cmd --permanent --policy=roundsman "+rich)
 			return
@@ -258,13 +264,18 @@ func (r *ruleWriter) esxi(f Flow, all []Flow) {
 		return
 	}
 	const rulesets = "esxcli network firewall ruleset "
+	// Behind that column ESXi 8.0 U2 has two more that say true or false.
+	on := rulesets + "list --ruleset-id=" + set + " | grep -qE '^ *" + set + " +true' || "
 	if turnOn {
-		r.add(rulesets + "list --ruleset-id=" + set + " | grep -qw true || " + rulesets + "set --ruleset-id=" + set + " --allowed-all=false")
+		r.add(on + rulesets + "set --ruleset-id=" + set + " --allowed-all=false")
 	}
 	for _, p := range manager.Addresses {
 		r.add(rulesets + "allowedip list --ruleset-id=" + set + " | grep -qw All || " + rulesets + "allowedip add --ruleset-id=" + set + " --ip-address=" + address(p))
 	}
 	if turnOn {
-		r.add(rulesets + "set --ruleset-id=" + set + " --enabled=true")
+		if set == "CIMHttpsServer" {
+			r.remark("From ESXi 8.0 U2 on the CIM service turns it on itself, where the next line cannot: esxcli system wbem set --enable=true")
+		}
+		r.add(on + rulesets + "set --ruleset-id=" + set + " --enabled=true")
 	}
 }

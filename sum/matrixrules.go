@@ -19,7 +19,7 @@ type RuleFormat string
 const (
 	RulesNFT       RuleFormat = "nft"       // for nft -f, into the chains input and forward of the table inet filter
 	RulesFirewalld RuleFormat = "firewalld" // firewall-cmd, for now and for good
-	RulesUFW       RuleFormat = "ufw"       // ufw allow and ufw route allow
+	RulesUFW       RuleFormat = "ufw"       // ufw prepend allow and ufw route prepend allow, of ufw 0.36 and later
 	RulesIptables  RuleFormat = "iptables"  // iptables and ip6tables, either kind
 	RulesNetsh     RuleFormat = "netsh"     // netsh advfirewall; manager and Windows targets
 	RulesESXCLI    RuleFormat = "esxcli"    // for the shell of ESXi hosts; VMware targets
@@ -71,6 +71,12 @@ const openPorts = 8
 //
 // A range without an end is limited to eight ports, or as many as it has, and a
 // comment says so. Where firewalld cannot match source ports a comment says that.
+//
+// The rules of nft, iptables, ufw and firewalld are loaded by these tools in tests, and
+// what then gets through is tried on a host, and for nft and iptables on a router. No
+// test has Windows or ESXi: the lines of netsh are compared with what its reference
+// says, and those of esxcli are run by a shell against a stand-in that answers as ESXi 7.0
+// and 8.0 U2 are documented to.
 //
 // Nothing is written where the address of an end is unknown that a rule needs: the
 // error names every such target, and matches ErrInvalid. Sides that a format has no

@@ -102,9 +102,13 @@ END`,
 	$p -A $c -p tcp -j REJECT --reject-with tcp-reset
 done; done`,
 	// What ufw would set in the kernel is not what is tested.
+	// Rules of the site's own that reject come first.
 	sum.RulesUFW: `sed -i 's/^IPT_SYSCTL=.*/IPT_SYSCTL=/; s/^IPT_MODULES=.*/IPT_MODULES=/; s/^IPV6=.*/IPV6=yes/; s/^DEFAULT_INPUT_POLICY=.*/DEFAULT_INPUT_POLICY="REJECT"/' /etc/default/ufw
+ufw reject proto tcp to any port 22,61000 >/dev/null
+ufw route reject proto tcp to any port 62286 >/dev/null
 ufw --force enable >/dev/null`,
-	sum.RulesFirewalld: startFirewalld,
+	sum.RulesFirewalld: startFirewalld + `
+for p in 22 61000; do firewall-cmd -q --add-rich-rule="rule port port=$p protocol=tcp reject"; done`,
 }
 
 // startFirewalld starts firewalld on a host that has no systemd, with a bus of its
@@ -191,7 +195,7 @@ func TestRulesOpenAHost(t *testing.T) {
 			require.Empty(t, open(stranger, 60001, all...), "for others")
 			if format == sum.RulesUFW { // it checks what it takes for routes, too
 				apply(t, on, format, rulesOf(t, fleet, m, sum.RuleOptions{Format: format, Side: sum.SideBetween, Optional: true}))
-				require.Regexp(t, `62286:62293/tcp\s+ALLOW FWD\s+192\.0\.2\.6 60000:65535/tcp`, h.Run("ufw", "status"))
+				require.Regexp(t, `(?s)62286:62293/tcp\s+ALLOW FWD\s+192\.0\.2\.6 60000:65535/tcp.*62286/tcp\s+REJECT FWD\s+Anywhere `, h.Run("ufw", "status"))
 			}
 		})
 	}
@@ -253,46 +257,75 @@ func TestRulesFirewalldPolicy(t *testing.T) {
 	// One call for all rules: each takes a second.
 	script := strings.Join(lines[:3], "\n") + "\n" + call + strings.ReplaceAll(strings.Join(lines[3:len(lines)-1], ""), call, "")
 	script = strings.ReplaceAll(script, "firewall-cmd --permanent", "firewall-offline-cmd")
-	apply(t, func(name string, args ...string) *exec.Cmd { return h.Command(t.Context(), name, args...) }, sum.RulesFirewalld, script)
+	for range 2 { // they may be pasted again
+		apply(t, func(name string, args ...string) *exec.Cmd { return h.Command(t.Context(), name, args...) }, sum.RulesFirewalld, script)
+	}
 	got := h.Run("firewall-offline-cmd", "--policy=roundsman", "--list-rich-rules")
 	require.Equal(t, len(lines)-4, strings.Count(got, "\n"), got)
 	require.Contains(t, got, `source address="192.0.2.13" destination address="192.0.2.1" port port="63003-63005" protocol="tcp" accept`)
 	h.Run("firewall-offline-cmd", "--check-config")
 }
 
-// TestRulesESXCLISyntax: the shell takes the lines, and they leave alone what limits
-// no addresses. There is no esxcli here but one that remembers.
+// rulesetLists are what "esxcli network firewall ruleset list" says of a rule set, by
+// releases: the words true and false are its state, and what can be configured.
+var rulesetLists = map[string]struct {
+	list, do []string
+}{
+	"7.0, off": {
+		list: []string{"Name            Enabled", "--------------  -------", "CIMHttpsServer    false"},
+		do:   []string{"set --ruleset-id=CIMHttpsServer --allowed-all=false", "allowedip add --ruleset-id=CIMHttpsServer --ip-address=192.0.2.1", "set --ruleset-id=CIMHttpsServer --enabled=true"},
+	},
+	"7.0, on": {
+		list: []string{"Name            Enabled", "--------------  -------", "CIMHttpsServer     true"},
+		do:   []string{"allowedip add --ruleset-id=CIMHttpsServer --ip-address=192.0.2.1"},
+	},
+	"8.0 U2, off": {
+		list: []string{"Name            Enabled  Enable/Disable configurable  Allowed IP configurable",
+			"--------------  -------  ---------------------------  -----------------------",
+			"CIMHttpsServer    false                        false                     true"},
+		do: []string{"set --ruleset-id=CIMHttpsServer --allowed-all=false", "allowedip add --ruleset-id=CIMHttpsServer --ip-address=192.0.2.1", "set --ruleset-id=CIMHttpsServer --enabled=true"},
+	},
+	"8.0 U2, on": {
+		list: []string{"Name            Enabled  Enable/Disable configurable  Allowed IP configurable",
+			"--------------  -------  ---------------------------  -----------------------",
+			"CIMHttpsServer     true                        false                     true"},
+		do: []string{"allowedip add --ruleset-id=CIMHttpsServer --ip-address=192.0.2.1"},
+	},
+}
+
+// TestRulesESXCLISyntax: the shell takes the lines, a rule set that is off lets in
+// nobody else once it is on, and one that is on and limits no addresses is left alone.
+// There is no esxcli here but one that remembers.
 func TestRulesESXCLISyntax(t *testing.T) {
 	t.Parallel()
 	realtest.Need(t, "sh")
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "esxcli"), []byte(`#!/bin/sh
-echo "$*" >>"$LOG"
+	rules := rulesOf(t, parse(t, "vmware://192.0.2.20"), sum.MatrixOptions{Manager: manager}, sum.RuleOptions{Format: sum.RulesESXCLI, Side: sum.SideTarget})
+	for name, tt := range rulesetLists {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "list"), []byte(strings.Join(tt.list, "\n")+"\n"), 0o644))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "esxcli"), []byte(`#!/bin/sh
+echo "$*" >>"$DIR/log"
 case $* in
 *" allowedip list "*vSphereClient*) echo "vSphereClient  All" ;;
 *" allowedip list "*) echo "CIMHttpsServer  192.0.2.200" ;;
-*" ruleset list "*) echo "CIMHttpsServer  $STATE" ;;
+*" ruleset list "*) cat "$DIR/list" ;;
 esac
 `), 0o755))
-	rules := rulesOf(t, parse(t, "vmware://192.0.2.20"), sum.MatrixOptions{Manager: manager}, sum.RuleOptions{Format: sum.RulesESXCLI, Side: sum.SideTarget})
-	for state, changes := range map[string][]string{
-		"false": {"set --ruleset-id=CIMHttpsServer --allowed-all=false", "allowedip add --ruleset-id=CIMHttpsServer --ip-address=192.0.2.1", "set --ruleset-id=CIMHttpsServer --enabled=true"},
-		"true":  {"allowedip add --ruleset-id=CIMHttpsServer --ip-address=192.0.2.1", "set --ruleset-id=CIMHttpsServer --enabled=true"},
-	} {
-		log := filepath.Join(dir, state)
-		cmd := exec.CommandContext(t.Context(), "sh", "-e")
-		cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "LOG=" + log, "STATE=" + state}
-		cmd.Stdin = strings.NewReader(rules)
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		data, err := os.ReadFile(log)
-		require.NoError(t, err)
-		var did []string
-		for l := range strings.Lines(string(data)) {
-			if l = strings.TrimSpace(strings.TrimPrefix(l, "network firewall ruleset ")); !strings.Contains(l, "list ") {
-				did = append(did, l)
+			cmd := exec.CommandContext(t.Context(), "sh", "-e")
+			cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "DIR=" + dir}
+			cmd.Stdin = strings.NewReader(rules)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			data, err := os.ReadFile(filepath.Join(dir, "log"))
+			require.NoError(t, err)
+			var did []string
+			for l := range strings.Lines(string(data)) {
+				if l = strings.TrimSpace(strings.TrimPrefix(l, "network firewall ruleset ")); !strings.Contains(l, "list ") {
+					did = append(did, l)
+				}
 			}
-		}
-		require.Equal(t, changes, did, "the rule set was on: %s", state)
+			require.Equal(t, tt.do, did)
+		})
 	}
 }

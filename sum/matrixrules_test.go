@@ -71,13 +71,13 @@ func TestRules(t *testing.T) {
 			"iptables -I INPUT -p tcp -s 192.0.2.15 --dport 63000 -j ACCEPT",
 			"iptables -I INPUT -p tcp -s 192.0.2.15 --dport 63003:63005 -j ACCEPT"}},
 		{sum.RulesUFW, sum.SideTarget, classic, []string{
-			"ufw allow proto tcp from 192.0.2.1 to any port 22",
-			"ufw allow proto tcp from 192.0.2.1 port 60000:65535 to any port 62286:62293",
-			"ufw allow proto tcp from 2001:db8::1 to any port 2222",
-			"ufw allow proto tcp from 2001:db8::1 port 60000:65535 to any port 62286:62293"}},
+			"ufw prepend allow proto tcp from 192.0.2.1 to any port 22",
+			"ufw prepend allow proto tcp from 192.0.2.1 port 60000:65535 to any port 62286:62293",
+			"ufw prepend allow proto tcp from 2001:db8::1 to any port 2222",
+			"ufw prepend allow proto tcp from 2001:db8::1 port 60000:65535 to any port 62286:62293"}},
 		{sum.RulesFirewalld, sum.SideManager, m, []string{
-			`firewall-cmd --add-rich-rule='rule family="ipv4" source address="192.0.2.15" port port="63001" protocol="tcp" accept'`,
-			`firewall-cmd --permanent --add-rich-rule='rule family="ipv4" source address="192.0.2.15" port port="63001" protocol="tcp" accept'`}},
+			`firewall-cmd --add-rich-rule='rule priority="-1" family="ipv4" source address="192.0.2.15" port port="63001" protocol="tcp" accept'`,
+			`firewall-cmd --permanent --add-rich-rule='rule priority="-1" family="ipv4" source address="192.0.2.15" port port="63001" protocol="tcp" accept'`}},
 		{sum.RulesNetsh, sum.SideManager, m, []string{
 			`netsh advfirewall firewall add rule name="roundsman 1 tcp 63001" dir=in action=allow protocol=TCP localport=63001 remoteip=192.0.2.15`}},
 		{sum.RulesNetsh, sum.SideTarget, classic, []string{
@@ -115,7 +115,7 @@ func TestRulesPolicy(t *testing.T) {
 	m := sum.MatrixOptions{Manager: manager, Generation: sum.Classic, Classic: sum.ClassicOptions{Stay: true}}
 	text := rulesOf(t, parse(t, "linux://192.0.2.11"), m, sum.RuleOptions{Format: sum.RulesFirewalld, Side: sum.SideBetween})
 	lines := active(text)
-	require.Equal(t, "firewall-cmd --permanent --new-policy=roundsman", lines[0])
+	require.Equal(t, "firewall-cmd --permanent --info-policy=roundsman >/dev/null 2>&1 || firewall-cmd --permanent --new-policy=roundsman", lines[0])
 	require.Equal(t, `firewall-cmd --permanent --policy=roundsman --add-rich-rule='rule family="ipv4" source address="192.0.2.11" destination address="192.0.2.1" port port="61000-61007" protocol="tcp" accept'`, lines[5])
 	require.Equal(t, "firewall-cmd --reload", lines[6])
 	require.Contains(t, text, "\n# firewalld cannot match the source ports")
@@ -127,12 +127,12 @@ func TestRulesOfJumpHosts(t *testing.T) {
 	m := sum.MatrixOptions{Manager: manager, Route: func(sum.Target) sum.Route { return sum.Route{Via: []string{"192.0.2.99:2022"}} }}
 	fleet := parse(t, "linux://192.0.2.11", "linux://192.0.2.12")
 	text := rulesOf(t, fleet, m, sum.RuleOptions{Format: sum.RulesUFW, Side: sum.SideTarget})
-	require.Equal(t, []string{"ufw allow proto tcp from 192.0.2.99 to any port 22"}, active(text))
+	require.Equal(t, []string{"ufw prepend allow proto tcp from 192.0.2.99 to any port 22"}, active(text))
 	require.Equal(t, 1, strings.Count(text, "# The jump host 192.0.2.99 has to let in the manager: 2022/tcp\n"))
 	require.Equal(t, []string{
-		"ufw route allow proto tcp from 192.0.2.1 to 192.0.2.99 port 2022",
-		"ufw route allow proto tcp from 192.0.2.99 to 192.0.2.11 port 22",
-		"ufw route allow proto tcp from 192.0.2.99 to 192.0.2.12 port 22",
+		"ufw route prepend allow proto tcp from 192.0.2.1 to 192.0.2.99 port 2022",
+		"ufw route prepend allow proto tcp from 192.0.2.99 to 192.0.2.11 port 22",
+		"ufw route prepend allow proto tcp from 192.0.2.99 to 192.0.2.12 port 22",
 	}, active(rulesOf(t, fleet, m, sum.RuleOptions{Format: sum.RulesUFW, Side: sum.SideBetween})))
 }
 
@@ -144,16 +144,18 @@ func TestRulesESXCLI(t *testing.T) {
 	m := sum.MatrixOptions{Manager: manager}
 	const set = "esxcli network firewall ruleset "
 	turnOn := func(name string) []string {
+		on := set + "list --ruleset-id=" + name + " | grep -qE '^ *" + name + " +true' || "
 		return []string{
-			set + "list --ruleset-id=" + name + " | grep -qw true || " + set + "set --ruleset-id=" + name + " --allowed-all=false",
+			on + set + "set --ruleset-id=" + name + " --allowed-all=false",
 			set + "allowedip list --ruleset-id=" + name + " | grep -qw All || " + set + "allowedip add --ruleset-id=" + name + " --ip-address=192.0.2.1",
-			set + "set --ruleset-id=" + name + " --enabled=true",
+			on + set + "set --ruleset-id=" + name + " --enabled=true",
 		}
 	}
 	api := set + "allowedip list --ruleset-id=vSphereClient | grep -qw All || " + set + "allowedip add --ruleset-id=vSphereClient --ip-address=192.0.2.1"
 
 	text := rulesOf(t, parse(t, "vmware://192.0.2.20"), m, o)
 	require.Equal(t, append([]string{api}, turnOn("CIMHttpsServer")...), active(text))
+	require.Contains(t, text, "esxcli system wbem set --enable=true\n")
 	require.Contains(t, text, "# out 63001/tcp, payloads to the host, status from it (HTTP)\n# esxcli cannot open this port")
 
 	m.Ports = map[portalloc.Role]portalloc.Policy{portalloc.Port: portalloc.Fixed(80)}
@@ -217,7 +219,7 @@ func TestRulesQuoteNames(t *testing.T) {
 			fleet = append(fleet, sum.Target{Kind: k, Name: fmt.Sprint(n, i, j), Address: fmt.Sprintf("192.0.2.%d", 10+4*i+j)})
 		}
 	}
-	rule := regexp.MustCompile(`^(insert rule inet|(ip6?tables|ufw|firewall-cmd|esxcli network firewall ruleset|netsh advfirewall firewall add rule) )[-a-zA-Z0-9 .,:/="'{}_|]*$`)
+	rule := regexp.MustCompile(`^(insert rule inet|(ip6?tables|ufw|firewall-cmd|esxcli network firewall ruleset|netsh advfirewall firewall add rule) )[-a-zA-Z0-9 .,:/="'{}_|^*+>&]*$`)
 	for _, format := range sum.RuleFormats() {
 		for _, side := range []sum.Side{sum.SideManager, sum.SideTarget, sum.SideBetween} {
 			flows, err := sum.Matrix(fleet, sum.MatrixOptions{Manager: manager})
@@ -270,8 +272,12 @@ func TestRulesNamesAreNoCommands(t *testing.T) {
 		}
 	}
 	// An ESXi host that a vCenter has, which a comment names.
-	text := rulesOf(t, []sum.Target{{Kind: sum.VMware, Address: "vc; echo INJECTED", Object: "esx1; echo INJECTED"}}, sum.MatrixOptions{Manager: manager},
-		sum.RuleOptions{Format: sum.RulesESXCLI, Side: sum.SideTarget})
+	flows, err = sum.Matrix([]sum.Target{{Kind: sum.VMware, Address: "vc", Object: "esx1; echo INJECTED"}}, sum.MatrixOptions{Manager: manager})
+	require.NoError(t, err)
+	flows[0].To.Host = "vc; echo INJECTED"
+	var b bytes.Buffer
+	require.NoError(t, sum.WriteRules(&b, flows, sum.RuleOptions{Format: sum.RulesESXCLI, Side: sum.SideTarget}))
+	text := b.String()
 	require.Contains(t, text, "# That is vc_ echo INJECTED, which is not the host")
 	require.NotContains(t, text, "; echo")
 }

@@ -32,6 +32,8 @@ type Node struct {
 	conn    transport.Conn
 	ag      *channelUse
 	place   *agent.Place // of an agent that was started and not removed, by this run or a dead one
+	left    *agent.Place // of one that a dead run left, until that is taken over
+	heir    bool         // what dead runs left on the target is this node's
 	reached bool         // a dial succeeded once
 	closing bool         // no further step begins
 	closed  bool         // nothing more is dialled
@@ -78,15 +80,29 @@ func (t turn) give() { <-t }
 func newNode(s *Session, t Target) *Node {
 	n := &Node{s: s, t: t, turn: make(turn, 1), dials: make(turn, 1), news: make(chan struct{}, 1)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	// An agent that a dead run left is taken over with its directory: blobs need
-	// not be sent again, and its jobs are there.
-	for _, p := range s.books.pendingFor(t.id()) {
-		var r agentRecord
-		if p.kind == kindAgent && json.Unmarshal(p.data, &r) == nil {
-			n.place = &r.Place
+	n.left = s.books.leftAgent(t.id())
+	return n
+}
+
+// takeOver is Session.TakeOver for a step of the node. An agent that a dead run left
+// becomes the node's with its directory: blobs need not be sent again, and its jobs are
+// there.
+func (n *Node) takeOver(ctx context.Context) error {
+	if err := n.s.takeOver(ctx); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.heir {
+		return nil
+	}
+	n.heir, n.left = true, nil
+	for _, r := range n.s.books.pendingFor(n.t.id()) {
+		if p := agentPlace(r.kind, r.data); p != nil {
+			n.place = p
 		}
 	}
-	return n
+	return nil
 }
 
 // Target returns the target of the node.
@@ -327,7 +343,7 @@ func (n *Node) agent(ctx context.Context) (*channelUse, transport.Conn, error) {
 	}
 	defer n.dials.give()
 	n.mu.Lock()
-	use, place := n.ag, n.place
+	use := n.ag
 	if use != nil {
 		use.calls.Add(1)
 	}
@@ -335,10 +351,14 @@ func (n *Node) agent(ctx context.Context) (*channelUse, transport.Conn, error) {
 	if use != nil {
 		return use, use.conn, nil
 	}
+	if err := n.takeOver(ctx); err != nil {
+		return nil, nil, err
+	}
 	conn, err := n.connect(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	place := n.placeOf()
 	opts := agent.StartOptions{
 		Target: n.t.key(), Place: place, BaseDirs: n.s.cfg.BaseDirs, Lease: n.s.cfg.Lease, KeepLogs: n.s.cfg.KeepLogs, Classic: n.s.classic.options(n, conn),
 		Opened: func(ctx context.Context, p agent.Place) error {
@@ -388,6 +408,13 @@ func (n *Node) placeOf() *agent.Place {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.place
+}
+
+// leftAt returns where a dead run that nobody has taken over left its agent, or nil.
+func (n *Node) leftAt() *agent.Place {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.left
 }
 
 // newID returns an unguessable name for an agent directory or an update.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -24,6 +25,9 @@ import (
 type PreflightOptions struct {
 	// Phase is what is to follow; "" is PhaseDeploy.
 	Phase Phase
+	// Use names the options in use: what they need is looked at as well, such as port
+	// 80 for an OA that fetches; see MatrixOptions.
+	Use []PortOption
 	// Components are what is to be deployed, if that is known: the target must have
 	// room for the largest.
 	Components []*component.Component
@@ -74,14 +78,18 @@ func (e *PreflightError) Unwrap() []error {
 // and time it has; and whether another manager is at work. It says what it found, and
 // what to do.
 //
-// On the target it needs one temporary file, a program, which goes before Preflight
-// returns, and with the connection if that breaks. (Of dead holders of the host it
-// deletes the marks, as whoever looks at those does.) It opens ports of its own on the
-// manager for a moment, and on the target in the generation Classic; and with
-// Config.OpenFirewall those in the firewalls.
+// On the target it needs a program, the one file of a temporary directory. Both go
+// before Preflight returns, and with the connection if that breaks. (Of dead holders of
+// the host it deletes the marks, as whoever looks at those does, and what killed
+// programs of ours left in its firewall.) It opens ports of its own on the manager for
+// a moment, and on the target in the generation Classic; and with Config.OpenFirewall
+// those in the firewalls. What dead runs of the journal left stays theirs, see
+// Session.TakeOver; a job of theirs that runs still is FindBusy.
 //
 // A device cannot be asked to dial: the ways back from one are untried, and only
-// the manager's side of them is looked at.
+// the manager's side of them is looked at. Where the manager has several ports for one
+// of them it needs any, and what is taken of them is a Notice; a device that fetches from
+// port 80 and no other needs that.
 //
 // It fails only where ctx ends or the session is closed: everything else is a Finding.
 func Preflight(ctx context.Context, n *Node, opts PreflightOptions) ([]Finding, error) {
@@ -131,12 +139,12 @@ func newPreflight(n *Node, opts PreflightOptions) *preflight {
 	return &preflight{n: n, opts: opts, least: agentRoom}
 }
 
-func (p *preflight) add(f Finding) { p.findings = append(p.findings, f) }
+func (p *preflight) add(f Finding) { p.findings = append(p.findings, p.orElse(f)) }
 
 func (p *preflight) run(ctx context.Context) error {
 	cfg := p.n.s.cfg
 	var err error
-	p.flows, err = Matrix([]Target{p.n.t}, MatrixOptions{Phase: p.opts.Phase, Generation: cfg.Generation, Classic: cfg.Classic, Ports: cfg.Ports, HTTPRole: cfg.HTTPRole})
+	p.flows, err = Matrix([]Target{p.n.t}, MatrixOptions{Phase: p.opts.Phase, Generation: cfg.Generation, Classic: cfg.Classic, Ports: cfg.Ports, HTTPRole: cfg.HTTPRole, Use: p.opts.Use})
 	if err != nil {
 		p.add(Finding{Err: err}.as(FindFailed, Blocks, err.Error(), ""))
 		return ctx.Err()
@@ -234,8 +242,10 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 	f.Err = err
 	var dns *net.DNSError
 	switch how := agent.HowReached(err); {
+	case errors.Is(err, transport.ErrUnknownIdentity):
+		return f.as(FindUnknown, Blocks, err.Error(), "compare its fingerprint with the one that its console shows, and record it if it is right")
 	case errors.Is(err, transport.ErrTrust):
-		return f.as(FindIdentity, Blocks, err.Error(), "compare its fingerprint with the one that its console shows, and record it if it is right; if it was known under another one, find out first whether it was installed anew or somebody else answers")
+		return f.as(FindIdentity, Blocks, err.Error(), "find out first whether the target was installed anew, or somebody else answers; only then replace what is recorded")
 	case errors.Is(err, transport.ErrElevation):
 		return f.as(FindRights, Blocks, err.Error(), "let the user become root by sudo, or give its password")
 	case errors.Is(err, transport.ErrAuth):
@@ -265,11 +275,22 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 	return f.as(FindFailed, Blocks, err.Error(), "")
 }
 
-// tryPort dials a port and hangs up.
-func (p *preflight) tryPort(ctx context.Context, addr string) error {
+// dial dials an address of the target, and gives up after Patience, as what is then
+// read and written does.
+func (p *preflight) dial(ctx context.Context, by transport.DialFunc, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.opts.Patience)
 	defer cancel()
-	c, err := p.opts.DialContext(ctx, "tcp", addr)
+	c, err := by(ctx, "tcp", addr)
+	if err == nil {
+		deadline, _ := ctx.Deadline()
+		_ = c.SetDeadline(deadline)
+	}
+	return c, err
+}
+
+// tryPort dials a port and hangs up.
+func (p *preflight) tryPort(ctx context.Context, addr string) error {
+	c, err := p.dial(ctx, p.opts.DialContext, addr)
 	if err == nil {
 		err = c.Close()
 	}
@@ -290,13 +311,15 @@ func (p *preflight) others(ctx context.Context, conn transport.Conn) {
 // ports dials the ports of the target at host, which is "" where only a connection
 // leads to it. all says that there is no other way to see it.
 func (p *preflight) ports(ctx context.Context, host string, all bool, used ...uint16) {
+	name, _ := p.address()
 	for _, flow := range p.flows {
+		behind := flow.To.Host != name // a host that a vCenter has
 		switch {
 		case ctx.Err() != nil:
 			return
 		case flow.Direction != ToTarget || flow.First != flow.Last || flow.SourceFirst != 0:
 			continue // the last are for the agent: see way
-		case slices.Contains(used, flow.First):
+		case !behind && slices.Contains(used, flow.First):
 			continue // the connection's
 		}
 		f := Finding{Direction: ToTarget, Protocol: flow.Protocol, Port: flow.First}
@@ -306,19 +329,30 @@ func (p *preflight) ports(ctx context.Context, host string, all bool, used ...ui
 		if all && flow.Need == Required {
 			bad = Blocks
 		}
+		at := host
+		if behind {
+			at = flow.To.Host
+		}
 		switch {
 		case flow.Protocol != "tcp":
 			p.add(f.as(FindUntried, Notice, "UDP answers nobody who asks only whether it is open: "+flow.Purpose, ""))
 		case host == "":
 			p.add(f.as(FindUntried, Notice, "the connection goes another way, as over a jump host: "+flow.Purpose, ""))
+		case behind && !inDNS(at):
+			p.add(f.as(FindUntried, Notice, fmt.Sprintf("%s has this port, and its address is not known: %s", at, flow.Purpose), ""))
 		default:
-			f.Addr = net.JoinHostPort(host, strconv.Itoa(int(flow.First)))
+			f.Addr = net.JoinHostPort(at, strconv.Itoa(int(flow.First)))
 			err := p.service(ctx, f.Addr, flow.First)
-			if errors.Is(err, errService) {
+			var dns *net.DNSError
+			switch {
+			case errors.Is(err, errService):
 				p.add(f.as(FindService, bad, err.Error(), "check what listens there; the port is for: "+flow.Purpose))
-				continue
+			case behind && errors.As(err, &dns):
+				f.Err = err
+				p.add(f.as(FindUntried, Notice, err.Error(), ""))
+			default:
+				p.add(f.reached(agent.HowReached(err), "", bad))
 			}
-			p.add(f.reached(agent.HowReached(err), "", bad))
 		}
 	}
 }
@@ -327,15 +361,11 @@ var errService = errors.New("something else answers")
 
 // service dials a port whose protocol is known, and says whether that is spoken.
 func (p *preflight) service(ctx context.Context, addr string, port uint16) error {
-	ctx, cancel := context.WithTimeout(ctx, p.opts.Patience)
-	defer cancel()
-	c, err := p.opts.DialContext(ctx, "tcp", addr)
+	c, err := p.dial(ctx, p.opts.DialContext, addr)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	deadline, _ := ctx.Deadline()
-	_ = c.SetDeadline(deadline)
 	want, asked := "", ""
 	switch port {
 	case 22:
@@ -370,7 +400,7 @@ func (p *preflight) service(ctx context.Context, addr string, port uint16) error
 // server looks at a server from inside.
 func (p *preflight) server(ctx context.Context, conn transport.Conn) error {
 	cfg := p.n.s.cfg
-	look, err := cfg.Installer.Inspect(ctx, conn, agent.InspectOptions{Target: p.n.t.key(), Place: p.n.placeOf(), BaseDirs: cfg.BaseDirs})
+	look, err := cfg.Installer.Inspect(ctx, conn, agent.InspectOptions{Target: p.n.t.key(), Place: p.place(), BaseDirs: cfg.BaseDirs})
 	if err != nil {
 		return p.notLooked(ctx, err)
 	}
@@ -423,7 +453,9 @@ func (p *preflight) judge(facts agent.Facts) {
 		advice := "name a directory that may hold programs (Config.BaseDirs)"
 		switch {
 		case errors.Is(err, transport.ErrNoSpace):
-			p.add(f.as(FindSpace, bad, err.Error(), "make room there, or "+advice))
+			p.add(f.as(FindSpace, bad, fmt.Sprintf("%v, and %d MiB are needed", err, mebibytes(p.room())), "make room there, or "+advice))
+		case errors.Is(err, syscall.EROFS):
+			p.add(f.as(FindDirectory, bad, err.Error(), "mount it writable, or "+advice))
 		case errors.Is(err, agent.ErrNoExec):
 			p.add(f.as(FindNoExec, bad, err.Error(), advice+", or work without an agent"))
 		case errors.Is(err, agent.ErrPolicy):
@@ -434,19 +466,25 @@ func (p *preflight) judge(facts agent.Facts) {
 	}
 	if need := p.room(); facts.Dir != "" && facts.Free >= 0 {
 		dir := facts.Dir
-		if place := p.n.placeOf(); place != nil {
+		if place := p.place(); place != nil {
 			dir = place.Dir
 		}
 		// What was sent before an interruption is not sent again.
 		if facts.Free < need-facts.Staged {
 			p.add(Finding{Err: transport.ErrNoSpace}.as(FindSpace, Blocks,
-				fmt.Sprintf("%v: %d MiB are free in %s, and %d MiB are needed", transport.ErrNoSpace, facts.Free>>20, dir, (need-facts.Staged+1<<20-1)>>20), "make room there"))
+				fmt.Sprintf("%v: %d MiB are free in %s, and %d MiB are needed", transport.ErrNoSpace, facts.Free>>20, dir, mebibytes(need-facts.Staged)), "make room there"))
 		} else {
 			p.add(Finding{}.as(FindSpace, Passed, fmt.Sprintf("%d MiB are free in %s", facts.Free>>20, dir), ""))
 		}
 	}
 	if facts.UID > 0 {
-		p.add(Finding{}.as(FindNotRoot, Notice, fmt.Sprintf("the login is user %d, not root: what needs root will fail", facts.UID), "log in as root, or use sudo"))
+		s, fails := Notice, "what needs root will fail"
+		if name := p.needsRoot(); name != "" {
+			s, fails = Blocks, "the package "+name+" needs root, and will fail"
+		} else if p.opts.Phase == PhaseDeploy {
+			fails += ", such as packages (deb, rpm)"
+		}
+		p.add(Finding{}.as(FindNotRoot, s, fmt.Sprintf("the login is user %d, not root: %s", facts.UID, fails), "log in as root, or use sudo"))
 	}
 	if skew := facts.Skew.Abs(); skew > clockTolerance+facts.Within {
 		side := "ahead of"
@@ -465,17 +503,49 @@ func (p *preflight) judge(facts agent.Facts) {
 		p.add(Finding{Err: err}.as(FindUntried, Notice, "whether another manager works there is not known: "+err.Error(), ""))
 		return
 	}
+	own, left := p.n.placeOf(), p.n.leftAt()
+	busy := false
 	for _, h := range facts.Holders {
-		p.add(Finding{Err: agent.ErrHostBusy}.as(FindBusy, Blocks, h.String(), "wait until that has ended"))
+		advice := "wait until that has ended"
+		switch {
+		case own != nil && h.Agent == own.ID:
+			continue // this session's own
+		case left != nil && h.Agent == left.ID:
+			advice = "an earlier run with this journal began it, and was killed: finish it by Recover"
+		}
+		p.add(Finding{Err: agent.ErrHostBusy}.as(FindBusy, Blocks, h.String(), advice))
+		busy = true
 	}
 	switch {
-	case len(facts.Holders) > 0:
+	case busy:
 	case facts.UID > 0:
 		p.add(Finding{}.as(FindBusy, Passed, "no other manager works there as this user", ""))
 	default:
 		p.add(Finding{}.as(FindBusy, Passed, "no other manager works there", ""))
 	}
 }
+
+// place is where an agent of this manager is, or nil: one that a dead run left counts,
+// until it is taken over.
+func (p *preflight) place() *agent.Place {
+	if own := p.n.placeOf(); own != nil {
+		return own
+	}
+	return p.n.leftAt()
+}
+
+// needsRoot returns the name of a component that only root can install, or "".
+func (p *preflight) needsRoot() string {
+	for _, c := range p.opts.Components {
+		if c.Profile == agent.ProfileDeb || c.Profile == agent.ProfileRPM {
+			return c.Name
+		}
+	}
+	return ""
+}
+
+// mebibytes rounds up.
+func mebibytes(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
 
 // room is how much the target must have free, in bytes.
 func (p *preflight) room() int64 {

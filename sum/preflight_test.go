@@ -48,6 +48,8 @@ func TestPreflightFacts(t *testing.T) {
 		want   sum.Severity
 		stops  bool // a deployment
 		advice string
+		text   string
+		other  bool // the component is no package
 	}{
 		"fit":                          {facts: fit},
 		"almost full":                  {facts: with(func(f *agent.Facts) { f.Free = 1 << 10 }), code: sum.FindSpace, want: sum.Blocks, stops: true},
@@ -55,7 +57,10 @@ func TestPreflightFacts(t *testing.T) {
 		"room unknown":                 {facts: with(func(f *agent.Facts) { f.Free = -1 })},
 		"full": {facts: with(func(f *agent.Facts) {
 			f.Dir, f.Unfit = "", []error{fmt.Errorf("/var/lib/roundsman: %w", transport.ErrNoSpace)}
-		}), code: sum.FindSpace, want: sum.Blocks, stops: true},
+		}), code: sum.FindSpace, want: sum.Blocks, stops: true, text: ", and 33 MiB are needed"},
+		"read-only": {facts: with(func(f *agent.Facts) {
+			f.Dir, f.Unfit = "", []error{fmt.Errorf("/var/lib/roundsman: %w", syscall.EROFS)}
+		}), code: sum.FindDirectory, want: sum.Blocks, stops: true, advice: "mount it writable"},
 		"noexec": {facts: with(func(f *agent.Facts) {
 			f.Dir, f.Unfit = "", []error{fmt.Errorf("/var/lib/roundsman: %w", agent.ErrNoExec)}
 		}), code: sum.FindNoExec, want: sum.Blocks, stops: true, advice: "without an agent"},
@@ -67,11 +72,12 @@ func TestPreflightFacts(t *testing.T) {
 		}), code: sum.FindPolicy, want: sum.Blocks, stops: true},
 		"another directory": {facts: with(func(f *agent.Facts) { f.Dir, f.Unfit = "", []error{errors.New("everybody may replace it")} }),
 			code: sum.FindDirectory, want: sum.Blocks, stops: true},
-		"not root":        {facts: with(func(f *agent.Facts) { f.UID = 1000 }), code: sum.FindNotRoot, want: sum.Notice},
-		"clock ahead":     {facts: with(func(f *agent.Facts) { f.Skew = 87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
-		"clock behind":    {facts: with(func(f *agent.Facts) { f.Skew = -87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
-		"not known":       {facts: with(func(f *agent.Facts) { f.HoldersErr = errors.New("not readable") }), code: sum.FindUntried, want: sum.Notice},
-		"another manager": {facts: with(func(f *agent.Facts) { f.Holders = []agent.HostHolder{{Agent: "x", Component: "bios"}} }), code: sum.FindBusy, want: sum.Blocks},
+		"not root":             {facts: with(func(f *agent.Facts) { f.UID = 1000 }), code: sum.FindNotRoot, want: sum.Blocks, stops: true, text: "the package thing needs root"},
+		"not root, no package": {facts: with(func(f *agent.Facts) { f.UID = 1000 }), code: sum.FindNotRoot, want: sum.Notice, other: true, text: "such as packages"},
+		"clock ahead":          {facts: with(func(f *agent.Facts) { f.Skew = 87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
+		"clock behind":         {facts: with(func(f *agent.Facts) { f.Skew = -87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
+		"not known":            {facts: with(func(f *agent.Facts) { f.HoldersErr = errors.New("not readable") }), code: sum.FindUntried, want: sum.Notice},
+		"another manager":      {facts: with(func(f *agent.Facts) { f.Holders = []agent.HostHolder{{Agent: "x", Component: "bios"}} }), code: sum.FindBusy, want: sum.Blocks},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -79,6 +85,9 @@ func TestPreflightFacts(t *testing.T) {
 			s := l.open()
 			n := l.nodes(s)[0]
 			c := l.component("7.0", 100_000)
+			if tt.other {
+				c.Profile = agent.ProfileZeroOK
+			}
 			p := plan(t, n, c, sum.PlanOptions{})
 			l.agents.Host(n.Target().Name).SetFacts(tt.facts)
 			list, err := sum.Preflight(t.Context(), n, sum.PreflightOptions{Components: one(c), DialContext: nobody})
@@ -92,6 +101,7 @@ func TestPreflightFacts(t *testing.T) {
 			if tt.code != "" {
 				require.Len(t, found(list, tt.code), 1)
 				require.Contains(t, found(list, tt.code)[0].Advice, tt.advice)
+				require.Contains(t, found(list, tt.code)[0].Text, tt.text)
 			}
 			require.Equal(t, tt.want == sum.Blocks, len(sum.Blocking(list)) > 0)
 
@@ -123,6 +133,7 @@ func TestPreflightDial(t *testing.T) {
 	s := l.open()
 	n := l.nodes(s)[0]
 	for kind, code := range map[error]sum.FindingCode{
+		fmt.Errorf("%w: %w", transport.ErrTrust, transport.ErrUnknownIdentity): sum.FindUnknown,
 		transport.ErrTrust: sum.FindIdentity, transport.ErrAuth: sum.FindLogin, transport.ErrElevation: sum.FindRights,
 		transport.ErrProtocol: sum.FindService, &net.DNSError{Name: "shell.example", IsNotFound: true}: sum.FindNoName,
 		&net.DNSError{Name: "shell.example", IsTemporary: true}: sum.FindFailed, transport.ErrTimeout: sum.FindFiltered,
@@ -172,6 +183,14 @@ func (f dialFunc) Dial(ctx context.Context, ep transport.Endpoint) (transport.Co
 	return f(ctx, ep)
 }
 
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	ln, err := net.Listen("tcp", ":0")
+	require.NoError(t, err)
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
 // TestPreflightDevice: of a device only the manager's side of the way back can be
 // looked at: who has its port, and whether the firewall can be opened; and where else
 // the device can be updated.
@@ -179,10 +198,7 @@ func TestPreflightDevice(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, pull)
 	host := walled(t, l)
-	ln, err := net.Listen("tcp", ":0")
-	require.NoError(t, err)
-	port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
-	ln.Close()
+	port := freePort(t)
 	l.ports = map[portalloc.Role]portalloc.Policy{portalloc.Port: portalloc.Fixed(port)}
 	s := l.open()
 	n := l.nodes(s)[0]
@@ -209,13 +225,49 @@ func TestPreflightDevice(t *testing.T) {
 	require.Equal(t, sum.FindFirewall, f.Code)
 	require.Equal(t, sum.Blocks, f.Severity)
 
-	ln, err = net.Listen("tcp", fmt.Sprint(":", port))
+	ln, err := net.Listen("tcp", fmt.Sprint(":", port))
 	require.NoError(t, err)
 	f = about()
 	require.Equal(t, sum.FindTaken, f.Code)
 	require.Equal(t, sum.Blocks, f.Severity)
 	ln.Close()
 	l.clean(s)
+}
+
+// TestPreflightLinkLocal: under an address that needs a zone neither a device nor an
+// agent can be told to find the manager.
+func TestPreflightLinkLocal(t *testing.T) {
+	for name, lab := range map[string]func(*testing.T) (*lab, func() *sum.Session){
+		"device": func(t *testing.T) (*lab, func() *sum.Session) {
+			l := newLab(t, pull)
+			l.ports = map[portalloc.Role]portalloc.Policy{portalloc.Port: portalloc.Fixed(freePort(t))}
+			return l, l.open
+		},
+		"agent": func(t *testing.T) (*lab, func() *sum.Session) {
+			l := newClassicLab(t)
+			return l.lab, l.open
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, open := lab(t)
+			l.way = func(_ sum.Target, p transport.Path) transport.Path {
+				p.SeenAs, p.CallbackFrom = netip.MustParseAddr("fe80::1%eth0"), []netip.Prefix{netip.MustParsePrefix("fe80::/64")}
+				return p
+			}
+			s := open()
+			list, err := sum.Preflight(t.Context(), l.nodes(s)[0], sum.PreflightOptions{DialContext: nobody})
+			require.NoError(t, err)
+			said := 0
+			for _, f := range found(list, sum.FindUntried) {
+				if f.Direction == sum.ToManager {
+					said++
+					require.Contains(t, f.Text, "fe80::1%eth0 is link-local")
+				}
+			}
+			require.Equal(t, 1, said, "%v", list)
+			require.NoError(t, s.Close(t.Context()))
+		})
+	}
 }
 
 // TestPreflightWayBack: the target dials the manager where its agent would.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"net/url"
 	"strings"
 	"time"
 
@@ -66,14 +65,18 @@ func (p *preflight) wayTo(ctx context.Context, conn transport.Conn, look agent.I
 	f.Err = err
 	switch {
 	case err == nil:
+	case errors.Is(err, agent.ErrFirewall):
+		advice := "put that right on the target, or open the port there by hand and leave the firewalls alone"
+		if denied(err) {
+			advice = "log in as root, or open the port there by hand and leave the firewalls alone"
+		}
+		p.add(f.as(FindFirewall, Blocks, err.Error(), advice))
+		return
 	case len(opts.Firewall) > 0 && errors.Is(err, errors.ErrUnsupported):
 		p.add(f.as(FindUntried, Notice, "nobody on the target can listen, or open its firewall: "+err.Error(), ""))
 		return
 	case errors.Is(err, errors.ErrUnsupported):
 		p.add(f.as(FindUntried, Notice, "nobody on the target can listen", ""))
-		return
-	case denied(err) && len(opts.Firewall) > 0:
-		p.add(f.as(FindFirewall, Blocks, err.Error(), "log in as root, or open the port by hand and leave the firewalls alone"))
 		return
 	default:
 		p.add(f.as(FindFailed, bad, "the target cannot listen: "+err.Error(), ""))
@@ -112,18 +115,12 @@ func (p *preflight) agentPort() uint16 {
 
 // dialAgent dials from the ports that the agent will be dialled from.
 func (p *preflight) dialAgent(ctx context.Context, addr string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.opts.Patience)
-	defer cancel()
-	c, err := p.n.s.classic.dialer.DialContext(ctx, "tcp", addr)
+	c, err := p.dial(ctx, p.n.s.classic.dialer.DialContext, addr)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	deadline, _ := ctx.Deadline()
-	if soon := time.Now().Add(2 * time.Second); soon.Before(deadline) { // to greet
-		deadline = soon
-	}
-	_ = c.SetDeadline(deadline)
+	_ = c.SetReadDeadline(time.Now().Add(min(p.opts.Patience, 2*time.Second))) // to greet
 	got, _ := io.ReadAll(io.LimitReader(c, 64))
 	return strings.TrimSuffix(string(got), "\n"), nil
 }
@@ -167,6 +164,9 @@ func (p *preflight) wayBack(ctx context.Context, conn transport.Conn, look agent
 	dctx, cancel := short(ctx)
 	defer cancel()
 	r, err := look.Dial(dctx, netip.AddrPortFrom(path.SeenAs.Unmap().WithZone(""), port))
+	if err != nil || r.How != agent.ReachedPeer {
+		defer p.filters(ctx, c.walls) // behind the port's own finding
+	}
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
 		p.add(f.as(FindUntried, Notice, "nobody on the target can try to reach the manager", ""))
@@ -179,12 +179,26 @@ func (p *preflight) wayBack(ctx context.Context, conn transport.Conn, look agent
 	default:
 		f = f.reached(r.How, r.Text, Notice) // the manager can ask instead
 		if f.Code != FindReached && c.walls == nil && c.cfg.Classic.OpenRule == nil {
-			if add, _ := byHand(ctx, port, path.CallbackFrom); len(add) > 0 {
-				f.Advice += "; this host's own firewall, if it has one, is left alone, and opened by: " + strings.Join(add, "; ")
+			if text, open := leftAlone(ctx, port, path.CallbackFrom); text != "" {
+				f.Advice += "; " + text + ": " + open
 			}
 		}
 		p.add(f)
 	}
+}
+
+// leftAlone says that this host's firewall, which a session leaves alone, may keep a
+// target out, and how to open it. It says nothing where there is none.
+func leftAlone(ctx context.Context, port uint16, from []netip.Prefix) (text, open string) {
+	add, guessed := byHand(ctx, port, from)
+	if len(add) == 0 {
+		return "", ""
+	}
+	text = "this host has a firewall, which is left alone and may keep the target out"
+	if guessed {
+		text = "if this host has a firewall, which only root can see, it is left alone and may keep the target out"
+	}
+	return text, "open it by: " + strings.Join(add, "; ") + "; or have it opened (Config.OpenFirewall)"
 }
 
 // firstBack is the port on which agents are received, if it is free.
@@ -249,83 +263,4 @@ func (p *preflight) receive(ctx context.Context, role portalloc.Role) (port uint
 		_ = g.lease.Close()
 		<-g.done
 	}, nil
-}
-
-// managerPorts looks at the manager's side of the ways back from a device. conn is nil
-// where there is no connection.
-func (p *preflight) managerPorts(ctx context.Context, conn transport.Conn) {
-	if p.n.t.Kind.IsServer() {
-		return
-	}
-	pub := p.n.s.publish
-	for _, flow := range p.flows {
-		if flow.Direction != ToManager || flow.First != flow.Last || ctx.Err() != nil {
-			continue
-		}
-		f := backPort(flow.First, "")
-		bad := Notice
-		if flow.Need == Required {
-			bad = Blocks
-		}
-		if err := pub.canListen(ctx, flow.Role, flow.First); err != nil {
-			code := FindTaken
-			if denied(err) {
-				code = FindDenied
-			}
-			f.Err = err
-			p.add(f.as(code, bad, err.Error(), ""))
-			continue
-		}
-		if conn == nil {
-			continue
-		}
-		path, err := wayBack(pub.cfg, p.n.t, conn.Path())
-		if err == nil && path.SeenAs.Is6() && path.SeenAs.IsLinkLocalUnicast() {
-			err = fmt.Errorf("%v is link-local, and the manager cannot know the zone that it has on the target: let Config.Way give another address", path.SeenAs)
-		}
-		if err != nil {
-			f.Err = err
-			p.add(f.as(FindUntried, Notice, err.Error(), ""))
-			continue
-		}
-		f.Addr = hostPort(path.SeenAs.WithZone(""), flow.First)
-		if pub.walls != nil {
-			release, err := pub.walls.allow(ctx, flow.First, path.CallbackFrom)
-			if err != nil {
-				f.Err = err
-				p.add(f.as(FindFirewall, bad, err.Error(), ""))
-				continue
-			}
-			cctx, cancel := cleanup(ctx)
-			_ = release(cctx)
-			cancel()
-		}
-		if pub.walls == nil {
-			if add, guessed := byHand(ctx, flow.First, path.CallbackFrom); len(add) > 0 {
-				text := "this host has a firewall, which is left alone and may keep the target out"
-				if guessed {
-					text = "if this host has a firewall, which only root can see, it is left alone and may keep the target out"
-				}
-				p.add(f.as(FindFirewall, Notice, text, "open it by: "+strings.Join(add, "; ")+"; or have it opened (Config.OpenFirewall)"))
-			}
-		}
-		advice := "let it through on every firewall in between"
-		if web := p.web(); web != "" {
-			advice += "; where that cannot be, its own web page updates it: " + web
-		}
-		p.add(f.as(FindUntried, Notice, fmt.Sprintf("nobody can try for the device: it dials the manager at %s (%s)", f.Addr, flow.Purpose), advice))
-	}
-}
-
-// web is the address of a device's own web page.
-func (p *preflight) web() string {
-	switch p.n.t.Kind {
-	case OA, ILO, VC:
-		host, _ := p.address()
-		if strings.Contains(host, ":") {
-			host = "[" + host + "]"
-		}
-		return (&url.URL{Scheme: "https", Host: host, Path: "/"}).String()
-	}
-	return ""
 }

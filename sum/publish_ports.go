@@ -88,20 +88,21 @@ func (p *publisher) opened(role portalloc.Role, port uint16) *portalloc.Lease {
 	return nil
 }
 
-// canListen reports why a port could not be listened on, which it is not for long.
-func (p *publisher) canListen(ctx context.Context, role portalloc.Role, port uint16) error {
+// canListen returns the port on which targets would be served: port if that is not 0,
+// else one of the role. It listens there for a moment, or has listened already.
+func (p *publisher) canListen(ctx context.Context, role portalloc.Role, port uint16) (uint16, error) {
 	if err := p.turn.take(ctx); err != nil {
-		return err
+		return 0, err
 	}
 	defer p.turn.give()
-	if p.opened(role, port) != nil {
-		return nil
+	if l := p.opened(role, port); l != nil {
+		return l.Port(), nil
 	}
 	l, err := p.ports.Listen(ctx, role, portalloc.Options{Port: port, Addrs: p.cfg.Listen})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return l.Close()
+	return l.Port(), l.Close()
 }
 
 // openPort opens a listener, on that port and no other if it is not 0. The caller

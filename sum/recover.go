@@ -48,6 +48,9 @@ func Recover(ctx context.Context, n *Node, opts DeployOptions, comps ...*compone
 
 func (n *Node) recover(ctx context.Context, comps []*component.Component, opts DeployOptions) (Recovery, error) {
 	rec := Recovery{Target: n.t}
+	if err := n.takeOver(ctx); err != nil {
+		return rec, err
+	}
 	pending := n.s.books.pendingFor(n.t.id())
 	for _, p := range pending {
 		var item PlanItem

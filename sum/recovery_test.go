@@ -3,6 +3,8 @@ package sum_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -263,12 +265,14 @@ func TestRecoverMoved(t *testing.T) {
 func TestKeepAgent(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
+		look    bool // before, in a session that does nothing else
 		recover *sum.DeployOptions
 		sent    int64 // how often the payload
 	}{
-		{"deploy alone", nil, 1},
-		{"recover and keep", &sum.DeployOptions{KeepAgent: true}, 1},
-		{"recover", &sum.DeployOptions{}, 2},
+		{"deploy alone", false, nil, 1},
+		{"preflight alone, and deploy", true, nil, 1},
+		{"recover and keep", false, &sum.DeployOptions{KeepAgent: true}, 1},
+		{"recover", false, &sum.DeployOptions{}, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -289,6 +293,12 @@ func TestKeepAgent(t *testing.T) {
 			require.Equal(t, size, host.StagedBytes())
 			require.Zero(t, l.applied(n.Target().Name))
 
+			if tt.look {
+				s = l.open()
+				_, err := sum.Preflight(t.Context(), l.nodes(s)[0], sum.PreflightOptions{DialContext: nobody})
+				require.NoError(t, err)
+				require.NoError(t, s.Close(t.Context()))
+			}
 			s = l.open()
 			n = l.nodes(s)[0]
 			if tt.recover != nil {
@@ -303,6 +313,60 @@ func TestKeepAgent(t *testing.T) {
 			l.clean(s)
 		})
 	}
+}
+
+// TestPreflightTakesNothing: a session that only looks leaves what a dead run left to
+// others, at the same time and afterwards. It says whose job runs there.
+func TestPreflightTakesNothing(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, server)
+	c := l.component("7.0", 100)
+	s := l.open()
+	n := l.nodes(s)[0]
+	w := l.begin(n, plan(t, n, c, sum.PlanOptions{}), c, transporttest.Flash{})
+	s.Abandon()
+	w.cancel()
+	<-w.done
+	dead, err := os.ReadFile(l.runFile())
+	require.NoError(t, err)
+	left := l.agents.Left()
+	require.NotEmpty(t, left)
+
+	looking := l.open()
+	n = l.nodes(looking)[0]
+	look := func() sum.Finding {
+		t.Helper()
+		list, err := sum.Preflight(t.Context(), n, sum.PreflightOptions{DialContext: nobody})
+		require.NoError(t, err)
+		busy := found(list, sum.FindBusy)
+		require.Len(t, busy, 1, "%v", list)
+		return busy[0]
+	}
+	f := look()
+	require.Equal(t, sum.Blocks, f.Severity, "%v", f)
+	require.Contains(t, f.Advice, "Recover")
+	require.Equal(t, []sum.Target{n.Target()}, looking.Pending())
+	require.NoError(t, looking.Close(t.Context()))
+	require.Equal(t, left, l.agents.Left())
+	files, err := filepath.Glob(filepath.Join(l.journal, "run-*.jsonl"))
+	require.NoError(t, err)
+	now, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	require.Equal(t, string(dead), string(now), "the journal of the dead run")
+
+	looking = l.open()
+	n = l.nodes(looking)[0]
+	require.Equal(t, sum.Blocks, look().Severity)
+	close(w.hold)
+	s = l.open()
+	rec, err := sum.Recover(t.Context(), l.nodes(s)[0], sum.DeployOptions{})
+	require.NoError(t, err)
+	require.Len(t, rec.Outcomes, 1)
+	require.Equal(t, sum.Updated, rec.Outcomes[0].Kind, "%+v", rec.Outcomes[0])
+	require.Equal(t, sum.Passed, look().Severity)
+	require.NoError(t, looking.Close(t.Context()))
+	require.Equal(t, 1, l.applied(n.Target().Name))
+	l.clean(s)
 }
 
 // TestSweptAgentForgotten: the agent of a dead run that this run failed to take

@@ -74,7 +74,7 @@ type Config struct {
 	// by hand.
 	OpenFirewall bool
 	// Firewall says how that is done on the manager; the zero value works. Its Rules
-	// are filled in.
+	// are filled in, and its Run where it is empty, with an ID that the journal has too.
 	Firewall firewall.Options
 	// Listen are the addresses on which targets reach the manager; nil means all.
 	Listen []netip.Addr
@@ -137,8 +137,8 @@ type Session struct {
 	closeErr error         // of the Close that did it
 }
 
-// Open starts a session and takes over what dead runs of the same journal left
-// open; see Recover.
+// Open starts a session. What dead runs of the same journal left open it only reads;
+// see TakeOver.
 func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Resolve == nil {
 		return nil, &Error{Step: "open", Err: fmt.Errorf("%w: Config.Resolve is required", ErrInvalid)}
@@ -226,8 +226,28 @@ func (s *Session) Node(t Target) (*Node, error) {
 }
 
 // Pending returns the targets on which dead runs, or deployments of this one that
-// are over, left something open, in no particular order.
+// are over, left something open, in no particular order. Until dead runs are taken
+// over, another session may be quicker.
 func (s *Session) Pending() []Target { return s.books.pendingTargets() }
+
+// TakeOver takes over what dead runs of the journal left open, for Recover: no other
+// session does as long as this one is open. What is left of theirs in the firewall of
+// this host goes at once. Every step that changes something, or that starts an agent,
+// does this first; Preflight alone does not. Once is enough.
+func (s *Session) TakeOver(ctx context.Context) error {
+	if err := s.takeOver(ctx); err != nil {
+		return &Error{Step: "take over", Err: err}
+	}
+	return nil
+}
+
+func (s *Session) takeOver(ctx context.Context) error {
+	now, err := s.books.takeOver(ctx)
+	if now {
+		s.walls.sweep(ctx, s.cfg, s.books)
+	}
+	return err
+}
 
 // Close ends the steps under way, removes the agents, closes the connections and
 // ports and ends the journal. What it cannot give back (a target that is away, a

@@ -18,6 +18,7 @@ type walls struct {
 	books *books
 	id    string // of the record of its openings
 	turn  turn
+	old   []string // IDs of such records of runs that were dead at the start
 
 	fw     *firewall.Firewall
 	noted  bool  // that there are openings
@@ -29,22 +30,41 @@ type walls struct {
 // cannot be done, as without administrator rights, matters only to who needs a port:
 // a fleet of Linux servers needs none.
 func newWalls(ctx context.Context, cfg Config, b *books) *walls {
+	if !cfg.OpenFirewall {
+		return nil
+	}
+	w := &walls{opts: wallOptions(cfg), log: cfg.Logger, books: b, id: newID(), turn: make(turn, 1), old: b.leftRules()}
+	if w.opts.Run == "" { // so that the journal says whose a rule is
+		w.opts.Run = w.id
+	}
+	if err := w.open(ctx); err != nil {
+		w.log.DebugContext(ctx, "the firewall of this host cannot be opened", "err", err)
+	}
+	return w
+}
+
+func wallOptions(cfg Config) firewall.Options {
 	opts := cfg.Firewall
 	if opts.Logger == nil {
 		opts.Logger = cfg.Logger
 	}
-	var w *walls
-	var err error
-	if cfg.OpenFirewall {
-		w = &walls{opts: opts, log: cfg.Logger, books: b, id: newID(), turn: make(turn, 1)}
-		if err = w.open(ctx); err != nil { // else it has swept
-			w.log.DebugContext(ctx, "the firewall of this host cannot be opened", "err", err)
-		}
+	return opts
+}
+
+// sweep removes what dead runs that were taken over left in the firewall.
+func (w *walls) sweep(ctx context.Context, cfg Config, b *books) {
+	dead := slices.DeleteFunc(b.pendingFor(rulesOwner.id()), func(p openRecord) bool {
+		return !p.dead || w != nil && !slices.Contains(w.old, p.id)
+	})
+	if len(dead) == 0 {
+		return
 	}
-	dead := slices.DeleteFunc(b.pendingFor(rulesOwner.id()), func(p openRecord) bool { return !p.dead })
-	if len(dead) > 0 && w == nil {
+	var err error
+	if w != nil {
+		err = w.ready(ctx) // it has swept as it was opened
+	} else {
 		var left []firewall.Leftover
-		left, err = firewall.Sweep(ctx, opts)
+		left, err = firewall.Sweep(ctx, wallOptions(cfg))
 		for _, l := range left {
 			cfg.Logger.WarnContext(ctx, "removed what a dead run left in the firewall", "what", l.What, "owner", l.Owner.String())
 		}
@@ -58,7 +78,18 @@ func newWalls(ctx context.Context, cfg Config, b *books) *walls {
 			cfg.Logger.WarnContext(ctx, "what a dead run left in the firewall may still be there; the next run tries again", "err", failed)
 		}
 	}
-	return w
+}
+
+// ready opens the firewall, and no port.
+func (w *walls) ready(ctx context.Context) error {
+	if err := w.turn.take(ctx); err != nil {
+		return err
+	}
+	defer w.turn.give()
+	if w.shut {
+		return ErrClosed
+	}
+	return w.open(ctx)
 }
 
 // open needs the turn, or nobody else to know of w.
@@ -104,6 +135,22 @@ func (w *walls) allow(ctx context.Context, port uint16, from []netip.Prefix) (re
 		return nil, err
 	}
 	return lease.Close, nil
+}
+
+// blocks are the filters of this host that no opening overrides, where that is known.
+func (w *walls) blocks(ctx context.Context) []firewall.Block {
+	if w == nil || w.turn.take(ctx) != nil {
+		return nil
+	}
+	defer w.turn.give()
+	if w.fw == nil {
+		return nil
+	}
+	state, err := w.fw.State(ctx)
+	if err != nil {
+		w.log.DebugContext(ctx, "what else filters on this host is not known", "err", err)
+	}
+	return state.Blocks
 }
 
 // peers are prefixes as a rule has them.

@@ -19,6 +19,10 @@ var (
 	ErrElevation error = elevation{}
 	// ErrTrust: the target could not prove that it is who the caller expects.
 	ErrTrust = errors.New("target identity not trusted")
+	// ErrUnknownIdentity: nothing is known that the target could prove itself by, as
+	// where it is new. It comes with ErrTrust; without it, the target showed something
+	// else than what is known of it.
+	ErrUnknownIdentity = errors.New("nothing is known to compare it with")
 	// ErrUnreachable: no connection came about (refused, no route, no such host).
 	ErrUnreachable = errors.New("target unreachable")
 	// ErrTimeout: connecting took too long, or a transfer stalled.

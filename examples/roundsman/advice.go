@@ -29,7 +29,8 @@ var advices = []struct {
 	{portalloc.ErrExhausted, portAdvice},
 	{portalloc.ErrBusy, portAdvice},
 	{portalloc.ErrDisabled, portAdvice},
-	{transport.ErrTrust, "--known-hosts FILE names a file with the keys of targets, in which you have the one that this target is known to have (ssh-keyscan prints it)"},
+	{transport.ErrUnknownIdentity, "--known-hosts FILE names a file with the keys of targets, in which you have the one that this target is known to have (ssh-keyscan prints it)"},
+	{transport.ErrTrust, "--known-hosts FILE names another file with the keys of targets; replace the one that is recorded only when you know why the target has another"},
 	{transport.ErrAuth, "--identity FILE names a private key, and --password-file FILE has the password; for sudo, --sudo-password-file FILE"},
 	{transport.ErrTimeout, "--connect-timeout TIME gives a target longer, as ConnectTimeout in ~/.ssh/config, or in that of --ssh-config FILE, does"},
 }
@@ -71,6 +72,7 @@ var inFlags = strings.NewReplacer(
 	": let Config.Way give another address", "",
 	": set Config.Way", "",
 	": Config.Way can say under which address the target finds the manager", "",
+	": finish it by Recover", ": finish it by roundsman recover",
 )
 
 // told is an error for people: what happened, and below it, clause by clause, the

@@ -336,6 +336,7 @@ func remoteCanary(t *testing.T, flags ...string) {
 	realtest.Need(t, "sudo")
 	agentless := slices.Contains(flags, "--agentless")
 	m := newManager(t)
+	m.ownPackages()
 	if slices.Contains(flags, "classic") { // which has ports of its own
 		m.host.Run("nft", "add rule inet only22 in tcp sport 60000-60999 tcp dport 62286-62290 accept")
 		m.host.Run("nft", "add rule inet only22 out tcp dport 61000-61007 accept")
@@ -353,7 +354,7 @@ func remoteCanary(t *testing.T, flags ...string) {
 		install -d -m 700 -o ops -g ops /home/ops/.ssh
 		IFS= read -r key; IFS= read -r password; IFS= read -r root
 		printf '%s\n' "$key" >/home/ops/.ssh/authorized_keys; chown ops /home/ops/.ssh/authorized_keys
-		printf 'ops:%s\nroot:%s\n' "$password" "$root" | chpasswd
+		printf 'ops:%s\nroot:%s\n' "$password" "$root" | chpasswd -c SHA256 -s 1000 # sudo asks for it often
 		printf 'Defaults rootpw, logfile=/var/log/sudo.log, !lecture\nops ALL=(root) ALL\n' >/etc/sudoers.d/ops; chmod 440 /etc/sudoers.d/ops
 		# Each sudo first copies a bootstrap that is there.
 		install -d -m 700 /run/canary
@@ -436,6 +437,7 @@ func (a *aviary) hostDir(name string) string {
 // targets; nothing that is started may have them.
 func localCanary(t *testing.T, program string) {
 	s := newSite(t, program)
+	s.ownPackages()
 	login, sudo := secretText("login"), secretText("sudo")
 	s.host.Run("install", "-d", "-m", "700", "/srv/secrets")
 	for name, text := range map[string]string{"login": login, "sudo": sudo} {

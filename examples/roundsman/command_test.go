@@ -299,6 +299,34 @@ func TestProbeWithoutAnswer(t *testing.T) {
 	b.clean()
 }
 
+// TestRecoverOfNoTarget: recover comes to the end of a dead run also where that left
+// nothing on a target.
+func TestRecoverOfNoTarget(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	alive := t.TempDir()
+	s, err := sum.Open(t.Context(), sum.Config{Resolve: b.resolve, Installer: b.fake, Journal: alive})
+	require.NoError(t, err)
+	runs, err := filepath.Glob(filepath.Join(alive, "run-*.jsonl"))
+	require.NoError(t, err)
+	require.Len(t, runs, 1)
+	begun, err := os.ReadFile(runs[0])
+	require.NoError(t, err)
+	require.NoError(t, s.Close(t.Context()))
+	journal := filepath.Join(b.dir, "journal")
+	require.NoError(t, os.Mkdir(journal, 0o700))
+	dead := filepath.Join(journal, filepath.Base(runs[0])) // nobody has it locked
+	require.NoError(t, os.WriteFile(dead, begun, 0o600))
+	require.Equal(t, exitFine, b.run(t.Context(), "preflight", "--probe", "--json", db1), b.out.String())
+	now, err := os.ReadFile(dead)
+	require.NoError(t, err)
+	require.Equal(t, string(begun), string(now))
+	require.Equal(t, exitFine, b.run(t.Context(), "recover", "--json"), b.out.String())
+	now, err = os.ReadFile(dead)
+	require.NoError(t, err)
+	require.Contains(t, string(now[len(begun):]), "ended")
+}
+
 // TestUnprovenResult: a result that recover is to prove is Unverified, and no failure
 // of the target.
 func TestUnprovenResult(t *testing.T) {

@@ -15,7 +15,7 @@ func (a *app) deployCommand() *cobra.Command {
 	var planFile string
 	var detailed bool
 	cmd := &cobra.Command{
-		Use:   "deploy --component PATH... TARGET... | --plan FILE  [--rewrite] [--downgrade] [--json] [--detailed-exitcode]",
+		Use:   "deploy --component PATH... TARGET... | --plan FILE  [--rewrite] [--downgrade] [--no-preflight] [--json] [--detailed-exitcode]",
 		Short: "Install components and prove the result",
 		Long: `Deploy installs the components where they are needed, and reads the inventory a
 second time to prove the outcome:
@@ -29,6 +29,10 @@ second time to prove the outcome:
 
 A version that cannot be compared is left alone unless --rewrite is given; so is
 what cannot be read, and that has Failed. What a killed run began on these targets is finished first, and not installed twice.
+
+Before the first change on a target it looks whether that is fit, as preflight
+--probe does: room, rights, noexec. --no-preflight begins without a look, where it
+is known that what was found does not matter.
 
 With --plan exactly what was planned is done. The plan is refused when one of its
 components has changed, and on each target where the machine or the versions are
@@ -64,6 +68,7 @@ not those that it was made for.
 	}
 	cmd.Flags().StringVar(&planFile, "plan", "", "apply the plan in `FILE`")
 	f.add(cmd)
+	cmd.Flags().BoolVar(&f.noPreflight, "no-preflight", false, "begin without a look whether the target is fit")
 	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "tell \"needs a reboot\" and \"nothing needed\" by the exit status")
 	return cmd
 }

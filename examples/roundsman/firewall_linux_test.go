@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
+	"github.com/roundsman-go/roundsman/sum"
 )
 
 // fence has the manager's own host drop what no rule lets in, from namespace to
@@ -157,4 +158,39 @@ func TestOpenFirewallRefused(t *testing.T) {
 	require.Regexp(t, `nft [^;]* tcp dport 62286`, said, "the rule to add is not named")
 	require.Equal(t, theirs, rulesetOf(m.host))
 	m.clean()
+}
+
+// TestOpenFirewallCannot: where the target's firewall cannot be opened, the probe and
+// the deployment say whose it is, and what to do.
+func TestOpenFirewallCannot(t *testing.T) {
+	for name, before := range map[string]string{
+		"no right":   "",
+		"no program": "iptables-legacy -A INPUT -s 203.0.113.9 -j DROP && rm -f /usr/sbin/*legacy*",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			realtest.Need(t, "iptables-legacy")
+			m := newManager(t)
+			target := m.target()
+			if before == "" {
+				m.addUser()
+				target = "linux://ops@" + m.host.Addr
+			} else {
+				m.host.Run("sh", "-ec", before)
+			}
+			classic := []string{"--generation", "classic", "--open-firewall", target}
+			status, found := m.probed(nil, classic...)
+			require.Equal(t, 10, status)
+			f := one(t, found, sum.FindFirewall, 62286, sum.ToTarget)
+			require.Equal(t, sum.Blocks, f.Severity)
+			require.Contains(t, f.Text, "the target's firewall cannot be opened")
+			require.NotEmpty(t, f.Advice)
+			status, list := m.run(append([]string{"inventory"}, classic...)...)
+			require.Equal(t, 10, status)
+			said := fmt.Sprint(list)
+			require.Contains(t, said, "the target's firewall cannot be opened")
+			require.NotContains(t, said, "removed")
+			m.clean()
+		})
+	}
 }

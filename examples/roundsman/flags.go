@@ -35,6 +35,7 @@ type sessionFlags struct {
 	portPerTarget    bool
 	firstPorts       bool
 	openFirewall     bool
+	noPreflight      bool // deploy's alone
 	sudo             bool
 	sudoPasswordFile string
 	verbose          bool

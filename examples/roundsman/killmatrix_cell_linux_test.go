@@ -29,11 +29,7 @@ func (c *matrixCell) begin(t *testing.T) {
 	net := realtest.NewNet(t)
 	c.manager = &manager{t: t, net: net, host: net.Host(realtest.HostConfig{}), home: t.TempDir(), journal: t.TempDir()}
 	c.release = func() {}
-	// A database of packages of its own, on the same disk: dpkg would read for long
-	// what this machine has.
-	c.host.Run("sh", "-ec", `mkdir -p /srv/dpkg/info /srv/dpkg/updates /srv/dpkg/triggers
-		echo 1 >/srv/dpkg/info/format; : >/srv/dpkg/status
-		mount --bind /srv/dpkg /var/lib/dpkg`)
+	c.ownPackages()
 }
 
 func (c *matrixCell) config() matrixConfig {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/roundsman-go/roundsman/sum"
 )
 
 // counting is a component whose program counts its runs, notes when it overlaps
@@ -153,4 +155,46 @@ func TestRealInventoryLeavesNothing(t *testing.T) {
 		require.Empty(t, strings.TrimSpace(m.host.Run("sh", "-c", "find /var/lib/roundsman /opt/roundsman -mindepth 1 2>/dev/null || :")))
 	}
 	m.clean()
+}
+
+// A probe leaves what a killed run left where it is, says that its job runs, and says
+// nothing once that has ended.
+func TestRealProbeBesideKilled(t *testing.T) {
+	for name, flags := range map[string][]string{"agent": nil, "agentless": {"--agentless"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t)
+			cmd, _ := m.startDeploy(counting(t, "1.0"), "counting", flags...)
+			require.NoError(t, cmd.Process.Kill())
+			_ = cmd.Wait()
+			before, agents := tree(m.host), m.host.Processes()
+			status, found := m.probed(nil, append(flags, m.target())...)
+			require.Equal(t, 10, status)
+			busy := one(t, found, sum.FindBusy, 0, "")
+			require.Equal(t, sum.Blocks, busy.Severity, "%v", busy)
+			require.Contains(t, busy.Text, "counting 1.0")
+			require.Contains(t, busy.Advice, "Recover")
+			require.Len(t, sum.Blocking(found), 1)
+			unchanged(t, m.host, before)
+			require.Equal(t, agents, m.host.Processes())
+
+			m.host.Run("touch", "/var/lib/go-on")
+			require.Eventually(t, func() bool {
+				return m.host.Run("sh", "-c", "ls -a /var/lib/roundsman | grep '^[.]roundsman-job-' || :") == ""
+			}, time.Minute, 100*time.Millisecond, "the job has not ended")
+			before, agents = tree(m.host), m.host.Processes()
+			status, found = m.probed(nil, append(flags, m.target())...)
+			require.Zero(t, status)
+			require.Equal(t, sum.Passed, one(t, found, sum.FindBusy, 0, "").Severity)
+			unchanged(t, m.host, before)
+			require.Equal(t, agents, m.host.Processes())
+
+			status, list := m.run("recover")
+			require.Zero(t, status)
+			require.Len(t, outcomes(list), 1)
+			require.Equal(t, "Updated", outcomes(list)[0]["outcome"])
+			require.Equal(t, 1, m.runs("counting"))
+			m.clean()
+		})
+	}
 }

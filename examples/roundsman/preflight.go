@@ -55,7 +55,9 @@ With --probe it tries: it dials every port, logs in, looks at each target from
 inside (rights, room, where programs may be executed, clock, other managers), and
 has it dial back where that is needed. On a target it needs one temporary file,
 which it removes. What it finds has codes that stay the same, such as filtered,
-wrong-identity or noexec, and says what to do; it fails where work would.
+wrong-identity or noexec, and says what to do; it fails where work would. Ports of
+an option are tried where --use names it: with --use oa-fetch whether an OA would
+get port 80 of this host.
 
 ` + exitHelp,
 		Example: "  roundsman preflight --fleet fleet.yaml\n" +
@@ -122,8 +124,8 @@ func (p *preflightFlags) check(f *sessionFlags, formatGiven, sideGiven bool) err
 	if !p.isTable() && !slices.Contains(sum.RuleFormats(), sum.RuleFormat(p.format)) {
 		return usagef("--format %q: want text, json, csv, %s", p.format, join(sum.RuleFormats()))
 	}
-	if p.probe && (!p.isTable() || len(p.manager)+len(p.use) > 0 || p.all || p.optional) {
-		return usagef("--probe tries what the targets need, and writes text, json or csv: it excludes rules, --manager, --use, --all and --optional")
+	if p.probe && (!p.isTable() || len(p.manager) > 0 || p.all || p.optional) {
+		return usagef("--probe tries what the targets need, and writes text, json or csv: it excludes rules, --manager, --all and --optional")
 	}
 	switch sum.Side(p.side) {
 	case sum.SideManager, sum.SideTarget, sum.SideBetween:
@@ -148,7 +150,7 @@ func (p *preflightFlags) isTable() bool {
 
 // matrix prints the matrix, or the rules that come from it.
 func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, list []sum.Target) error {
-	o, err := p.options(f)
+	o, err := p.settings(f)
 	if err != nil {
 		return err
 	}
@@ -193,8 +195,17 @@ func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, li
 	return nil
 }
 
-// options are what the flags say of the matrix.
-func (p *preflightFlags) options(f *sessionFlags) (sum.MatrixOptions, error) {
+// options are those in use.
+func (p *preflightFlags) options() []sum.PortOption {
+	var out []sum.PortOption
+	for _, u := range p.use {
+		out = append(out, sum.PortOption(u))
+	}
+	return out
+}
+
+// settings are what the flags say of the matrix.
+func (p *preflightFlags) settings(f *sessionFlags) (sum.MatrixOptions, error) {
 	ports, err := portPolicies(f.ports)
 	if err != nil {
 		return sum.MatrixOptions{}, err
@@ -204,9 +215,7 @@ func (p *preflightFlags) options(f *sessionFlags) (sum.MatrixOptions, error) {
 		Classic: sum.ClassicOptions{PortPerTarget: f.portPerTarget, Stay: f.firstPorts},
 		Ports:   ports, All: p.all,
 	}
-	for _, u := range p.use {
-		o.Use = append(o.Use, sum.PortOption(u))
-	}
+	o.Use = p.options()
 	for _, m := range p.manager {
 		addr, err := netip.ParseAddr(m)
 		if err != nil {

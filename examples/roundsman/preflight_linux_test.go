@@ -101,6 +101,7 @@ func TestPreflight(t *testing.T) {
 		port    uint16
 		back    bool
 		notice  bool // it does not block
+		text    string
 	}{
 		"port blocked to the target": {
 			prepare: func(_ *testing.T, m *manager) []string {
@@ -179,6 +180,21 @@ func TestPreflight(t *testing.T) {
 			},
 			code: sum.FindIdentity, port: 22,
 		},
+		"unknown host key": {
+			prepare: func(t *testing.T, m *manager) []string {
+				known := filepath.Join(t.TempDir(), "known_hosts")
+				require.NoError(t, os.WriteFile(known, nil, 0o600))
+				return []string{"--identity", m.host.Identity, "--known-hosts", known}
+			},
+			code: sum.FindUnknown, port: 22,
+		},
+		"read-only": {
+			prepare: func(_ *testing.T, m *manager) []string {
+				m.host.Run("sh", "-c", "for d in /var/lib/roundsman /opt/roundsman; do mkdir -p $d; mount -t tmpfs -o ro,mode=755 none $d; done")
+				return nil
+			},
+			code: sum.FindDirectory, text: "read-only file system mounted at",
+		},
 		"no sudo": {
 			prepare: func(_ *testing.T, m *manager) []string { m.addUser(); return nil },
 			target:  func(m *manager) string { return "linux://ops@" + m.host.Addr },
@@ -187,7 +203,7 @@ func TestPreflight(t *testing.T) {
 		},
 		"full disk": {
 			prepare: func(_ *testing.T, m *manager) []string { m.host.FillDisk(); return nil },
-			code:    sum.FindSpace,
+			code:    sum.FindSpace, text: "32 MiB are needed",
 		},
 		"noexec": {
 			prepare: func(_ *testing.T, m *manager) []string {
@@ -228,6 +244,7 @@ func TestPreflight(t *testing.T) {
 			}
 			f := one(t, found, tt.code, tt.port, d)
 			require.NotEmpty(t, f.Text)
+			require.Contains(t, f.Text, tt.text)
 			require.NotEmpty(t, f.Advice)
 			if tt.notice {
 				require.Equal(t, sum.Notice, f.Severity)

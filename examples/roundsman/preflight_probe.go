@@ -24,9 +24,10 @@ func (a *app) probe(ctx context.Context, f *sessionFlags, p *preflightFlags, lis
 		if err != nil {
 			return err
 		}
+		w.remind(list)
 		for r := range sum.Each(ctx, nodes, w.each(), func(ctx context.Context, n *sum.Node) ([]sum.Finding, error) {
 			w.rep.begin(n.Target(), "preflight")
-			return sum.Preflight(ctx, n, sum.PreflightOptions{Phase: sum.Phase(p.phase)})
+			return sum.Preflight(ctx, n, sum.PreflightOptions{Phase: sum.Phase(p.phase), Use: p.options()})
 		}) {
 			t := r.Node.Target()
 			w.rep.idle(t)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/stretchr/testify/require"
 )
 
@@ -83,7 +84,7 @@ func TestPreflightRules(t *testing.T) {
 	require.Equal(t, exitFine, b.preflight(append(args, "--format", "nft")...), b.errs.String())
 	require.Contains(t, b.out.String(), "\ninsert rule inet filter input ip saddr 192.0.2.31 tcp dport 63001 accept\n")
 	require.Equal(t, exitFine, b.preflight(append(args, "--format", "ufw", "--for", "target")...), b.errs.String())
-	require.Contains(t, b.out.String(), "\nufw allow proto tcp from 192.0.2.1 to any port 22\n")
+	require.Contains(t, b.out.String(), "\nufw prepend allow proto tcp from 192.0.2.1 to any port 22\n")
 	require.Equal(t, exitFine, b.preflight(append(args, "--format", "iptables", "--for", "between", "--optional")...), b.errs.String())
 	require.Contains(t, b.out.String(), "\niptables -I FORWARD -p tcp -s 192.0.2.1 -d 192.0.2.31 --dport 80 -j ACCEPT\n")
 
@@ -119,6 +120,47 @@ func TestPreflightUsage(t *testing.T) {
 		require.Equal(t, exitUsage, b.preflight(strings.Fields(tt.args)...), tt.args)
 		require.Contains(t, b.errs.String(), tt.want)
 		require.Empty(t, b.out.String())
+	}
+}
+
+// TestPreflightUse: what an option needs is tried, too.
+func TestPreflightUse(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for flags, want := range map[string]int{"": 0, "--use oa-fetch": 1} {
+		b.preflight(append(strings.Fields(flags), "--probe", "--json", "oa://192.0.2.7")...)
+		require.Empty(t, b.of("error"))
+		back := 0
+		for _, f := range b.of("finding") {
+			if f["direction"] == string(sum.ToManager) {
+				back++
+				require.EqualValues(t, 80, f["port"])
+			}
+		}
+		require.Equal(t, want, back, "%s: %s", flags, b.out.String())
+	}
+	require.Equal(t, exitUsage, b.preflight("--probe", "--use", "sun", "oa://192.0.2.7"))
+}
+
+// TestDeployUnfit: a deployment looks before it changes something, with and without a
+// plan, unless it is told not to.
+func TestDeployUnfit(t *testing.T) {
+	t.Parallel()
+	for _, planned := range []bool{false, true} {
+		b := newBench(t)
+		args := []string{"deploy", "--json", "--component", b.component(nil), db1}
+		if planned {
+			file := filepath.Join(t.TempDir(), "plan.json")
+			require.Equal(t, exitFine, b.run(t.Context(), "plan", "-o", file, args[2], args[3], db1), b.errs.String())
+			args = []string{"deploy", "--json", "--plan", file}
+		}
+		b.fake.Host(db1).SetFacts(agent.Facts{OS: "linux", Arch: "amd64", Dir: "/var/lib/roundsman", Free: 1 << 10})
+		require.Equal(t, exitFailed, b.run(t.Context(), args...))
+		require.Contains(t, b.of("error")[0]["error"], string(sum.FindSpace))
+		require.Zero(t, b.fake.Runs("hello"))
+		require.Equal(t, exitFine, b.run(t.Context(), append(args, "--no-preflight")...), b.errs.String())
+		require.Equal(t, 1, b.fake.Runs("hello"))
+		b.clean()
 	}
 }
 

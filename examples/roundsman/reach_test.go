@@ -39,7 +39,7 @@ func TestUntrustedHost(t *testing.T) {
 	status, out := l.text("inventory", l.target)
 	require.Equal(t, exitFailed, status, out)
 	lines := strings.Split(out, "\n")
-	require.Equal(t, "error: "+l.target+": inventory: dial on "+l.srv.Addr()+": target identity not trusted", lines[0])
+	require.Equal(t, "error: "+l.target+": inventory: dial on "+l.srv.Addr()+": target identity not trusted: nothing is known to compare it with", lines[0])
 	key, _, _, _, err := xssh.ParseAuthorizedKey([]byte(l.srv.AuthorizedHostKey()))
 	require.NoError(t, err)
 	require.Contains(t, lines, "    it showed "+key.Type()+" "+xssh.FingerprintSHA256(key))

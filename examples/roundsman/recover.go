@@ -38,6 +38,10 @@ the journal; run recover again, or give it up with --abandon.
 				}
 			}
 			return a.work(cmd.Context(), "recover", &f, false, func(ctx context.Context, w *work) error {
+				// Also what is left on this host, and where no target has anything left.
+				if err := w.session.TakeOver(ctx); err != nil {
+					return err
+				}
 				nodes, err := w.nodes(pending(w.session.Pending(), list))
 				if err != nil {
 					return err

@@ -202,7 +202,9 @@ func (w *work) nodes(targets []sum.Target) ([]*sum.Node, error) {
 
 func (w *work) each() sum.EachOptions { return sum.EachOptions{Parallel: w.flags.parallel} }
 
-func (w *work) events() sum.DeployOptions { return sum.DeployOptions{Events: w.rep.progress} }
+func (w *work) events() sum.DeployOptions {
+	return sum.DeployOptions{Events: w.rep.progress, NoPreflight: w.flags.noPreflight}
+}
 
 // remind says that a dead run left something on these targets, where the command
 // does not finish it itself.

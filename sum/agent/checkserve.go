@@ -59,9 +59,11 @@ type CheckAnswer struct {
 	Reached   *Reached      `json:"reached,omitempty"`
 	Listening *Listening    `json:"listening,omitempty"`
 	Error     string        `json:"error,omitempty"`
-	// Denied says that Error is of missing rights, Unsupported that the host cannot.
+	// Denied says that Error is of missing rights, Unsupported that the host cannot,
+	// and Firewall that it is of its firewall.
 	Denied      bool `json:"denied,omitempty"`
 	Unsupported bool `json:"unsupported,omitempty"`
+	Firewall    bool `json:"firewall,omitempty"`
 }
 
 // CheckedFacts are what "check" says of its host.
@@ -174,6 +176,7 @@ func (c *checker) answer(q CheckQuestion) CheckAnswer {
 	}
 	if err != nil {
 		a.Error, a.Denied, a.Unsupported = err.Error(), errors.Is(err, fs.ErrPermission), errors.Is(err, errors.ErrUnsupported)
+		a.Firewall = errors.Is(err, ErrFirewall)
 	}
 	return a
 }
@@ -371,16 +374,32 @@ func (c *CheckClient) Ask(ctx context.Context, q CheckQuestion) (CheckAnswer, er
 		return fail(transport.ErrProtocol, err)
 	}
 	if a.Error != "" {
-		var kind error
-		switch {
-		case a.Denied:
-			kind = fs.ErrPermission
-		case a.Unsupported:
-			kind = errors.ErrUnsupported
-		}
-		return fail(kind, errors.New(a.Error))
+		return fail(nil, a.said())
 	}
 	return a, nil
+}
+
+// saidError is an error of the target, of which the text and some classes came over.
+type saidError struct {
+	text string
+	is   []error
+}
+
+func (e *saidError) Error() string   { return e.text }
+func (e *saidError) Unwrap() []error { return e.is }
+
+func (a CheckAnswer) said() error {
+	e := &saidError{text: a.Error}
+	if a.Denied {
+		e.is = append(e.is, fs.ErrPermission)
+	}
+	if a.Unsupported {
+		e.is = append(e.is, errors.ErrUnsupported)
+	}
+	if a.Firewall {
+		e.is = append(e.is, ErrFirewall)
+	}
+	return e
 }
 
 // Close has the program end, and waits for that until ctx ends.

@@ -34,6 +34,8 @@ var (
 	ErrPolicy = errors.New("a security policy forbids to execute the program")
 	// ErrNoExec: a file system of the target lets nobody execute programs on it.
 	ErrNoExec = errors.New("mounted so that no program can be executed")
+	// ErrFirewall: the manager cannot be let through the target's own firewall.
+	ErrFirewall = errors.New("the target's firewall cannot be opened")
 	// ErrStart: the agent was copied but did not come up.
 	ErrStart = errors.New("agent did not start")
 	// ErrQuarantined: a file vanished after it had been copied and verified.

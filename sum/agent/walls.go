@@ -54,7 +54,7 @@ func openFirewall(ctx context.Context, from []netip.Prefix, port uint16, log *sl
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the manager cannot reach the agent through this host's firewall: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrFirewall, err)
 	}
 	return w, nil
 }
@@ -102,7 +102,7 @@ func (w *walls) allow(ctx context.Context, port uint16) (release func(), err err
 	}
 	lease, err := w.fw.Allow(ctx, w.rule(port))
 	if err != nil {
-		return nil, fmt.Errorf("the manager cannot reach the agent through this host's firewall: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrFirewall, err)
 	}
 	return func() {
 		ctx, cancel := context.WithTimeout(context.Background(), transport.CloseGrace)

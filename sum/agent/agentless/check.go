@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -20,11 +21,19 @@ import (
 // checkScript ID DIR... prints what the host is like, as "name value" lines:
 //
 //	dir FREE REASON  for each base directory: KiB that are free, "?" for unknown, and
-//	                 "ok" or why it will not do
+//	                 "ok", "read-only MOUNT", or why it will not do in other words
 //	holder JSON      what holds the host
 //	unknown          it cannot be known what does
 //	staged KIB       what agent ID has there of payloads
 var checkScript = functions + `
+# mounted DIR: prints the mount that it is on, if that is read-only (proc_pid_mounts(5)).
+mounted() {
+	at= how= dir=$(cd "$1" 2>/dev/null && pwd -P)
+	while read -r _ m _ o _; do
+		case ${dir%/}/ in "${m%/}"/*) [ ${#m} -lt ${#at} ] || at=$m how=$o;; esac
+	done 2>/dev/null </proc/self/mounts
+	case ,$how, in *,ro,*) echo "$at";; esac
+}
 id=$1
 shift
 for b; do
@@ -34,6 +43,8 @@ for b; do
 	free=$(df -Pk "$e" 2>/dev/null | sed -n '$s/.* [1-9][0-9]*  *[0-9][0-9]*  *\([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')
 	why=ok
 	[ -w "$e" ] || why="this user may not write to $e"
+	ro=$(mounted "$e")
+	[ -z "$ro" ] || why="read-only $ro"
 	[ -d "$e" ] || why="$e is not a directory"
 	echo "dir ${free:-?} $why"
 	[ -d "$b" ] || continue
@@ -121,8 +132,11 @@ func parseFacts(f *agent.Facts, out []byte, dirs []string) error {
 				return &agent.Error{Op: "check", Kind: transport.ErrProtocol, Err: errors.New("it speaks of more directories than it was asked for")}
 			}
 			free, why, _ := strings.Cut(rest, " ")
+			mount, readOnly := strings.CutPrefix(why, "read-only ")
 			switch {
 			case f.Dir != "":
+			case readOnly:
+				f.Unfit = append(f.Unfit, fmt.Errorf("%s: %w mounted at %.300q", dirs[n], syscall.EROFS, mount))
 			case why != "ok":
 				f.Unfit = append(f.Unfit, fmt.Errorf("%s: %.300q", dirs[n], why))
 			default:

@@ -5,11 +5,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
+	"github.com/roundsman-go/roundsman/sum/agent"
 )
 
 // TestCheckDirectories: what the script says of base directories, in the shells that
@@ -30,6 +32,32 @@ func TestCheckDirectories(t *testing.T) {
 			require.Equal(t, "dir ? it is no absolute path", lines[1])
 			require.Regexp(t, `^dir [0-9]+ `+dir+`/file is not a directory$`, lines[2])
 			require.Regexp(t, `^dir .* `+dir+`/link is not a directory$`, lines[3])
+		})
+	}
+}
+
+// TestCheckReadOnly: a file system that is mounted read-only is not a matter of rights,
+// whatever root's shell says of those.
+func TestCheckReadOnly(t *testing.T) {
+	realtest.NeedRoot(t)
+	unshare := realtest.Need(t, "unshare")
+	for _, shell := range [][]string{{realtest.Need(t, "dash")}, {realtest.Need(t, "bash")}, {realtest.Need(t, "busybox"), "sh"}} {
+		t.Run(filepath.Base(shell[0]), func(t *testing.T) {
+			dir := t.TempDir()
+			require.NoError(t, os.MkdirAll(dir+"/ro/there", 0o700))
+			bases := []string{dir + "/ro/there/not", dir + "/ro", dir + "/rw"}
+			const mount = `mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; shift; exec "$@"`
+			argv := append([]string{"--mount", "sh", "-ec", mount, "sh", dir + "/ro"}, shell...)
+			out, err := exec.Command(unshare, append(append(argv, "-c", checkScript, "sh", "none"), bases...)...).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			facts := agent.Facts{Free: -1}
+			require.NoError(t, parseFacts(&facts, out, bases))
+			require.Len(t, facts.Unfit, 2, "%s", out)
+			for i, err := range facts.Unfit {
+				require.ErrorIs(t, err, syscall.EROFS)
+				require.EqualError(t, err, bases[i]+": read-only file system mounted at \""+dir+"/ro\"")
+			}
+			require.Equal(t, dir+"/rw", facts.Dir)
 		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -29,6 +30,7 @@ import (
 // Before it runs it prints
 //
 //	unfit N space|exec|other TEXT  why directory N (from 0) will not do
+//	unfit N write DIR              this user may not write to DIR, which is needed for it
 //	policy N NAME=VALUE            what POLICY, which is policyScript, says there
 //	ready N                        the program runs; or
 //	none                           it does not
@@ -56,9 +58,9 @@ for b; do
 	bad=$(above "$e")
 	if [ -n "$bad" ]; then echo "unfit $n other $bad"; continue; fi
 	find "$e" -maxdepth 1 -name '.roundsman-check.*' -user "$(id -u)" -mmin +60 -exec rm -rf {} \; 2>/dev/null
-	if ! [ -w "$e" ]; then echo "unfit $n other this user may not write to $e"; continue; fi
+	if ! [ -w "$e" ]; then echo "unfit $n write $(cd "$e" && pwd -P || echo "$e")"; continue; fi
 	free=$(df -Pk "$e" 2>/dev/null | sed -n '$s/.* [1-9][0-9]*  *[0-9][0-9]*  *\([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')
-	if [ -n "$free" ] && [ "$free" -lt $((bytes/1024+64)) ]; then echo "unfit $n space $free KiB are free in $e"; continue; fi
+	if [ -n "$free" ] && [ "$free" -lt $((bytes/1024+64)) ]; then echo "unfit $n space $((free/1024)) MiB are free in $e"; continue; fi
 	g=$(mktemp -d "$e/.roundsman-check.XXXXXXXXXX" 2>&1) || { echo "unfit $n other $(printf %s "$g" | tr '\n' ' ')"; g=; continue; }
 	if [ -z "$f" ]; then
 		$limit head -c "$size" | $unpack >"$g/$name" 2>/dev/null
@@ -280,6 +282,7 @@ func (k *check) listenTo(ctx context.Context, said *bufio.Reader) error {
 	unfit := make([]error, len(k.bases))
 	policies := map[int]*bytes.Buffer{} // of where the program was not executed
 	refused := map[int]string{}         // as what
+	unwritable := map[int]string{}      // where
 	for range maxSaidLines {
 		line, err := said.ReadSlice('\n')
 		if err != nil {
@@ -301,6 +304,12 @@ func (k *check) listenTo(ctx context.Context, said *bufio.Reader) error {
 			}
 			for n, name := range refused {
 				unfit[n] = k.whyRefused(ctx, name, policies[n].Bytes())
+			}
+			for n, dir := range unwritable {
+				unfit[n] = fmt.Errorf("this user may not write to %.300q", dir)
+				if m, ok := mountAt(ctx, k.conn, dir); ok && m.has("ro") {
+					unfit[n] = fmt.Errorf("%w mounted at %.300q", syscall.EROFS, m.dir)
+				}
 			}
 			for n, err := range unfit {
 				if err != nil {
@@ -324,6 +333,8 @@ func (k *check) listenTo(ctx context.Context, said *bufio.Reader) error {
 				}
 			case "space":
 				unfit[n] = fmt.Errorf("%w: %.300q", transport.ErrNoSpace, text)
+			case "write":
+				unwritable[n] = text
 			default:
 				unfit[n] = fmt.Errorf("%.300q", text)
 			}

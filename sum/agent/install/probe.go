@@ -174,14 +174,19 @@ func unescapeMount(s string) string {
 	return b.String()
 }
 
+// mountAt returns the mount that a directory of a target is on.
+func mountAt(ctx context.Context, conn transport.Conn, dir string) (mount, bool) {
+	out, exit, err := output(ctx, conn, "cat", "/proc/self/mounts")
+	if err != nil || exit.Code != 0 {
+		return mount{}, false
+	}
+	return mountOf(out, dir)
+}
+
 // explain says why a directory cannot be used, from its mount. It returns "" if
 // the mount is not the reason.
 func explain(ctx context.Context, conn transport.Conn, dir string) string {
-	out, exit, err := output(ctx, conn, "cat", "/proc/self/mounts")
-	if err != nil || exit.Code != 0 {
-		return ""
-	}
-	m, ok := mountOf(out, dir)
+	m, ok := mountAt(ctx, conn, dir)
 	switch {
 	case ok && m.has("ro"):
 		return "the file system at " + m.dir + " is mounted read-only"
