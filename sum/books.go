@@ -199,8 +199,8 @@ func (b *books) takeOver(ctx context.Context) (now bool, err error) {
 	return true, nil
 }
 
-// leftAgent returns where a dead run that was not taken over left an agent on a
-// target, or nil.
+// leftAgent returns where a dead run left an agent on a target, or nil: one that was
+// taken over, too.
 func (b *books) leftAgent(target string) *agent.Place {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -208,6 +208,12 @@ func (b *books) leftAgent(target string) *agent.Place {
 	for _, r := range b.left[target] {
 		if p := agentPlace(r.Kind, r.Data); p != nil {
 			at = p
+		}
+	}
+	newest := 0
+	for _, r := range b.open[target] {
+		if p := agentPlace(r.kind, r.data); p != nil && r.dead && r.seq > newest {
+			at, newest = p, r.seq
 		}
 	}
 	return at

@@ -38,6 +38,9 @@ func Deploy(ctx context.Context, n *Node, plan TargetPlan, comps []*component.Co
 		return nil, n.fail("deploy", "", err)
 	}
 	defer n.turn.give()
+	if err := n.takeOver(ctx); err != nil {
+		return nil, n.fail("deploy", "", err)
+	}
 	opts.KeepAgent = true // for this deployment
 	recovered, err := n.recover(ctx, comps, opts)
 	if err != nil {

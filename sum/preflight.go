@@ -508,6 +508,8 @@ func (p *preflight) judge(facts agent.Facts) {
 	for _, h := range facts.Holders {
 		advice := "wait until that has ended"
 		switch {
+		case !h.Restart.IsZero():
+			advice = "run again after the restart"
 		case own != nil && h.Agent == own.ID:
 			continue // this session's own
 		case left != nil && h.Agent == left.ID:

@@ -189,7 +189,7 @@ func (p *preflight) orElse(f Finding) Finding {
 	switch f.Code {
 	case FindUnsupported:
 		closed = true
-	case FindIdentity, FindLogin, FindRights, FindNoName: // it is open
+	case FindIdentity, FindUnknown, FindLogin, FindRights, FindNoName: // it is open
 		closed = false
 	}
 	without := ""

@@ -246,6 +246,7 @@ func TestPreflightOrElse(t *testing.T) {
 		"Linux":                    {sum.Linux, "db1", transport.ErrTimeout, here},
 		"Windows without a driver": {sum.Windows, "win1", errors.ErrUnsupported, here},
 		"another Linux":            {sum.Linux, "db1", transport.ErrTrust, ""},
+		"a new Linux":              {sum.Linux, "db1", errors.Join(transport.ErrTrust, transport.ErrUnknownIdentity), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -77,6 +77,7 @@ func TestPreflightFacts(t *testing.T) {
 		"clock ahead":          {facts: with(func(f *agent.Facts) { f.Skew = 87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
 		"clock behind":         {facts: with(func(f *agent.Facts) { f.Skew = -87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
 		"not known":            {facts: with(func(f *agent.Facts) { f.HoldersErr = errors.New("not readable") }), code: sum.FindUntried, want: sum.Notice},
+		"restart":              {facts: with(func(f *agent.Facts) { f.Holders = []agent.HostHolder{{Agent: "x", Restart: time.Now()}} }), code: sum.FindBusy, want: sum.Blocks, advice: "after the restart", text: "a restart of the host"},
 		"another manager":      {facts: with(func(f *agent.Facts) { f.Holders = []agent.HostHolder{{Agent: "x", Component: "bios"}} }), code: sum.FindBusy, want: sum.Blocks},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -39,6 +39,9 @@ func Recover(ctx context.Context, n *Node, opts DeployOptions, comps ...*compone
 		return rec, n.fail("recover", "", err)
 	}
 	defer n.turn.give()
+	if err := n.takeOver(ctx); err != nil {
+		return rec, n.fail("recover", "", err)
+	}
 	rec, err = n.recover(ctx, comps, opts)
 	if err != nil {
 		return rec, n.fail("recover", "", fmt.Errorf("%w: %w", ErrPending, err))
@@ -46,11 +49,9 @@ func Recover(ctx context.Context, n *Node, opts DeployOptions, comps ...*compone
 	return rec, nil
 }
 
+// recover finishes what is pending, after takeOver.
 func (n *Node) recover(ctx context.Context, comps []*component.Component, opts DeployOptions) (Recovery, error) {
 	rec := Recovery{Target: n.t}
-	if err := n.takeOver(ctx); err != nil {
-		return rec, err
-	}
 	pending := n.s.books.pendingFor(n.t.id())
 	for _, p := range pending {
 		var item PlanItem

@@ -354,6 +354,14 @@ func TestPreflightTakesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, string(dead), string(now), "the journal of the dead run")
 
+	// Nor does one of which another step, on another target, has taken over.
+	looking = l.open()
+	require.NoError(t, looking.TakeOver(t.Context()))
+	n = l.nodes(looking)[0]
+	require.Contains(t, look().Advice, "Recover")
+	require.NoError(t, looking.Close(t.Context()))
+	require.Equal(t, left, l.agents.Left())
+
 	looking = l.open()
 	n = l.nodes(looking)[0]
 	require.Equal(t, sum.Blocks, look().Severity)

@@ -137,8 +137,8 @@ type Session struct {
 	closeErr error         // of the Close that did it
 }
 
-// Open starts a session. What dead runs of the same journal left open it only reads;
-// see TakeOver.
+// Open starts a session. What dead runs of the same journal left open it only reads,
+// but for rules in this host's firewall where Config.OpenFirewall is set; see TakeOver.
 func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Resolve == nil {
 		return nil, &Error{Step: "open", Err: fmt.Errorf("%w: Config.Resolve is required", ErrInvalid)}
@@ -232,8 +232,8 @@ func (s *Session) Pending() []Target { return s.books.pendingTargets() }
 
 // TakeOver takes over what dead runs of the journal left open, for Recover: no other
 // session does as long as this one is open. What is left of theirs in the firewall of
-// this host goes at once. Every step that changes something, or that starts an agent,
-// does this first; Preflight alone does not. Once is enough.
+// this host goes at once. Deploy and Recover do this first, and every step that starts
+// an agent; Preflight does not. Once is enough.
 func (s *Session) TakeOver(ctx context.Context) error {
 	if err := s.takeOver(ctx); err != nil {
 		return &Error{Step: "take over", Err: err}

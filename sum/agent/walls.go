@@ -130,7 +130,8 @@ func (w *walls) close(ctx context.Context) {
 const sweepTime = 10 * time.Second
 
 // sweepWalls takes away what killed ones left in the firewall. Where others live that
-// have changed it, it goes with the last of them.
+// have changed it, it goes with the last of them; rules of firewalld go at their own
+// time then.
 func sweepWalls(ctx context.Context) error {
 	mark, err := lockFile(wallsMark, false)
 	switch {
