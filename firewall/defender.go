@@ -330,9 +330,9 @@ func (d *defender) remove(rules comObject, name string, r *defenderRule) error {
 	return nil
 }
 
-// item finds a rule by its name: of several, the one of our group. Which of them Item
-// gives is not documented. Where none is of our group, it is the one that Item gives,
-// because nobody else gives a rule such a name.
+// item finds our rule by its name. Names need not be unique, and which of several
+// Item gives is not documented: ours is the one of our group. Where none is, there is
+// no rule of ours, whatever bears its name.
 func (d *defender) item(rules comObject, name string) (comObject, error) {
 	v, err := rules.call("Item", name)
 	if err != nil {
@@ -342,28 +342,38 @@ func (d *defender) item(rules comObject, name string) (comObject, error) {
 	if !ok {
 		return nil, fmt.Errorf("find rule %q: it is a %T", name, v)
 	}
-	if own, err := ours(item); err == nil && own != "" {
+	mine, unread := ours(item) // what cannot be read may be ours
+	if mine != "" {
 		return item, nil
 	}
+	item.release()
 	var own comObject
 	err = rules.each(func(r comObject) error {
-		if found, err := ours(r); own == nil && err == nil && found == name {
+		if found, err := property[string](r, "Name"); own != nil || err != nil || found != name {
+			return nil
+		}
+		mine, err := ours(r)
+		if err != nil {
+			unread = err
+		} else if mine != "" {
 			r.retain()
 			own = r
 		}
 		return nil
 	})
-	if err == nil && own == nil {
-		return item, nil
+	if err == nil && own != nil {
+		return own, nil
 	}
-	item.release()
-	if err != nil {
-		if own != nil {
-			own.release()
-		}
-		return nil, fmt.Errorf("find rule %q: %w", name, err)
+	if own != nil {
+		own.release()
 	}
-	return own, nil
+	if err == nil {
+		err = unread
+	}
+	if err == nil {
+		err = fs.ErrNotExist
+	}
+	return nil, fmt.Errorf("find rule %q: %w", name, err)
 }
 
 // edit changes a rule that is there, in one step.
@@ -465,7 +475,6 @@ func (d *defender) watched(ctx context.Context) error {
 	}
 	if d.guardian != nil {
 		d.log.Warn("the guardian of the firewall's rules has ended; starting another", "err", d.guardian.close(ctx))
-		d.guardian = nil
 	}
 	g, err := startGuardian(ctx, d.guard, d.owner)
 	if err != nil {

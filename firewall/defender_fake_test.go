@@ -173,8 +173,10 @@ func (o *fakeObject) call(name string, args ...any) (any, error) {
 	case "Add":
 		r := args[0].(*fakeRule)
 		return nil, w.change("Add "+r.props["Name"].(string), func() error {
-			if len(w.find(r.props["Name"].(string))) > 0 {
-				w.t.Errorf("a second rule %q", r.props["Name"])
+			for _, other := range w.find(r.props["Name"].(string)) {
+				if other.props["Grouping"] == r.props["Grouping"] {
+					w.t.Errorf("a second rule %q in group %q", r.props["Name"], r.props["Grouping"])
+				}
 			}
 			r.kept = true
 			w.rules = append(w.rules, r)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"regexp"
@@ -356,6 +357,78 @@ func TestDefenderCopies(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, left, 1)
 	require.Empty(t, w.rules)
+}
+
+// TestDefenderCopyAlone: where only a copy is left of a rule, that is not ours to edit
+// or to remove, and ours comes back beside it.
+func TestDefenderCopyAlone(t *testing.T) {
+	old, next := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("203.0.113.7")
+	for _, edited := range []bool{false, true} {
+		w := newFakeWindows(t)
+		d := w.driver(7)
+		require.NoError(t, d.Apply(t.Context(), openings("tcp", 80, "192.0.2.7/32"), nil))
+		leaveCopy := func() {
+			props := maps.Clone(w.rules[len(w.rules)-1].props)
+			props["Grouping"] = ""
+			if edited {
+				props["RemoteAddresses"] = "198.51.100.1/255.255.255.255"
+			}
+			w.rules = nil
+			w.foreign(props["Name"].(string), props)
+		}
+		leaveCopy()
+		only := w.dump()
+		require.NoError(t, d.Repair(t.Context()))
+		require.Len(t, w.rules, 2)
+		require.Contains(t, w.dump(), only)
+		require.Equal(t, defenderGroup, w.rules[1].props["Grouping"])
+		require.True(t, w.reachable("tcp", 80, old))
+		calls := len(w.calls)
+		require.NoError(t, d.Repair(t.Context()))
+		require.Len(t, w.calls, calls, "it is there")
+		require.NoError(t, d.Close(t.Context()))
+		require.Equal(t, only, w.dump())
+
+		// A change finds the copy alone as Repair does, and so does Close.
+		w.rules, d = nil, w.driver(7)
+		require.NoError(t, d.Apply(t.Context(), openings("tcp", 80, "192.0.2.7/32"), nil))
+		leaveCopy()
+		only = w.dump()
+		require.NoError(t, d.Apply(t.Context(), openings("tcp", 80, "203.0.113.7/32"), openings("tcp", 80, "192.0.2.7/32")))
+		require.Len(t, w.rules, 2)
+		require.Contains(t, w.dump(), only)
+		require.True(t, w.reachable("tcp", 80, next))
+		leaveCopy()
+		only = w.dump()
+		require.NoError(t, d.Close(t.Context()))
+		require.Equal(t, only, w.dump())
+	}
+}
+
+// TestDefenderCannotReadItsOwn: what bears the name of a rule of ours and cannot be
+// read is not taken for somebody else's: no second is made, and Close does not leave
+// it behind in silence.
+func TestDefenderCannotReadItsOwn(t *testing.T) {
+	for _, copied := range []bool{false, true} {
+		w := newFakeWindows(t)
+		d := w.driver(7)
+		require.NoError(t, d.Apply(t.Context(), openings("tcp", 80, "192.0.2.7/32"), nil))
+		own := w.rules[0]
+		if copied { // which is what Item then gives
+			w.foreign(own.props["Name"].(string), nil)
+			slices.Reverse(w.rules)
+			own.props["Grouping"] = nil
+		} else {
+			own.torn = true
+		}
+		there := w.dump()
+		require.ErrorContains(t, d.Repair(t.Context()), "get Grouping")
+		require.ErrorContains(t, d.Close(t.Context()), "get Grouping")
+		require.Equal(t, there, w.dump())
+		own.torn, own.props["Grouping"] = false, defenderGroup
+		require.NoError(t, d.Close(t.Context()))
+		require.NotContains(t, w.rules, own)
+	}
 }
 
 // TestDefenderUnreadable: a rule of somebody else that cannot be read keeps nobody

@@ -145,7 +145,8 @@
 //
 // Names of rules need not be unique, and Windows removes rules by them. So a rule gets
 // another name before it is removed, and the copy that an administrator made of it
-// stays, unless that is in the group, too.
+// stays as it is, unless that is in the group, too. Where only the copy is left, the
+// rule comes back beside it.
 //
 // These rules are on disk. They outlive a killed process, and a reboot, until the
 // next [Open] or [Sweep] of whomever finds their owner dead, by number and time of

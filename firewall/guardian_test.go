@@ -50,7 +50,7 @@ func TestDefenderHasGuardian(t *testing.T) {
 }
 
 // TestDefenderLosesGuardian: where no other can be started, rules are put back all the
-// same.
+// same, and it is tried again until one can.
 func TestDefenderLosesGuardian(t *testing.T) {
 	sh := realtest.Need(t, "sh")
 	w := newFakeWindows(t)
@@ -62,7 +62,15 @@ func TestDefenderLosesGuardian(t *testing.T) {
 	w.rules = nil
 	require.ErrorIs(t, d.Repair(t.Context()), os.ErrNotExist)
 	require.Len(t, w.rules, 1)
+	require.ErrorIs(t, d.Repair(t.Context()), os.ErrNotExist, "it is tried again")
+	heard := filepath.Join(t.TempDir(), "heard")
+	d.guard = []string{sh, "-c", `exec cat >"$1"`, "sh", heard}
+	require.NoError(t, d.Repair(t.Context()))
+	require.False(t, d.guardian.ended())
 	require.NoError(t, d.Close(t.Context()))
+	b, err := os.ReadFile(heard)
+	require.NoError(t, err)
+	require.Equal(t, "night-7-133\ndone\n", string(b))
 	require.Empty(t, w.rules)
 }
 
