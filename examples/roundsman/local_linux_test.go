@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -241,6 +242,16 @@ func localUser(t *testing.T, s *site) {
 	require.NotEmpty(t, list)
 	status, list = s.run("deploy", "--component", pkg, "local:")
 	require.Equal(t, 10, status)
+	require.Empty(t, outcomes(list), "it is known before that this fails")
+	require.Condition(t, func() bool {
+		return slices.ContainsFunc(list, func(e map[string]any) bool {
+			said, _ := e["error"].(string)
+			return strings.Contains(said, "the package rmhello needs root")
+		})
+	}, "%v", list)
+	status, list = s.run("deploy", "--no-preflight", "--component", pkg, "local:")
+	require.Equal(t, 10, status)
+	require.Len(t, outcomes(list), 1)
 	o := outcomes(list)[0]
 	require.Equal(t, "Failed", o["outcome"])
 	require.Equal(t, map[string]any{"space": "dpkg", "value": "2"}, o["code"])
