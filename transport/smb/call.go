@@ -90,7 +90,7 @@ func lib[T any](k *call, f func() (T, error), drop func(T)) (T, error) {
 		case answer <- result{v, err}:
 		case <-k.ctx.Done():
 			if err == nil && drop != nil {
-				drop(v)
+				_, _ = guard(func() (any, error) { drop(v); return nil, nil })
 			}
 		}
 	})
@@ -135,7 +135,7 @@ func work[T any](k *call, f func() (T, error)) (T, error) {
 	k.c.ops.Add(1)
 	go func() {
 		defer k.c.ops.Done()
-		v, err := f()
+		v, err := guard(f)
 		answer <- result{v, err}
 	}()
 	var r result
@@ -260,7 +260,7 @@ func inUse(err error) bool {
 	case statusSharing, statusCannotDelete, statusUserMapped, statusDeletePending:
 		return true
 	}
-	return errors.Is(err, fs.ErrPermission) || nativeInUse(err)
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, transport.ErrBusy) || nativeInUse(err)
 }
 
 // wait waits for wg until ctx ends, and reports whether wg was first.

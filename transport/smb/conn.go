@@ -31,11 +31,14 @@ type conn struct {
 	ops    sync.WaitGroup // calls of the caller's
 	lib    sync.WaitGroup // calls of the backend
 	bg     sync.WaitGroup // what ends with the connection
+	watch  sync.WaitGroup // keepAlive, and what it asks
 
 	mu      sync.Mutex
 	closing bool
 	once    sync.Once
 	pipes   map[*pipe]struct{}
+
+	puts sync.Map // partial files that are being written: name to chan struct{}
 
 	rootTurn chan struct{} // holds the right to look at and set root
 	root     string        // the share as the host calls it; "" until it is known
@@ -58,7 +61,7 @@ func newConn(target string, opts Options, s session, v volume) *conn {
 // start begins to watch the line.
 func (c *conn) start() {
 	if c.silence != nil && c.opts.KeepAlive > 0 {
-		c.bg.Go(c.keepAlive)
+		c.watch.Go(c.keepAlive)
 	}
 }
 
@@ -86,7 +89,7 @@ func (c *conn) keepAlive() {
 			c.lose(fmt.Errorf("no sign of life for %v", silence.Round(time.Second)))
 			return
 		case silence >= c.opts.KeepAlive && asking.CompareAndSwap(false, true):
-			c.bg.Go(func() {
+			c.watch.Go(func() {
 				_, _ = guard(func() (any, error) { return c.volume.stat("") })
 				asking.Store(false)
 			})
@@ -189,12 +192,12 @@ func (c *conn) Close(ctx context.Context) (err error) {
 		defer cancel()
 		polite, cancel := context.WithTimeout(grace, transport.CloseGrace/10)
 		defer cancel()
-		idle := wait(polite, &c.ops)
+		idle := wait(polite, &c.ops) && wait(polite, &c.watch)
 		if !lost {
 			c.farewell(polite, idle)
 		}
 		c.session.hangUp(errClosed)
-		for _, wg := range []*sync.WaitGroup{&c.ops, &c.lib, &c.bg} {
+		for _, wg := range []*sync.WaitGroup{&c.ops, &c.lib, &c.watch, &c.bg} {
 			if !wait(grace, wg) {
 				err = &transport.Error{Op: "close", Target: c.target, Kind: transport.ErrTimeout,
 					Hint: "something that was begun on the connection hangs"}

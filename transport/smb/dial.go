@@ -127,7 +127,6 @@ func (d *dial) run(ctx context.Context) (*conn, error) {
 // again logs in where d has, for another purpose.
 func (d *dial) again(ctx context.Context) (s session, err error) {
 	another := *d
-	another.hello = greeting{}
 	ctx, cancel := context.WithTimeoutCause(ctx, d.opts.ConnectTimeout, errConnect)
 	defer cancel()
 	err = another.connected(ctx, func(l *library) error {
@@ -146,7 +145,8 @@ func (d *dial) connected(ctx context.Context, use func(*library) error) error {
 	if err != nil {
 		return err
 	}
-	l := newLine(tcp, d.hello.hear)
+	d.hello = greeting{offered: d.opts.Dialect}
+	l := newLine(tcp, &d.hello)
 	// The library is not told of the context: what it is waiting for ends with the line.
 	stop := context.AfterFunc(ctx, func() { l.hangUp(ctx.Err()) })
 	_, err = guard(func() (any, error) {
@@ -217,6 +217,8 @@ func (d *dial) explainLogin(err error) error {
 		}
 	case own.Code.IsZero() && errors.Is(own.Kind, fs.ErrPermission):
 		own.Kind, own.Code = transport.ErrAuth, ntCode(statusAccessDenied)
+	case own.Code == ntCode(statusLogonFailure) && d.who.domain == "" && d.hello.computer != "":
+		own.Hint = fmt.Sprintf("check user and password; a member of a domain takes an account without a domain for one of the domain: for one of the host itself give the domain %q", d.hello.computer)
 	case errors.Is(own.Kind, transport.ErrConnLost):
 		own.Hint = fmt.Sprintf("the host ended the connection: it may speak no SMB %v, or serve something else on port %d", d.opts.Dialect, d.port)
 	}
@@ -251,7 +253,7 @@ func (d *dial) tcp(ctx context.Context, port uint16) (names []string, conn net.C
 	if !errors.As(err, &dns) || !d.opts.NetBIOS || d.t.DialContext != nil || !isNetBIOSName(d.host) {
 		return names, conn, err
 	}
-	addrs, nerr := lookUp(ctx, d.nameServers(), d.host, time.Second)
+	addrs, nerr := lookUp(ctx, d.nameServers(), len(d.opts.NameServers) == 0, d.host, time.Second)
 	if nerr != nil {
 		return nil, nil, errors.Join(err, fmt.Errorf("NetBIOS name query: %w", nerr))
 	}

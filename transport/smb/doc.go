@@ -7,7 +7,9 @@
 //	})
 //	...
 //	defer conn.Close(ctx)
-//	res, err := transport.Put(ctx, conn, "Temp/setup.exe", file, transport.PutOptions{})
+//	dir := "roundsman-" + rand.Text() // below the Windows directory: administrators alone write there
+//	err = transport.Mkdir(ctx, conn, dir, 0o700)
+//	res, err := transport.Put(ctx, conn, dir+"/setup.exe", file, transport.PutOptions{})
 //	err = transport.CreateService(ctx, conn, transport.ServiceConfig{Name: "setup", Argv: []string{res.Info.Native, "serve"}})
 //	err = transport.StartService(ctx, conn, "setup")
 //
@@ -25,7 +27,8 @@
 // File names are slash-separated and start in Options.Share, which is ADMIN$, the Windows
 // directory, unless another one is named. Windows takes some characters and names for
 // something else; they are refused before anything is sent. Permission bits mean nothing:
-// a file gets the access rights of its directory.
+// a file gets the access rights of its directory. So what is to be executed never goes
+// into a directory in which others may create files, as in Temp.
 //
 // On a Windows manager an Endpoint without any credentials uses those of whoever runs the
 // program, through the operating system's own client, Kerberos included. That way is
@@ -56,10 +59,12 @@
 //
 // The library below, github.com/hirochachacha/go-smb2 v1.1.0, cannot ask for encryption,
 // follows no DFS, and does not cancel requests on the server: a call whose context ends
-// returns, and what it asked for may still happen. What of its faults could be met from
-// outside is in line.go. One could not: a server that encrypts, and that has the account's
-// key, can make the library read beyond a message, which ends the program. Replies that
-// are signed and not encrypted are checked before.
+// returns, and what it asked for may still happen; and it removes a file that may not be
+// written by taking that attribute away first, of what a link leads to, too. What of its
+// faults could be met from outside is in line.go. One could not: a server that encrypts,
+// and that has the account's key, can make the library read beyond a message, which ends
+// the program. Replies that are signed and not encrypted are checked before. What comes
+// over svcctl and srvsvc is decoded by go-msrpc, which trusts the counts in it.
 //
 // Connections are safe for concurrent use.
 package smb

@@ -2,6 +2,7 @@ package smb_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log"
 
@@ -26,12 +27,18 @@ func Example() {
 		log.Print(err)
 		return
 	}
-	res, err := transport.Put(ctx, conn, "Temp/setup.exe", setup, transport.PutOptions{})
+	dir := "roundsman-" + rand.Text() // in the Windows directory administrators alone write
+	if err := transport.Mkdir(ctx, conn, dir, 0o700); err != nil {
+		log.Print(err)
+		return
+	}
+	defer transport.RemoveAll(ctx, conn, dir)
+	res, err := transport.Put(ctx, conn, dir+"/setup.exe", setup, transport.PutOptions{})
 	if err != nil {
 		log.Print(err)
 		return
 	}
-	fmt.Println(res.Info.Native) // such as C:\Windows\Temp\setup.exe
+	fmt.Println(res.Info.Native) // such as C:\Windows\roundsman-…\setup.exe
 	cfg := transport.ServiceConfig{Name: "roundsman-setup", Argv: []string{res.Info.Native, "serve"}}
 	if err := transport.CreateService(ctx, conn, cfg); err != nil {
 		log.Print(err)

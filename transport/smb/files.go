@@ -47,7 +47,7 @@ func checkName(part string) error {
 	base, _, _ := strings.Cut(part, ".")
 	switch base = strings.ToUpper(strings.TrimRight(base, " ")); {
 	case base == "CON", base == "PRN", base == "AUX", base == "NUL", base == "CONIN$", base == "CONOUT$",
-		len(base) > 3 && (strings.HasPrefix(base, "COM") || strings.HasPrefix(base, "LPT")) && strings.Contains("0123456789¹²³", base[3:]):
+		len(base) > 3 && (strings.HasPrefix(base, "COM") || strings.HasPrefix(base, "LPT")) && len([]rune(base)) == 4 && strings.Contains("0123456789¹²³", base[3:]):
 		return fmt.Errorf("%q is the name of a device on Windows", part)
 	}
 	return nil

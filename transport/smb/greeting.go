@@ -11,12 +11,16 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// greeting is what a server says of itself while the session is set up. Nothing of
-// it is authenticated before the session is; then it is, by the pre-authentication
-// integrity of SMB 3.1.1 (MS-SMB2, section 3.2.5.2), and the names by the response of
-// NTLM, too, which repeats them (MS-NLMP, section 3.1.5.1.2).
+// greeting is what a server says of itself while the session is set up. What it says
+// before the last reply is authenticated with SMB 3.1.1 as soon as one reply has been
+// verified, because its keys are made of it (pre-authentication integrity, MS-SMB2,
+// section 3.1.4.4.1), and its names by NTLM, too, whose response repeats them (MS-NLMP,
+// section 3.1.5.1.2). The last reply itself, which says whether the session is
+// encrypted, the library does not verify.
 type greeting struct {
-	dialect      uint16
+	offered      Dialect // 0: any
+	dialect      Dialect
+	cipher       bool // one was agreed on
 	mustSign     bool
 	guid         string    // ServerGuid, as hexadecimal
 	booted       time.Time // ServerStartTime; newer versions of Windows do not tell
@@ -41,7 +45,11 @@ func (g *greeting) hear(f frame) error {
 			return badFrame("a reply to NEGOTIATE of %d bytes", len(f))
 		}
 		g.mustSign = le.Uint16(body[2:])&2 != 0
-		g.dialect = le.Uint16(body[4:])
+		g.dialect = Dialect(le.Uint16(body[4:]))
+		if g.offered != 0 && g.dialect != g.offered {
+			return badFrame("the dialect %v, which was not offered", g.dialect)
+		}
+		g.cipher = g.dialect == SMB300 || g.dialect == SMB302 || g.dialect == SMB311 && offersCipher(f)
 		g.guid = hex.EncodeToString(body[8:24])
 		g.booted = fileTime(le.Uint64(body[48:]))
 	case commandSessionSetup:
@@ -64,6 +72,34 @@ func (g *greeting) hear(f frame) error {
 		g.challenge(f[at : at+size])
 	}
 	return nil
+}
+
+// canEncrypt reports whether the library has keys to decrypt with, once the session is
+// set up.
+func (g *greeting) canEncrypt() bool { return g.cipher }
+
+// offersCipher reports whether a reply to NEGOTIATE of SMB 3.1.1 names a cipher that the
+// library has (MS-SMB2, sections 2.2.4 and 2.2.3.1.2).
+func offersCipher(f frame) bool {
+	le := binary.LittleEndian
+	body := f[headerSize:]
+	at := uint64(le.Uint32(body[60:]))
+	for range le.Uint16(body[6:]) {
+		if at+8 > uint64(len(f)) {
+			return false
+		}
+		c := f[at:]
+		typ, size := le.Uint16(c), uint64(le.Uint16(c[2:]))
+		if at+8+size > uint64(len(f)) {
+			return false
+		}
+		if typ == 2 && size >= 4 {
+			id := le.Uint16(c[10:])
+			return le.Uint16(c[8:]) == 1 && (id == 1 || id == 2) // AES-128-CCM, AES-128-GCM
+		}
+		at += (8 + size + 7) &^ 7
+	}
+	return false
 }
 
 // errGuest is a server that lets anybody in, without a key to sign with.

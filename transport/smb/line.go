@@ -20,20 +20,36 @@ import (
 //     whose signature it does not ask for. What they say cannot be trusted, but is no
 //     more than "later"; the reply that follows is signed and checked.
 //   - It takes lengths and offsets of a reply as they are, and would go down with the
-//     whole program: line ends the connection instead.
-//   - It accepts that a server makes it a guest, whose replies nobody signs.
+//     whole program: line ends the connection instead. While the session is set up it
+//     lets through the one reply that is waited for, and nothing else.
+//   - It accepts another dialect than was offered, and that a server makes it a guest,
+//     whose replies nobody signs.
 //   - It hides what the server says of itself: see [greeting].
 type line struct {
 	net.Conn
-	heard    func(frame) error // is told of replies to NEGOTIATE and SESSION_SETUP
-	moved    atomic.Int64      // when a byte last came in, in nanoseconds
-	started  time.Time
-	greeted  bool   // the session is set up
-	pending  []byte // what the library gets before anything else
-	left     int    // bytes of the frame that go to the library as they come
-	header   [4 + headerSize]byte
+	heard   func(frame) error // is told of replies to NEGOTIATE and SESSION_SETUP
+	sealed  func() bool       // reports whether there are keys to decrypt with
+	moved   atomic.Int64      // when a byte last came in, in nanoseconds
+	started time.Time
+
+	pending []byte // what the library gets before anything else
+	left    int    // bytes of the frame that go to the library as they come
+	header  [4 + headerSize]byte
+
+	out     []byte // the beginning of a frame that the library sends
+	outLeft int    // bytes of it that follow
+
 	mu       sync.Mutex
+	asked    *request // of the set-up of the session, and not answered
+	granted  bool     // the session is set up
+	greeted  bool     // and the library uses it
 	whyEnded error
+}
+
+// request is what a reply belongs to.
+type request struct {
+	command uint16
+	id      uint64 // MessageId
 }
 
 // Constants of MS-SMB2, section 2.2.1, and of the transform header, section 2.2.41.
@@ -64,11 +80,53 @@ func (f frame) next() uint32     { return binary.LittleEndian.Uint32(f[20:]) }
 func (f frame) structure() int   { return int(binary.LittleEndian.Uint16(f[4:])) }
 func (f frame) isInterim() bool  { return f.status() == statusPending && f.flags()&flagAsync != 0 }
 func (f frame) isSigned() bool   { return f.flags()&flagSigned != 0 }
+func (f frame) message() uint64  { return binary.LittleEndian.Uint64(f[24:]) }
 func (f frame) isGreeting() bool { return f.command() <= commandSessionSetup }
 
-// newLine wraps a connection. heard may be nil.
-func newLine(conn net.Conn, heard func(frame) error) *line {
-	return &line{Conn: conn, heard: heard, started: time.Now()}
+// newLine wraps a connection, of a server that says g of itself.
+func newLine(conn net.Conn, g *greeting) *line {
+	return &line{Conn: conn, heard: g.hear, sealed: g.canEncrypt, started: time.Now()}
+}
+
+// Write implements net.Conn for the one goroutine of the library that writes. What it
+// asks while the session is set up is noted.
+func (l *line) Write(p []byte) (int, error) {
+	for b := p; len(b) > 0; {
+		if l.outLeft > 0 {
+			n := min(l.outLeft, len(b))
+			l.outLeft -= n
+			b = b[n:]
+			continue
+		}
+		n := min(4+headerSize-len(l.out), len(b))
+		l.out = append(l.out, b[:n]...)
+		b = b[n:]
+		if len(l.out) == 4+headerSize {
+			l.sends(l.out[4:])
+			l.outLeft = max(0, int(binary.BigEndian.Uint32(l.out))-headerSize)
+			l.out = l.out[:0]
+		}
+	}
+	return l.Conn.Write(p)
+}
+
+// sends notes a request, before it is sent.
+func (l *line) sends(f frame) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.granted: // the library has taken the reply that grants the session
+		l.greeted, l.asked = true, nil
+	case f.isGreeting():
+		l.asked = &request{f.command(), f.message()}
+	}
+}
+
+// setUp says whether the library uses its session, and else what it waits for.
+func (l *line) setUp() (done bool, asked *request) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.greeted, l.asked
 }
 
 // errFrame is what a server sent that no server sends.
@@ -164,10 +222,11 @@ func (l *line) next() error {
 	l.touch(1)
 	l.left = size - headerSize
 	l.pending = l.header[:]
+	done, asked := l.setUp()
 	switch {
 	case bytes.Equal(f[:4], []byte("\xfdSMB")):
-		if !l.greeted {
-			return badFrame("an encrypted message before there is a session")
+		if !done || !l.sealed() {
+			return badFrame("an encrypted message, for which there is no key")
 		}
 		// The smallest message that can be in it is a header.
 		if size < transformSize+headerSize {
@@ -180,10 +239,12 @@ func (l *line) next() error {
 		return badFrame("a header of %d bytes", f.structure())
 	case f.next() != 0:
 		return badFrame("several replies in one message, which nobody asked for")
-	case f.isGreeting():
+	case done && f.isGreeting():
+		return badFrame("a reply to command %d, which nobody waits for", f.command())
+	case !done && (asked == nil || *asked != request{f.command(), f.message()}):
+		return badFrame("a reply to command %d, which nobody waits for, while the session is set up", f.command())
+	case !done:
 		return l.greeting(size)
-	case !l.greeted:
-		return badFrame("a reply to command %d before there is a session", f.command())
 	case f.isInterim() && !f.isSigned():
 		return l.interim(size)
 	}
@@ -229,12 +290,12 @@ func (l *line) greeting(size int) error {
 	l.left = 0
 	l.pending = out
 	f := frame(out[4:])
-	if f.command() == commandSessionSetup && f.status() == 0 {
-		// As soon as the library has the reply, it sends on.
-		l.greeted = true
+	if err := l.heard(f); err != nil {
+		return err
 	}
-	if l.heard == nil {
-		return nil
-	}
-	return l.heard(f)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked = nil
+	l.granted = f.command() == commandSessionSetup && f.status() == 0
+	return nil
 }

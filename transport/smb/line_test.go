@@ -32,19 +32,49 @@ func framed(m []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(m))), m...)
 }
 
-// wire is a connection from which what is given can be read.
+// wire is a connection from which what is given can be read. What belongs to the set-up
+// of the session it reads when that was asked for.
 type wire struct {
 	net.Conn
-	r io.Reader
+	l      *line
+	frames [][]byte
+	asks   bool
 }
 
-func (w *wire) Read(p []byte) (int, error) { return w.r.Read(p) }
-func (w *wire) Close() error               { return nil }
+func (w *wire) Read(p []byte) (int, error) {
+	for len(w.frames) > 0 && len(w.frames[0]) == 0 {
+		w.frames = w.frames[1:]
+		w.ask()
+	}
+	if len(w.frames) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, w.frames[0])
+	w.frames[0] = w.frames[0][n:]
+	return n, nil
+}
 
-// through reads all that the library gets to see.
-func through(heard func(frame) error, greeted bool, frames ...[]byte) ([]byte, *line, error) {
-	l := newLine(&wire{r: bytes.NewReader(bytes.Join(frames, nil))}, heard)
-	l.greeted = greeted
+// ask sends the request for the frame that comes next.
+func (w *wire) ask() {
+	if !w.asks || len(w.frames) == 0 || len(w.frames[0]) < 4+headerSize {
+		return
+	}
+	_, _ = w.l.Write(framed(message(frame(w.frames[0][4:]).command(), 0, 0, []byte("body"))))
+}
+
+func (w *wire) Write(p []byte) (int, error) { return len(p), nil }
+func (w *wire) Close() error                { return nil }
+
+// through reads all that the library gets to see of a server, within a session that is
+// set up, or before.
+func through(g *greeting, greeted bool, frames ...[]byte) ([]byte, *line, error) {
+	w := &wire{asks: !greeted}
+	for _, f := range frames {
+		w.frames = append(w.frames, bytes.Clone(f))
+	}
+	l := newLine(w, g)
+	w.l, l.granted, l.greeted = l, greeted, greeted
+	w.ask()
 	out, err := io.ReadAll(l)
 	return out, l, err
 }
@@ -55,7 +85,7 @@ func TestLinePassesMessagesOn(t *testing.T) {
 	t.Parallel()
 	read := framed(message(8, 0, flagSigned|1, bytes.Repeat([]byte("x"), 300_000)))
 	secret := framed(append([]byte("\xfdSMB"), make([]byte, transformSize-4+headerSize)...))
-	out, l, err := through(nil, true, []byte{sessionKeepAlive, 0, 0, 0}, read, secret, read)
+	out, l, err := through(&greeting{cipher: true}, true, []byte{sessionKeepAlive, 0, 0, 0}, read, secret, read)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(bytes.Join([][]byte{read, secret, read}, nil), out))
 	require.Less(t, l.silence(), time.Minute)
@@ -66,7 +96,7 @@ func TestLinePassesMessagesOn(t *testing.T) {
 func TestLineInterim(t *testing.T) {
 	t.Parallel()
 	in := message(8, statusPending, interimFlags, []byte("12345678"))
-	out, _, err := through(nil, true, framed(in))
+	out, _, err := through(&greeting{cipher: true}, true, framed(in))
 	require.NoError(t, err)
 	require.Len(t, out, 4+headerSize+len(in))
 	require.EqualValues(t, headerSize+len(in), binary.BigEndian.Uint32(out))
@@ -85,7 +115,7 @@ func TestLineInterim(t *testing.T) {
 		message(8, statusPending, interimFlags|flagSigned, []byte("12345678")),
 		message(8, statusPending, 1, nil), message(8, 0, interimFlags, nil),
 	} {
-		out, _, err := through(nil, true, framed(in))
+		out, _, err := through(&greeting{cipher: true}, true, framed(in))
 		require.NoError(t, err)
 		require.Equal(t, framed(in), out)
 	}
@@ -111,20 +141,73 @@ func TestLineRefuses(t *testing.T) {
 		"long interim reply":   framed(message(8, statusPending, interimFlags, make([]byte, maxGreeting))),
 		"no compressed either": framed(append([]byte("\xfcSMB"), make([]byte, 100)...)),
 	} {
-		out, l, err := through(nil, true, in)
+		out, l, err := through(&greeting{cipher: true}, true, in)
 		var bad *errFrame
 		require.ErrorAs(t, err, &bad, what)
 		require.Empty(t, out, what)
 		require.ErrorAs(t, l.ended(), &bad, what)
 	}
-	for what, in := range map[string][]byte{
-		"reply":     framed(message(8, 0, 0, nil)),
-		"encrypted": framed(append([]byte("\xfdSMB"), make([]byte, 200)...)),
+	// While the session is set up nothing comes but what was asked for, once; and then
+	// nothing of that kind.
+	sealed := framed(append([]byte("\xfdSMB"), make([]byte, 200)...))
+	granted := framed(message(commandSessionSetup, 0, 1, make([]byte, 8)))
+	another := bytes.Clone(granted)
+	another[4+24]++ // its MessageId
+	g := &greeting{cipher: true}
+	for what, in := range map[string]struct {
+		g       *greeting
+		greeted bool
+		frames  [][]byte
+	}{
+		"reply":                   {g, false, [][]byte{framed(message(8, 0, 0, nil))}},
+		"encrypted before":        {g, false, [][]byte{sealed}},
+		"encrypted without a key": {new(greeting), true, [][]byte{sealed}},
+		"granted late":            {g, true, [][]byte{granted}},
+		"negotiate late":          {g, true, [][]byte{framed(message(commandNegotiate, 0, 1, make([]byte, 64)))}},
+		"another dialect":         {&greeting{offered: SMB311}, false, [][]byte{framed(message(commandNegotiate, 0, 1, make([]byte, 64)))}},
 	} {
-		_, _, err := through(nil, false, in)
-		require.ErrorContains(t, err, "before there is a session", what)
+		_, l, err := through(in.g, in.greeted, in.frames...)
+		var bad *errFrame
+		require.ErrorAs(t, err, &bad, what)
+		require.ErrorAs(t, l.ended(), &bad, what)
 	}
-	_, _, err := through(nil, true, framed(message(8, 0, 0, []byte("abc")))[:66])
+	// What was not asked for, by its MessageId or at all.
+	for _, asked := range [][]byte{granted, nil} {
+		w := &wire{frames: [][]byte{bytes.Clone(another)}}
+		l := newLine(w, new(greeting))
+		w.l = l
+		if asked != nil {
+			_, err := l.Write(asked)
+			require.NoError(t, err)
+		}
+		_, err := io.ReadAll(l)
+		require.ErrorContains(t, err, "nobody waits for")
+	}
+	early := &wire{frames: [][]byte{bytes.Clone(granted), bytes.Clone(sealed)}}
+	l := newLine(early, &greeting{cipher: true})
+	_, err := l.Write(granted)
+	require.NoError(t, err)
+	_, err = io.ReadAll(l)
+	require.ErrorContains(t, err, "no key", "the library does not use the session yet")
+
+	// The library uses the session as soon as it sends anything else.
+	w := &wire{frames: [][]byte{bytes.Clone(granted)}}
+	l = newLine(w, new(greeting))
+	w.l = l
+	for _, b := range granted { // in pieces
+		_, err := l.Write([]byte{b})
+		require.NoError(t, err)
+	}
+	_, err = io.ReadAll(l)
+	require.NoError(t, err)
+	done, _ := l.setUp()
+	require.False(t, done)
+	_, err = l.Write(framed(message(3, 0, 0, []byte("tree connect"))))
+	require.NoError(t, err)
+	done, _ = l.setUp()
+	require.True(t, done)
+
+	_, _, err = through(&greeting{cipher: true}, true, framed(message(8, 0, 0, []byte("abc")))[:66])
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
@@ -145,18 +228,18 @@ func TestGreeting(t *testing.T) {
 	granted := make([]byte, 8)
 	le.PutUint16(granted[2:], 4)
 
-	out, l, err := through(g.hear, false, framed(message(commandNegotiate, 0, 1, negotiate)),
+	out, l, err := through(&g, false, framed(message(commandNegotiate, 0, 1, negotiate)),
 		framed(message(commandSessionSetup, statusMoreProcessing, 1, ask)), framed(message(commandSessionSetup, 0, flagSigned|1, granted)))
 	require.NoError(t, err)
 	require.Len(t, out, 3*(4+headerSize)+64+len(ask)+8)
-	require.True(t, l.greeted)
+	require.True(t, l.granted)
 	require.Equal(t, greeting{dialect: 0x311, mustSign: true, guid: "30313233343536373839616263646566", booted: booted,
 		build: "10.0.20348", computer: "DB1", dns: "db1.lab.example", domain: "LAB", encrypted: true, sessionSetUp: true}, g)
 
 	// A server that takes anybody in as a guest, whatever the password, signs nothing.
 	for flags := range uint16(4) {
 		le.PutUint16(granted[2:], flags)
-		_, _, err := through(new(greeting).hear, false, framed(message(commandSessionSetup, 0, 1, granted)))
+		_, _, err := through(new(greeting), false, framed(message(commandSessionSetup, 0, 1, granted)))
 		if flags == 0 {
 			require.NoError(t, err)
 			continue
@@ -169,7 +252,7 @@ func TestGreeting(t *testing.T) {
 		"outside":      message(commandSessionSetup, statusMoreProcessing, 1, ask[:len(ask)-1]),
 		"below header": message(commandSessionSetup, statusMoreProcessing, 1, []byte{9, 0, 0, 0, 1, 0, 1, 0}),
 	} {
-		_, _, err := through(new(greeting).hear, false, framed(in))
+		_, _, err := through(new(greeting), false, framed(in))
 		var bad *errFrame
 		require.ErrorAs(t, err, &bad, what)
 	}
@@ -208,7 +291,7 @@ func FuzzLine(f *testing.F) {
 	f.Add(framed(message(commandSessionSetup, statusMoreProcessing, 1, ask)), false)
 	f.Fuzz(func(t *testing.T, in []byte, greeted bool) {
 		var g greeting
-		out, _, _ := through(g.hear, greeted, in)
+		out, _, _ := through(&g, greeted, in)
 		// What the library gets can be taken apart without going beyond it.
 		for len(out) >= 4 {
 			size := int(binary.BigEndian.Uint32(out))

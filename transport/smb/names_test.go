@@ -13,7 +13,7 @@ func TestNameOf(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"": "", "/": "", ".": "", "a": "a", "/Temp/x y.exe": `Temp\x y.exe`, "a//b/": `a\b`, "a/./b": `a\b`, "größe-日本語": "größe-日本語",
-		"/../a": "a", "Console": "Console", "COM10.txt": "COM10.txt", ".hidden": ".hidden", "COM": "COM",
+		"/../a": "a", "Console": "Console", "COM10.txt": "COM10.txt", "COM12": "COM12", ".hidden": ".hidden", "COM": "COM",
 	} {
 		got, err := nameOf(in)
 		require.NoError(t, err, in)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,9 +92,9 @@ func requestSession(conn net.Conn) error {
 }
 
 // lookUp asks for the IPv4 addresses of a NetBIOS name (RFC 1002, section 4.2.12): name
-// servers, or whoever hears a broadcast. All are asked at once, and the first answer
-// that names an address counts.
-func lookUp(ctx context.Context, servers []netip.AddrPort, name string, wait time.Duration) ([]netip.Addr, error) {
+// servers, or with anybody set whoever hears a broadcast. All are asked at once, and the
+// first answer that names an address counts.
+func lookUp(ctx context.Context, servers []netip.AddrPort, anybody bool, name string, wait time.Duration) ([]netip.Addr, error) {
 	conn, err := net.ListenUDP("udp4", nil)
 	if err != nil {
 		return nil, err
@@ -118,12 +119,15 @@ func lookUp(ctx context.Context, servers []netip.AddrPort, name string, wait tim
 			_ = conn.SetReadDeadline(time.Now().Add(wait))
 		}
 		for {
-			n, _, err := conn.ReadFromUDPAddrPort(buf)
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
 			if err != nil {
 				break
+			}
+			if !anybody && !slices.Contains(servers, netip.AddrPortFrom(from.Addr().Unmap(), from.Port())) {
+				continue
 			}
 			addrs, err := parseAnswer(buf[:n], binary.BigEndian.Uint16(id[:]))
 			if err == nil {

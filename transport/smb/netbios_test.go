@@ -85,15 +85,18 @@ func TestLookUp(t *testing.T) {
 		}
 	}()
 	at := server.LocalAddr().(*net.UDPAddr).AddrPort()
-	addrs, err := lookUp(t.Context(), []netip.AddrPort{at}, "db1", 100*time.Millisecond)
+	addrs, err := lookUp(t.Context(), []netip.AddrPort{at}, false, "db1", 100*time.Millisecond)
 	require.NoError(t, err)
 	require.Equal(t, []netip.Addr{netip.MustParseAddr("192.0.2.7")}, addrs)
+	require.NotEmpty(t, asked)
+	_, err = lookUp(t.Context(), []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), at.Port())}, false, "db1", 10*time.Millisecond)
+	require.ErrorIs(t, err, transport.ErrTimeout, "nobody else is asked, or heard")
 	require.Equal(t, string(encodeName("DB1", suffixServer))+"\x00\x20\x00\x01", <-asked)
 
 	silent, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)
 	defer silent.Close()
-	_, err = lookUp(t.Context(), []netip.AddrPort{silent.LocalAddr().(*net.UDPAddr).AddrPort()}, "db1", 10*time.Millisecond)
+	_, err = lookUp(t.Context(), []netip.AddrPort{silent.LocalAddr().(*net.UDPAddr).AddrPort()}, true, "db1", 10*time.Millisecond)
 	require.ErrorIs(t, err, transport.ErrTimeout)
 	require.True(t, isNetBIOSName("db1"))
 	for _, no := range []string{"192.0.2.7", "::1", "db1.lab.example", strings.Repeat("x", 16)} {

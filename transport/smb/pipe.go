@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
@@ -103,6 +104,7 @@ type pipe struct {
 	wrote    chan struct{} // closed when nothing is written to s any more
 	done     chan struct{} // closed when both directions have ended
 	once     sync.Once
+	closing  atomic.Bool
 	mu       sync.Mutex
 	why      error // why the far end has hung up, if not because the peer has
 }
@@ -113,8 +115,8 @@ func (c *conn) newPipe(name string, s stream) (*pipe, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || c.ctx.Err() != nil {
-		c.lib.Go(func() { _ = s.Close() })
-		return nil, context.Cause(c.ctx)
+		c.lib.Go(func() { _, _ = guard(func() (any, error) { return nil, s.Close() }) })
+		return nil, &transport.Error{Kind: transport.ErrClosed}
 	}
 	c.pipes[p] = struct{}{}
 	var both sync.WaitGroup
@@ -169,6 +171,9 @@ func (p *pipe) toPeer() {
 
 // ended notes why the pipe ended, unless the peer has closed it.
 func (p *pipe) ended(err error) {
+	if p.closing.Load() {
+		return
+	}
 	switch status(err) {
 	case statusPipeBroken, statusPipeClosing, statusPipeGone, statusEndOfFile, statusCancelled, statusNameDeleted:
 		return
@@ -176,8 +181,12 @@ func (p *pipe) ended(err error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return
 	}
-	k := &call{c: p.c, op: "tunnel", path: p.name, ctx: p.c.ctx}
-	err = k.fail(err)
+	e := &transport.Error{Op: "tunnel", Target: p.c.target, Path: p.name}
+	if p.c.ctx.Err() != nil {
+		err = (&call{c: p.c, op: e.Op, path: p.name, ctx: p.c.ctx}).fail(err)
+	} else {
+		err = explain(e, err) // its own connection may be lost alone
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.why == nil {
@@ -225,6 +234,7 @@ func (p *pipe) Close() error {
 		case <-timer.C:
 		}
 		timer.Stop()
+		p.closing.Store(true)
 		p.c.lib.Go(func() { _, _ = guard(func() (any, error) { return nil, p.s.Close() }) })
 	})
 	return nil

@@ -20,7 +20,9 @@ import (
 // partial file gets its name when it has the right SHA-256. PutOptions.Mode means nothing
 // here: the file gets the access rights of its directory. A file of that name that has
 // the content already stays; another one goes when the new one is complete, so that for
-// a moment there is none: this library's rename replaces nothing.
+// a moment, or if the call is given up just then, there is none: this library's rename
+// replaces nothing. The directory must be one in which administrators alone may create
+// files: who owns the partial file could change it after it was verified.
 func (c *conn) Put(ctx context.Context, name string, f transport.File, opts transport.PutOptions) (transport.PutResult, error) {
 	k, file, err := c.file(ctx, "put", name)
 	if err != nil {
@@ -34,7 +36,24 @@ func (c *conn) Put(ctx context.Context, name string, f transport.File, opts tran
 		return transport.PutResult{}, k.invalid("this is the share itself")
 	}
 	p := &put{call: k, file: file, part: partName(file, f), f: f, opts: opts}
-	fi, err := work(k, p.run)
+	fi, err := work(k, func() (transport.FileInfo, error) {
+		// Another Put of the same has the same partial file.
+		turn := make(chan struct{})
+		for {
+			other, taken := c.puts.LoadOrStore(strings.ToLower(p.part), turn)
+			if !taken {
+				break
+			}
+			select {
+			case <-other.(chan struct{}):
+			case <-k.ctx.Done():
+				return transport.FileInfo{}, k.ctx.Err()
+			}
+		}
+		defer close(turn)
+		defer c.puts.Delete(strings.ToLower(p.part))
+		return p.run()
+	})
 	p.hush()
 	return transport.PutResult{Info: fi, Sent: p.sent.Load(), Kept: p.kept.Load()}, err
 }
@@ -182,7 +201,9 @@ func (p *put) agreed(q *pieces, f file, size int64, src io.Reader) (int64, error
 	var same int64
 	mine := make([]byte, min(size, block))
 	err := q.read(f, 0, size, func(b []byte) error {
-		if _, err := io.ReadFull(src, mine[:len(b)]); err != nil {
+		if _, err := io.ReadFull(src, mine[:len(b)]); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return errShort
+		} else if err != nil {
 			return sourceError(err)
 		}
 		if !bytes.Equal(b, mine[:len(b)]) {
@@ -191,12 +212,12 @@ func (p *put) agreed(q *pieces, f file, size int64, src io.Reader) (int64, error
 		same += int64(len(b))
 		return nil
 	})
-	if errors.Is(err, errDiffers) {
-		for len(q.queue) > 0 {
-			if _, err := q.oldest(); err != nil && !errors.Is(err, io.EOF) {
-				return 0, err
-			}
+	for len(q.queue) > 0 { // reads of what comes after the end, or what differs
+		if _, err := q.oldest(); err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
 		}
+	}
+	if errors.Is(err, errDiffers) {
 		err = nil
 	}
 	return same, err
@@ -215,7 +236,14 @@ func (p *put) rename() error {
 		if err := p.insist(func() error { return v.remove(p.file) }); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("making room for the new file: %w", err)
 		}
-		err = p.insist(func() error { return v.rename(p.part, p.file) })
+		// Of a file that somebody has open the name goes when that closes it.
+		err = p.insist(func() error {
+			err := v.rename(p.part, p.file)
+			if errors.Is(err, fs.ErrExist) {
+				err = &transport.Error{Kind: transport.ErrBusy, Err: err, Hint: hintInUse}
+			}
+			return err
+		})
 	}
 	return err
 }

@@ -34,11 +34,12 @@ func (k *call) rpc(pipe string, f func(ctx context.Context, cc dcerpc.Conn) erro
 	stop := context.AfterFunc(k.ctx, func() { _ = p.Conn.Close() })
 	defer stop()
 	// The address is that of nothing: the dialer returns the pipe.
-	cc, err := dcerpc.Dial(k.ctx, "127.0.0.1", dcerpc.WithEndpoint("ncacn_ip_tcp:[9]"), dcerpc.WithDialer(&onePipe{conn: p}))
+	cc, err := dcerpc.Dial(k.ctx, "127.0.0.1", dcerpc.WithEndpoint("ncacn_ip_tcp:[9]"), dcerpc.WithDialer(&onePipe{conn: p}),
+		dcerpc.WithTimeout(replyTime))
 	if err != nil {
 		return rpcError(err)
 	}
-	ferr := f(k.ctx, cc)
+	_, ferr := guard(func() (any, error) { return nil, f(k.ctx, cc) })
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), time.Second)
 	defer cancel()
 	_ = cc.Close(ctx)
@@ -49,6 +50,13 @@ func (k *call) rpc(pipe string, f func(ctx context.Context, cc dcerpc.Conn) erro
 	}
 	return rpcError(ferr)
 }
+
+// replyTime is how long a server may take for a reply: the start of a service takes up to
+// 30 s, and more while another one starts. A line that is dead is found out sooner.
+const replyTime = 5 * time.Minute
+
+// maxFragment is the largest fragment that is taken: the library offers 5840 bytes.
+const maxFragment = 16 << 10
 
 // exchange is a pipe that carries requests and their responses (MS-RPCE, section 2.2.2).
 // It reads from the server only what a request was made for, so that no read waits
@@ -91,7 +99,11 @@ func (e *exchange) Read(b []byte) (int, error) {
 	if n > 0 {
 		e.mu.Lock()
 		e.owed -= e.in.ended(b[:n])
+		bad := e.in.bad
 		e.mu.Unlock()
+		if bad != nil {
+			return 0, bad
+		}
 	}
 	return n, err
 }
@@ -107,7 +119,8 @@ func (e *exchange) Close() error {
 // pdus counts the messages of one direction.
 type pdus struct {
 	head []byte
-	left int // bytes of the fragment at hand
+	left int   // bytes of the fragment at hand
+	bad  error // what the library would not survive: it takes the lengths as they are
 }
 
 // ended says how many messages end in b, the next bytes. Of AUTH3, CANCEL and ORPHANED,
@@ -128,10 +141,16 @@ func (p *pdus) ended(b []byte) (n int) {
 			return n
 		}
 		typ, flags := p.head[2], p.head[3]
+		size, auth := int(p.head[8])|int(p.head[9])<<8, int(p.head[10])|int(p.head[11])<<8
+		// Nothing is authenticated within the pipe, so there is no verifier. The body of
+		// a response has 8 bytes before its stub (C706, section 12.6.4.10).
+		if size < header+8 || size > maxFragment || auth != 0 || p.head[4]&0xF0 != 0x10 {
+			p.bad = badFrame("a fragment of MS-RPCE of %d bytes, %d of them a verifier", size, auth)
+		}
 		if flags&2 != 0 && typ != 16 && typ != 18 && typ != 19 { // PFC_LAST_FRAG
 			n++
 		}
-		p.left = max(0, int(p.head[8])|int(p.head[9])<<8-header)
+		p.left = max(0, size-header)
 		p.head = p.head[:0]
 	}
 	return n

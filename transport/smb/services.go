@@ -52,7 +52,7 @@ type manager struct {
 
 // services calls f with the service control manager, opened with the given rights.
 func (c *conn) services(ctx context.Context, op, name string, rights uint32, f func(m *manager) error) error {
-	if err := checkService(name); err != nil {
+	if err := checkService(name, rights&managerCreate != 0); err != nil {
 		return &transport.Error{Op: op, Target: c.target, Path: name, Kind: transport.ErrInvalid, Err: err}
 	}
 	k, err := c.begin(ctx, op, name)
@@ -81,13 +81,18 @@ func (c *conn) services(ctx context.Context, op, name string, rights uint32, f f
 	return err
 }
 
-// checkService refuses names that MS-SCMR, section 3.1.4.12, does not allow.
-func checkService(name string) error {
+// checkService refuses names that no service has. A new one has no comma or blank,
+// either (MS-SCMR, section 3.1.4.12).
+func checkService(name string, isNew bool) error {
+	never := "/\\\x00"
+	if isNew {
+		never += ", "
+	}
 	switch {
 	case name == "":
 		return errors.New("the service has no name")
-	case len(name) > 256 || strings.ContainsAny(name, `/\, `) || strings.ContainsRune(name, 0):
-		return fmt.Errorf("%q is no name of a service: no slash, backslash, comma or blank, and at most 256 characters", name)
+	case len(name) > 256 || strings.ContainsAny(name, never):
+		return fmt.Errorf("%q is no name of a service: no slash or backslash, in a new one no comma or blank, and at most 256 characters", name)
 	}
 	return nil
 }
@@ -160,6 +165,9 @@ func commandLine(argv []string) (string, error) {
 	for i, arg := range argv {
 		if strings.ContainsRune(arg, 0) {
 			return "", errors.New("an argument with a NUL in it")
+		}
+		if i > 0 && strings.Count(arg, "%") > 1 {
+			return "", fmt.Errorf("%q would have a variable of the environment expanded in it", arg)
 		}
 		if i == 0 {
 			if strings.ContainsRune(arg, '"') {

@@ -83,9 +83,16 @@ func TestServices(t *testing.T) {
 	require.Empty(t, services.List())
 	_, err = transport.QueryService(ctx, conn, setup.Name)
 	code(err, fs.ErrNotExist, "1060")
-	for _, bad := range []string{"", "a b", `a\b`, "a/b", "a,b"} {
+	for _, bad := range []string{"", `a\b`, "a/b"} {
 		require.ErrorIs(t, transport.DeleteService(ctx, conn, bad), transport.ErrInvalid, bad)
 	}
+	for _, bad := range []string{"a b", "a,b"} { // there are such, but nobody may make one
+		other.Name = bad
+		require.ErrorIs(t, transport.CreateService(ctx, conn, other), transport.ErrInvalid, bad)
+		require.ErrorIs(t, transport.DeleteService(ctx, conn, bad), fs.ErrNotExist, bad)
+	}
+	other.Name, other.Argv = "roundsman-other", []string{"x", "%TEMP%"}
+	require.ErrorIs(t, transport.CreateService(ctx, conn, other), transport.ErrInvalid, "it would be expanded")
 	require.Eventually(t, func() bool { return services.Handles() == 0 }, 10*time.Second, 10*time.Millisecond)
 }
 

@@ -457,3 +457,39 @@ func TestNoNames(t *testing.T) {
 	require.ErrorIs(t, transport.Remove(t.Context(), conn, "/"), transport.ErrInvalid)
 	require.Equal(t, before, srv.Requests())
 }
+
+// Several Puts of one file do not get into each other's way, and a source that has
+// become shorter than what was sent of it is found out, and nothing of it kept.
+func TestPutAtOnce(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	conn := dial(t, endpoint(srv))
+	f := transport.BytesFile("x", bytes.Repeat([]byte("0123456789"), 300_000))
+	errs := make(chan error, 4)
+	for range cap(errs) {
+		go func() {
+			_, err := transport.Put(t.Context(), conn, "x", f, transport.PutOptions{})
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		require.NoError(t, <-errs)
+	}
+	require.NoError(t, transport.Remove(t.Context(), conn, "x"))
+
+	ended, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := transport.Put(ended, conn, "x", f, transport.PutOptions{Progress: func(int64) { cancel() }})
+	require.ErrorIs(t, err, context.Canceled)
+	short := f
+	short.Open = transport.BytesFile("x", []byte("0123456789")).Open
+	for range 2 {
+		_, err = transport.Put(t.Context(), conn, "x", short, transport.PutOptions{})
+		require.ErrorIs(t, err, transport.ErrIntegrity)
+		entries, err := os.ReadDir(srv.Admin())
+		require.NoError(t, err)
+		for _, e := range entries {
+			require.NotContains(t, e.Name(), ".part")
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 // The NTSTATUS values (MS-ERREF, section 2.3.1) that are treated as more than a failure.
 const (
 	statusPending        = 0x00000103
+	statusLogonFailure   = 0xC000006D
 	statusBufferOverflow = 0x80000005
 	statusMoreProcessing = 0xC0000016
 	statusEndOfFile      = 0xC0000011
@@ -48,7 +49,7 @@ const (
 )
 
 var ntMeanings = map[uint32]meaning{
-	0xC000006D:           {"STATUS_LOGON_FAILURE", transport.ErrAuth, "check user, domain and password; for an account of the host itself leave the domain empty"},
+	statusLogonFailure:   {"STATUS_LOGON_FAILURE", transport.ErrAuth, "check user, domain and password; for an account of the host itself the domain is the host's name"},
 	0xC000006A:           {"STATUS_WRONG_PASSWORD", transport.ErrAuth, ""},
 	0xC0000064:           {"STATUS_NO_SUCH_USER", transport.ErrAuth, ""},
 	0xC000006E:           {"STATUS_ACCOUNT_RESTRICTION", transport.ErrAuth, "the account may not be used over the network: an empty password, hours or workstations that are not allowed, or Protected Users, who have no NTLM"},

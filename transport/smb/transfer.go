@@ -122,6 +122,9 @@ func (p *pieces) read(f file, from, to int64, take func([]byte) error) error {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
+		if cerr := p.k.ctx.Err(); cerr != nil {
+			return cerr // nobody waits for it any more
+		}
 		if terr := take(q.buf[:q.n]); terr != nil {
 			return terr
 		}
