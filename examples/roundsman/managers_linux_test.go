@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum"
 )
 
@@ -167,7 +169,7 @@ func TestRealProbeBesideKilled(t *testing.T) {
 			cmd, _ := m.startDeploy(counting(t, "1.0"), "counting", flags...)
 			require.NoError(t, cmd.Process.Kill())
 			_ = cmd.Wait()
-			before, agents := tree(m.host), m.host.Processes()
+			before, agents := tree(m.host), lasting(m.host)
 			status, found := m.probed(nil, append(flags, m.target())...)
 			require.Equal(t, 10, status)
 			busy := one(t, found, sum.FindBusy, 0, "")
@@ -176,18 +178,24 @@ func TestRealProbeBesideKilled(t *testing.T) {
 			require.Contains(t, busy.Advice, "Recover")
 			require.Len(t, sum.Blocking(found), 1)
 			unchanged(t, m.host, before)
-			require.Equal(t, agents, m.host.Processes())
+			require.Equal(t, agents, lasting(m.host))
 
 			m.host.Run("touch", "/var/lib/go-on")
 			require.Eventually(t, func() bool {
 				return m.host.Run("sh", "-c", "ls -a /var/lib/roundsman | grep '^[.]roundsman-job-' || :") == ""
 			}, time.Minute, 100*time.Millisecond, "the job has not ended")
-			before, agents = tree(m.host), m.host.Processes()
+			// What deleted that file is about to end.
+			require.Eventually(t, func() bool {
+				was := agents
+				agents = lasting(m.host)
+				return slices.Equal(was, agents)
+			}, time.Minute, 500*time.Millisecond, "programs come and go")
+			before = tree(m.host)
 			status, found = m.probed(nil, append(flags, m.target())...)
 			require.Zero(t, status)
 			require.Equal(t, sum.Passed, one(t, found, sum.FindBusy, 0, "").Severity)
 			unchanged(t, m.host, before)
-			require.Equal(t, agents, m.host.Processes())
+			require.Equal(t, agents, lasting(m.host))
 
 			status, list := m.run("recover")
 			require.Zero(t, status)
@@ -197,4 +205,13 @@ func TestRealProbeBesideKilled(t *testing.T) {
 			m.clean()
 		})
 	}
+}
+
+// lasting are the programs of a host but for those that come and go.
+func lasting(h *realtest.Host) []string {
+	all := slices.DeleteFunc(h.Processes(), func(p string) bool {
+		return strings.HasPrefix(p, "sleep ") || strings.HasPrefix(p, "ps ")
+	})
+	slices.Sort(all)
+	return all
 }
