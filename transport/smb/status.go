@@ -146,26 +146,17 @@ func winCode(code uint32) transport.Code {
 }
 
 // ntError explains an NTSTATUS.
-func ntError(status uint32) *transport.Error {
-	m, ok := ntMeanings[status]
-	if !ok {
-		m.kind = transport.ErrRejected
-	}
-	e := &transport.Error{Kind: m.kind, Code: ntCode(status), Hint: m.hint}
-	if m.name != "" {
-		e.Err = errors.New(m.name)
-	}
-	return e
-}
+func ntError(status uint32) *transport.Error { return meant(ntCode(status), ntMeanings[status]) }
 
 // winError explains a Win32 error code.
-func winError(code uint32) *transport.Error {
-	m, ok := winMeanings[code]
-	if !ok {
-		m.kind = transport.ErrRejected
-	}
-	e := &transport.Error{Kind: m.kind, Code: winCode(code), Hint: m.hint}
-	if m.name != "" {
+func winError(code uint32) *transport.Error { return meant(winCode(code), winMeanings[code]) }
+
+// meant is the error for a code. Of one that is not known m has no name.
+func meant(code transport.Code, m meaning) *transport.Error {
+	e := &transport.Error{Kind: m.kind, Code: code, Hint: m.hint}
+	if m.name == "" {
+		e.Kind = transport.ErrRejected
+	} else {
 		e.Err = errors.New(m.name)
 	}
 	return e
