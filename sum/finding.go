@@ -61,6 +61,8 @@ type Finding struct {
 	Direction Direction `json:"direction,omitempty"`
 	Protocol  string    `json:"protocol,omitempty"`
 	Port      uint16    `json:"port,omitempty"`
+	// Sample says that Port is one of many that may be used, and another each time.
+	Sample bool `json:"sample,omitempty"`
 	// Addr is what was dialled, as host:port.
 	Addr string `json:"addr,omitempty"`
 	// Text says what was found, Advice what can be done.

@@ -338,3 +338,27 @@ func TestPreflightFilters(t *testing.T) {
 		require.NoError(t, s.Close(t.Context()))
 	}
 }
+
+// TestPreflightSample: of the ports to which a conversation may move one is tried, another
+// each time, and whatever is in its way nobody is told to open that one.
+func TestPreflightSample(t *testing.T) {
+	l := newClassicLab(t)
+	s := l.open()
+	n := l.nodes(s)[0]
+	list, err := sum.Preflight(t.Context(), n, sum.PreflightOptions{DialContext: nobody})
+	require.NoError(t, err)
+	samples := 0
+	for _, f := range list {
+		if f.Direction != sum.ToTarget || f.Severity == sum.Passed {
+			continue
+		}
+		require.Equal(t, f.Sample, strings.Contains(f.Text, "a sample of the ports 1025 to 65535"), "%v", f)
+		if f.Sample {
+			samples++
+			require.Equal(t, sum.Notice, f.Severity, "%v", f)
+			require.Contains(t, f.Advice, "nothing has to be done")
+		}
+	}
+	require.NotZero(t, samples, "%v", list)
+	require.NoError(t, s.Close(t.Context()))
+}

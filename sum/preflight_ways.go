@@ -35,9 +35,9 @@ func (p *preflight) wayTo(ctx context.Context, conn transport.Conn, look agent.I
 		p.add(toPort(port, "").as(FindUntried, Notice, "the connection does not know the target's own address, as behind a jump host: the agent is reached through it", ""))
 		return
 	}
-	bad := Notice // it stays at the first one
+	bad, add := Notice, p.addSample // it stays at the first one
 	if port != 0 {
-		bad = Blocks
+		bad, add = Blocks, p.add
 	}
 	if have := p.agentPort(); have != 0 { // it is there
 		if port != 0 {
@@ -53,7 +53,7 @@ func (p *preflight) wayTo(ctx context.Context, conn transport.Conn, look agent.I
 	if p.n.s.cfg.OpenFirewall {
 		a := conn.Path().SeenAs.Unmap().WithZone("")
 		if !a.IsValid() || a.IsUnspecified() {
-			p.add(toPort(port, "").as(FindFirewall, bad, "the connection does not tell for whom the target's firewall is to be opened", "open the port there by hand, and leave the firewalls alone"))
+			add(toPort(port, "").as(FindFirewall, bad, "the connection does not tell for whom the target's firewall is to be opened", "open the port there by hand, and leave the firewalls alone"))
 			return
 		}
 		opts.Firewall = []netip.Prefix{netip.PrefixFrom(a, a.BitLen())}
@@ -70,16 +70,16 @@ func (p *preflight) wayTo(ctx context.Context, conn transport.Conn, look agent.I
 		if denied(err) {
 			advice = "log in as root, or open the port there by hand and leave the firewalls alone"
 		}
-		p.add(f.as(FindFirewall, Blocks, err.Error(), advice))
+		add(f.as(FindFirewall, bad, err.Error(), advice))
 		return
 	case len(opts.Firewall) > 0 && errors.Is(err, errors.ErrUnsupported):
-		p.add(f.as(FindUntried, Notice, "nobody on the target can listen, or open its firewall: "+err.Error(), ""))
+		add(f.as(FindUntried, Notice, "nobody on the target can listen, or open its firewall: "+err.Error(), ""))
 		return
 	case errors.Is(err, errors.ErrUnsupported):
-		p.add(f.as(FindUntried, Notice, "nobody on the target can listen", ""))
+		add(f.as(FindUntried, Notice, "nobody on the target can listen", ""))
 		return
 	default:
-		p.add(f.as(FindFailed, bad, "the target cannot listen: "+err.Error(), ""))
+		add(f.as(FindFailed, bad, "the target cannot listen: "+err.Error(), ""))
 		return
 	}
 	f = toPort(l.Port, hostPort(peerOf(conn), l.Port))
@@ -89,18 +89,28 @@ func (p *preflight) wayTo(ctx context.Context, conn transport.Conn, look agent.I
 	got, err := p.dialAgent(ctx, f.Addr)
 	switch {
 	case err == nil && got == greeting:
-		p.add(f.reached(agent.ReachedPeer, "", bad))
+		add(f.reached(agent.ReachedPeer, "", bad))
 	case err == nil:
-		p.add(f.as(FindService, bad, fmt.Sprintf("something else answers at %s: %.40q", f.Addr, got), "a NAT or a proxy may be in between"))
+		add(f.as(FindService, bad, fmt.Sprintf("something else answers at %s: %.40q", f.Addr, got), "a NAT or a proxy may be in between"))
 	default:
 		f.Err = err
-		p.add(f.reached(agent.HowReached(err), "from the manager's ports 60000 and up", bad))
+		add(f.reached(agent.HowReached(err), "from the manager's ports 60000 and up", bad))
 	}
 	uctx, cancel := short(ctx)
 	defer cancel()
 	if err := look.Unlisten(uctx, l); err != nil && ctx.Err() == nil {
 		p.add(toPort(l.Port, "").as(FindFailed, Notice, "the target may listen a moment longer: "+err.Error(), ""))
 	}
+}
+
+// addSample adds a finding of one of the ports to which the conversation may move.
+func (p *preflight) addSample(f Finding) {
+	f.Sample = true
+	if f.Severity != Passed {
+		f.Text += " (a sample of the ports 1025 to 65535, to one of which the conversation would move)"
+		f.Advice = "nothing has to be done: it stays at the first port then; to have it move, let the manager through to all of them"
+	}
+	p.add(f)
 }
 
 // agentPort is the TCP port of the node's agent, or 0.
