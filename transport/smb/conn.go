@@ -65,10 +65,24 @@ func (c *conn) start() {
 	}
 }
 
-// lose ends the connection because the line broke.
+// lose ends the connection because the line broke, and its tunnels, whose own lines
+// nobody watches.
 func (c *conn) lose(err error) {
 	c.cancel(&lostError{err}) // without effect after Close
 	c.session.hangUp(err)
+	c.endPipes()
+}
+
+// endPipes begins to close the pipes, and returns them.
+func (c *conn) endPipes() []*pipe {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pipes := make([]*pipe, 0, len(c.pipes))
+	for p := range c.pipes {
+		pipes = append(pipes, p)
+		c.bg.Go(func() { _ = p.Close() })
+	}
+	return pipes
 }
 
 // keepAlive asks a silent host for a sign of life. What waits for a pipe is a request
@@ -192,9 +206,18 @@ func (c *conn) Close(ctx context.Context) (err error) {
 		defer cancel()
 		polite, cancel := context.WithTimeout(grace, transport.CloseGrace/10)
 		defer cancel()
+		pipes := c.endPipes() // those of a line that was lost, too: they have lines of their own
 		idle := wait(polite, &c.ops) && wait(polite, &c.watch)
-		if !lost {
-			c.farewell(polite, idle)
+		for _, p := range pipes {
+			select {
+			case <-p.done:
+			case <-polite.Done():
+				idle = false
+			}
+		}
+		// The library must not be asked to log off while a call is under way.
+		if !lost && idle && wait(polite, &c.lib) {
+			c.farewell(polite)
 		}
 		c.session.hangUp(errClosed)
 		for _, wg := range []*sync.WaitGroup{&c.ops, &c.lib, &c.watch, &c.bg} {
@@ -208,28 +231,7 @@ func (c *conn) Close(ctx context.Context) (err error) {
 }
 
 // farewell gives the server back what it holds for this session, while ctx lasts.
-// idle says that no call is under way.
-func (c *conn) farewell(ctx context.Context, idle bool) {
-	c.mu.Lock()
-	pipes := make([]*pipe, 0, len(c.pipes))
-	for p := range c.pipes {
-		pipes = append(pipes, p)
-	}
-	c.mu.Unlock()
-	for _, p := range pipes {
-		c.bg.Go(func() { _ = p.Close() })
-	}
-	for _, p := range pipes {
-		select {
-		case <-p.done:
-		case <-ctx.Done():
-			idle = false
-		}
-	}
-	// The library must not be asked to log off while a call is under way.
-	if !idle || !wait(ctx, &c.lib) {
-		return
-	}
+func (c *conn) farewell(ctx context.Context) {
 	gone := make(chan struct{})
 	c.bg.Go(func() {
 		defer close(gone)

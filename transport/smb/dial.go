@@ -228,7 +228,7 @@ func (d *dial) explainLogin(err error) error {
 
 // connect opens the TCP connection.
 func (d *dial) connect(ctx context.Context) (net.Conn, error) {
-	names, conn, err := d.tcp(ctx, d.port)
+	names, conn, err := d.tcp(ctx)
 	if err == nil || !d.opts.NetBIOS || d.named {
 		return conn, err
 	}
@@ -244,11 +244,10 @@ func (d *dial) connect(ctx context.Context) (net.Conn, error) {
 	return nil, err
 }
 
-// tcp connects to a port of the host, and returns by which names or addresses it is
-// known.
-func (d *dial) tcp(ctx context.Context, port uint16) (names []string, conn net.Conn, err error) {
+// tcp connects to the host, and returns by which names or addresses that is known.
+func (d *dial) tcp(ctx context.Context) (names []string, conn net.Conn, err error) {
 	names = []string{d.host}
-	conn, err = d.to(ctx, d.host, port)
+	conn, err = d.to(ctx, d.host, d.port)
 	var dns *net.DNSError
 	if !errors.As(err, &dns) || !d.opts.NetBIOS || d.t.DialContext != nil || !isNetBIOSName(d.host) {
 		return names, conn, err
@@ -260,7 +259,7 @@ func (d *dial) tcp(ctx context.Context, port uint16) (names []string, conn net.C
 	names = nil
 	for _, a := range addrs {
 		names = append(names, a.String())
-		if conn, err = d.to(ctx, a.String(), port); err == nil {
+		if conn, err = d.to(ctx, a.String(), d.port); err == nil {
 			return names, conn, nil
 		}
 	}

@@ -188,7 +188,7 @@ func (l *line) ended() error {
 	return l.whyEnded
 }
 
-// break ends the connection for the reason given.
+// hangUp ends the connection for the reason given.
 func (l *line) hangUp(why error) {
 	_ = l.end(why)
 	_ = l.Conn.Close()

@@ -493,3 +493,37 @@ func TestPutAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// A tunnel, which has a line of its own, ends with the connection that it was dialled on,
+// however that ends.
+func TestTunnelEndsWithLostConnection(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	l, err := srv.Listen("silent")
+	require.NoError(t, err)
+	go func() {
+		for {
+			if _, err := l.Accept(); err != nil {
+				return
+			}
+		}
+	}()
+	var lines []net.Conn
+	own := &smb.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		lines = append(lines, c)
+		return c, err
+	}}
+	conn, err := own.Dial(t.Context(), endpoint(srv))
+	require.NoError(t, err)
+	tunnel, err := transport.Dial(t.Context(), conn, "pipe", "silent")
+	require.NoError(t, err)
+	require.Len(t, lines, 2)
+	require.NoError(t, lines[0].Close())
+	_, err = conn.Identify(t.Context())
+	require.ErrorIs(t, err, transport.ErrConnLost)
+	_, err = tunnel.Read(make([]byte, 1))
+	require.Error(t, err)
+	require.NoError(t, conn.Close(t.Context()))
+	require.Eventually(t, func() bool { return srv.Connections() == 0 }, 10*time.Second, 10*time.Millisecond)
+}
