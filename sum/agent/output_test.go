@@ -103,17 +103,6 @@ func TestEnvironment(t *testing.T) {
 	require.Error(t, checkEnv([]string{"RM_A=b\x00c"}))
 }
 
-func TestSearchPath(t *testing.T) {
-	require.Equal(t, defaultPath, searchPath(""))
-	got := searchPath("/opt/x:.:rel:/usr/bin::/opt/x")
-	require.True(t, strings.HasPrefix(got, "/opt/x:/usr/bin:"), got)
-	require.NotContains(t, got, "rel")
-	require.Equal(t, 1, strings.Count(got, "/opt/x"))
-	for _, dir := range strings.Split(defaultPath, ":") {
-		require.Contains(t, strings.Split(got, ":"), dir)
-	}
-}
-
 func TestJudge(t *testing.T) {
 	const (
 		applied, failed   = transport.VerdictApplied, transport.VerdictFailed

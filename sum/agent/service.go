@@ -217,7 +217,7 @@ func (s *service) accept(job Job) (record, error) {
 		return record{}, err
 	}
 	sh := shim{home: s.home, id: job.ID}
-	if err := os.RemoveAll(sh.dir()); err != nil {
+	if err := removeAll(sh.dir()); err != nil {
 		return record{}, err
 	}
 	if err := os.Mkdir(sh.dir(), 0o700); err != nil {
@@ -232,7 +232,7 @@ func (s *service) accept(job Job) (record, error) {
 	}
 	if err != nil { // the record may be there, if only its directory was not flushed
 		_ = os.Remove(s.home.record(job.ID))
-		return record{}, errors.Join(s.store.explain(err), os.RemoveAll(sh.dir()))
+		return record{}, errors.Join(s.store.explain(err), removeAll(sh.dir()))
 	}
 	s.log.Info("job accepted", "job", job.ID, "component", job.Component, "version", job.Version)
 	return rec, nil
@@ -334,7 +334,7 @@ func (s *service) Cancel(ctx context.Context, r *channel.CancelRequest) (*channe
 	if err := s.home.writeEnd(rec); err != nil {
 		return nil, err
 	}
-	return statusToWire(rec), os.RemoveAll(sh.dir())
+	return statusToWire(rec), removeAll(sh.dir())
 }
 
 // Move implements channel.Handler.
@@ -376,7 +376,7 @@ func (s *service) stop() { s.stopOnce.Do(func() { close(s.stopped) }) }
 
 // readAt reads from a file that may be growing. n is 0 only at or past the end.
 func readAt(name string, p []byte, offset int64) (n int, size int64, err error) {
-	f, err := os.Open(name)
+	f, err := openFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return 0, 0, err
 	}
