@@ -107,7 +107,7 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 		case err == nil:
 			// Before anybody else comes: a client that finds no instance is refused.
 			l.next, _ = l.instance(0)
-			return &pipeConn{os.NewFile(uintptr(h), string(l.name)), l.name}, nil
+			return newPipeConn(h, l.name)
 		case errors.Is(err, net.ErrClosed):
 			return nil, l.failed(err)
 		}
@@ -180,16 +180,6 @@ func (l *pipeListener) Close() error {
 // Addr implements net.Listener.
 func (l *pipeListener) Addr() net.Addr { return l.name }
 
-// pipeConn is one end of a pipe. os.File has its deadlines, as the pipe was opened for
-// overlapped operations.
-type pipeConn struct {
-	*os.File
-	name pipeAddr
-}
-
-func (c *pipeConn) LocalAddr() net.Addr  { return c.name }
-func (c *pipeConn) RemoteAddr() net.Addr { return c.name }
-
 // dialLocal dials the pipe or the socket of an agent of this host.
 func dialLocal(ctx context.Context, path string) (net.Conn, error) {
 	if !strings.HasPrefix(path, pipePrefix) {
@@ -206,7 +196,7 @@ func dialPipe(ctx context.Context, name string) (net.Conn, error) {
 		h, err = windows.CreateFile(path, windows.GENERIC_READ|windows.GENERIC_WRITE, 0, nil, windows.OPEN_EXISTING,
 			windows.FILE_FLAG_OVERLAPPED|windows.SECURITY_SQOS_PRESENT|windows.SECURITY_IDENTIFICATION, 0)
 		if err == nil {
-			return &pipeConn{os.NewFile(uintptr(h), name), pipeAddr(name)}, nil
+			return newPipeConn(h, pipeAddr(name))
 		}
 		if err == windows.ERROR_PIPE_BUSY {
 			if err = ctx.Err(); err == nil {

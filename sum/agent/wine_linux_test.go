@@ -56,6 +56,7 @@ func TestWine(t *testing.T) {
 		require.NotContains(t, string(out), "--- SKIP")
 	})
 	t.Run("installs", lab.installs)
+	t.Run("pipe", lab.pipe)
 }
 
 // wineLab is where the agents of a test run.
@@ -310,7 +311,8 @@ func (l *wineLab) service(t *testing.T) {
 	sc := func(args ...string) string {
 		out, err := l.Command(t.Context(), "sc.exe", args...).CombinedOutput()
 		if !errors.Is(err, exec.ErrWaitDelay) {
-			require.NoError(t, err, string(out))
+			log, _ := os.ReadFile(a.path(agent.LogName))
+			require.NoError(t, err, "sc %q: %s\n%s", args, out, log)
 		}
 		return string(out)
 	}
