@@ -128,6 +128,7 @@ func TestJudge(t *testing.T) {
 		{ProfileHPEWindows, 3, notNeeded, ""}, {ProfileHPEWindows, 4, failed, ""},
 		{ProfileMSI, 0, applied, ""}, {ProfileMSI, 3010, staged, reboot}, {ProfileMSI, 1641, staged, reboot},
 		{ProfileMSI, 1603, failed, ""}, {ProfileMSI, 1, failed, ""},
+		{ProfileINF, 0, applied, ""}, {ProfileINF, 259, notNeeded, ""}, {ProfileINF, 3010, staged, reboot}, {ProfileINF, 1641, staged, reboot}, {ProfileINF, 2, failed, ""},
 		{ProfileDellDUP, 0, applied, ""}, {ProfileDellDUP, 1, failed, ""}, {ProfileDellDUP, 2, staged, reboot},
 		{ProfileDellDUP, 3, failed, ""}, {ProfileDellDUP, 6, staged, reboot}, {ProfileDellDUP, 9, failed, ""},
 	} {

@@ -33,10 +33,12 @@ type service struct {
 	// collect is inventory.Collect, and search the path for programs.
 	collect func(ctx context.Context) *transport.Inventory
 	search  string
-	target  string   // as the manager names the host
-	found   snapshot // of the directory, when this process began
-	held    bool     // of kept: a job kept the lease
-	fresh   bool     // nothing was known here when this process began
+	// shutdown is for Windows: how to ask for a restart, or nil.
+	shutdown func(message string, delay time.Duration) error
+	target   string   // as the manager names the host
+	found    snapshot // of the directory, when this process began
+	held     bool     // of kept: a job kept the lease
+	fresh    bool     // nothing was known here when this process began
 
 	mu       sync.Mutex // held while a job is accepted or the agent leaves
 	leaving  bool
