@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,16 +76,6 @@ func searchPath(have string) string {
 		}
 	}
 	return strings.Join(dirs, string(filepath.ListSeparator))
-}
-
-func homeDir() string {
-	if dir := os.Getenv("HOME"); filepath.IsAbs(dir) {
-		return dir
-	}
-	if u, err := user.Current(); err == nil && filepath.IsAbs(u.HomeDir) {
-		return u.HomeDir
-	}
-	return rootDir()
 }
 
 // lookPath finds a program by its name in path, whatever the PATH of this

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
+	"path/filepath"
 	"strings"
 )
 
@@ -30,6 +32,16 @@ func defaultPath() string { return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/us
 
 // hostBaseDirs are the default base directories of this host.
 func hostBaseDirs() []string { return DefaultBaseDirs(os.Geteuid() == 0, homeDir()) }
+
+func homeDir() string {
+	if dir := os.Getenv("HOME"); filepath.IsAbs(dir) {
+		return dir
+	}
+	if u, err := user.Current(); err == nil && filepath.IsAbs(u.HomeDir) {
+		return u.HomeDir
+	}
+	return rootDir()
+}
 
 // rootDir is a directory that is always there.
 func rootDir() string { return "/" }

@@ -37,7 +37,7 @@ func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channe
 	case by != nil:
 		return nil, hostFault(*by)
 	}
-	taken, err := s.restartHost(ctx, r.Message, delay)
+	taken, err := s.restart(ctx, r.Message, delay)
 	keep := s.home.keepForRestart
 	if !taken {
 		keep = (*hostLock).release // else it was, or nobody knows

@@ -24,10 +24,10 @@ func restartDelay(delay time.Duration) time.Duration {
 // restartHost asks Windows to restart, and to show a message, in any language, to
 // everybody who is logged in. Programs that do not end are ended.
 func (s *service) restartHost(_ context.Context, message string, delay time.Duration) (taken bool, err error) {
-	initiate := s.shutdown
-	if initiate == nil {
-		initiate = initiateShutdown
-	}
+	return restartBy(initiateShutdown, message, delay)
+}
+
+func restartBy(initiate func(message string, delay time.Duration) error, message string, delay time.Duration) (taken bool, err error) {
 	switch err := initiate(rebootMessage(message), restartDelay(delay)); err {
 	case nil:
 		return true, nil

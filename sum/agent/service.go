@@ -33,12 +33,12 @@ type service struct {
 	// collect is inventory.Collect, and search the path for programs.
 	collect func(ctx context.Context) *transport.Inventory
 	search  string
-	// shutdown is for Windows: how to ask for a restart, or nil.
-	shutdown func(message string, delay time.Duration) error
-	target   string   // as the manager names the host
-	found    snapshot // of the directory, when this process began
-	held     bool     // of kept: a job kept the lease
-	fresh    bool     // nothing was known here when this process began
+	// restart is restartHost, or what a test puts there.
+	restart func(ctx context.Context, message string, delay time.Duration) (taken bool, err error)
+	target  string   // as the manager names the host
+	found   snapshot // of the directory, when this process began
+	held    bool     // of kept: a job kept the lease
+	fresh   bool     // nothing was known here when this process began
 
 	mu       sync.Mutex // held while a job is accepted or the agent leaves
 	leaving  bool
@@ -58,11 +58,13 @@ var (
 )
 
 func newService(h home, l *lease, log *slog.Logger) *service {
-	return &service{
+	s := &service{
 		home: h, lease: l, store: newStore(h.blobs()), log: log,
 		collect: inventory.Collect, search: searchPath(os.Getenv("PATH")),
 		starting: make(map[string]<-chan struct{}), tried: make(map[string]time.Time), faults: make(map[string]error), stopped: make(chan struct{}),
 	}
+	s.restart = s.restartHost
+	return s
 }
 
 // busy returns the jobs that keep the agent here.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -199,9 +200,12 @@ func TestWindowsReboot(t *testing.T) {
 	s := newService(h, newLease(time.Hour), slog.New(slog.DiscardHandler))
 	var said string
 	var after time.Duration
-	s.shutdown = func(message string, delay time.Duration) error {
-		said, after = message, delay
-		return windows.ERROR_ACCESS_DENIED
+	var answer error = windows.ERROR_ACCESS_DENIED
+	s.restart = func(_ context.Context, message string, delay time.Duration) (bool, error) {
+		return restartBy(func(message string, delay time.Duration) error {
+			said, after = message, delay
+			return answer
+		}, message, delay)
 	}
 	_, err := s.Reboot(t.Context(), &channel.RebootRequest{Message: "今夜再起動\n", DelaySeconds: 90})
 	var f *channel.Fault
@@ -212,7 +216,7 @@ func TestWindowsReboot(t *testing.T) {
 	by, err := h.hostHolder()
 	require.NoError(t, err)
 	require.Nil(t, by, "it was not taken")
-	s.shutdown = func(string, time.Duration) error { return nil }
+	answer = nil
 	_, err = s.Reboot(t.Context(), &channel.RebootRequest{DelaySeconds: 90})
 	require.NoError(t, err)
 	by, err = h.hostHolder()
