@@ -17,9 +17,9 @@ import (
 )
 
 // Wine is a Windows of a test's own: a prefix of Wine in a temporary directory, in
-// which programs of Go run. Nothing of it goes on to run when the test has ended, nor
-// when the process of the test is killed; the directory of one that was killed the
-// next NewWine deletes.
+// which programs of Go run. Nothing of it goes on to run when the test has ended. Of a test
+// process that was killed its server ends with it, but not what ran there: the next
+// NewWine ends that, and deletes the directory.
 //
 // It is not Windows. Among other things, the program of a process that runs can be
 // deleted there, and rights to files are no more than modes of Unix.
@@ -48,7 +48,7 @@ func NewWine(t testing.TB) *Wine {
 	if err := os.Mkdir(w.prefix(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// The processes of Wine end with their server, and that with this process.
+	// The server ends with this process.
 	w.server = exec.Command(server, "-f", "-p")
 	w.server.Env = w.env()
 	w.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
