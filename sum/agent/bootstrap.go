@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,16 +11,19 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"time"
 )
 
 // Names in an agent's directory that the manager uses.
 const (
-	BinaryName    = "roundsman-agent"
-	BootstrapName = "bootstrap.json"
-	ReadyName     = "ready.json"
-	LogName       = "agent.log"
-	SocketName    = "agent.sock"
+	BinaryName = "roundsman-agent"
+	// WindowsBinaryName is BinaryName where the name of a program says that it is one.
+	WindowsBinaryName = "roundsman-agent.exe"
+	BootstrapName     = "bootstrap.json"
+	ReadyName         = "ready.json"
+	LogName           = "agent.log"
+	SocketName        = "agent.sock"
 )
 
 const (
@@ -60,10 +64,13 @@ type Bootstrap struct {
 	// KeepLogsSeconds is how long logs of agents that have left stay beside this
 	// one's directory; 0 means DefaultKeepLogs, and what is less than 0 for ever.
 	KeepLogsSeconds int64 `json:"keep_logs_seconds,omitempty"`
-	// Network is "unix", which "" means too, or "tcp".
+	// Network is "unix", which "" means too, "tcp", or on Windows "pipe", which "" means
+	// there: a named pipe that only the agent's user, the system and administrators can open,
+	// on the host and over SMB.
 	Network string `json:"network,omitempty"`
 	// Listen is for "tcp": the address to listen on, as "host:port". Without a
-	// port it is the first free one from DefaultPort on.
+	// port it is the first free one from DefaultPort on. For "pipe" it is the name of the
+	// pipe; without any that is roundsman-agent- and the ID of the agent.
 	Listen string `json:"listen,omitempty"`
 	// AllowForeign: see channel.Server.
 	AllowForeign bool `json:"allow_foreign,omitempty"`
@@ -94,14 +101,19 @@ func (b Bootstrap) keepLogs() time.Duration {
 	return time.Duration(min(max(b.KeepLogsSeconds, -1), math.MaxInt64/int64(time.Second))) * time.Second
 }
 
+// network is where it listens.
+func (b Bootstrap) network() string { return cmp.Or(b.Network, defaultNetwork) }
+
 func (b Bootstrap) check() error {
 	switch {
 	case b.Version != fileVersion:
 		return fmt.Errorf("version %d of %s is not known to this agent, which knows %d", b.Version, BootstrapName, fileVersion)
 	case b.Nonce == "":
 		return fmt.Errorf("%s has no nonce", BootstrapName)
-	case b.Network != "" && b.Network != "unix" && b.Network != "tcp":
-		return fmt.Errorf("network %q: want unix or tcp", b.Network)
+	case b.Network != "" && b.Network != "unix" && b.Network != "tcp" && b.Network != "pipe":
+		return fmt.Errorf("network %q: want unix, tcp or pipe", b.Network)
+	case b.network() == "pipe" && runtime.GOOS != "windows":
+		return fmt.Errorf("network %q: %w", b.Network, errNotHere)
 	}
 	return nil
 }
@@ -113,8 +125,8 @@ type Ready struct {
 	Nonce        string `json:"nonce"`   // of the Bootstrap
 	PID          int    `json:"pid"`
 	StartTime    string `json:"start_time"` // of the process, as the system counts it
-	Network      string `json:"network"`    // "unix" or "tcp"
-	Addr         string `json:"addr"`       // path of the socket, or host:port
+	Network      string `json:"network"`    // "unix", "tcp" or "pipe"
+	Addr         string `json:"addr"`       // path of the socket, host:port, or name of the pipe
 	Epoch        string `json:"epoch"`      // see channel.Client
 	AgentVersion string `json:"agent_version"`
 }
@@ -130,7 +142,7 @@ func readLimited(name string, v any, limit int64) error {
 	if fi.Size() > limit {
 		return fmt.Errorf("%s: %d bytes are too many", name, fi.Size())
 	}
-	data, err := os.ReadFile(name)
+	data, err := readFile(name)
 	if err != nil {
 		return err
 	}
@@ -173,7 +185,7 @@ func writeJSON(name string, v any) error {
 	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), name)
+		err = renameFile(f.Name(), name)
 	}
 	if err != nil {
 		os.Remove(f.Name())

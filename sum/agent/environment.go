@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,10 +11,6 @@ import (
 
 // dirMark stands for the job's directory in its arguments.
 const dirMark = "{dir}"
-
-// defaultPath is for an agent that was started without one. Package managers
-// refuse to work without the sbin directories.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Environment reports whether an agent lets a job set the environment variable
 // name. What a job's program gets without that is PATH with the sbin
@@ -60,18 +55,12 @@ func checkEnv(env []string) error {
 	return nil
 }
 
-// baseEnv is the environment of what the agent starts. Nothing else of its own
-// environment is passed on.
-func baseEnv() []string {
-	return []string{"PATH=" + searchPath(os.Getenv("PATH")), "HOME=" + homeDir(), "LANG=C.UTF-8"}
-}
-
 // jobEnv is the environment of a job's program. Later entries win.
 func jobEnv(dir string, extra []string) []string {
-	env := append(baseEnv(), "DEBIAN_FRONTEND=noninteractive", "TMPDIR="+dir)
+	env := append(baseEnv(), tempEnv(dir)...)
 	for _, e := range extra {
 		name, _, _ := strings.Cut(e, "=")
-		env = slices.DeleteFunc(env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
+		env = slices.DeleteFunc(env, func(have string) bool { return isVariable(have, name) })
 		env = append(env, e)
 	}
 	return env
@@ -81,22 +70,12 @@ func jobEnv(dir string, extra []string) []string {
 // relative ones, which would let the working directory decide what is run.
 func searchPath(have string) string {
 	var dirs []string
-	for _, d := range append(filepath.SplitList(have), strings.Split(defaultPath, ":")...) {
+	for _, d := range append(filepath.SplitList(have), filepath.SplitList(defaultPath())...) {
 		if filepath.IsAbs(d) && !slices.Contains(dirs, d) {
 			dirs = append(dirs, d)
 		}
 	}
 	return strings.Join(dirs, string(filepath.ListSeparator))
-}
-
-func homeDir() string {
-	if dir := os.Getenv("HOME"); filepath.IsAbs(dir) {
-		return dir
-	}
-	if u, err := user.Current(); err == nil && filepath.IsAbs(u.HomeDir) {
-		return u.HomeDir
-	}
-	return "/"
 }
 
 // lookPath finds a program by its name in path, whatever the PATH of this
@@ -106,9 +85,11 @@ func lookPath(name, path string) (string, error) {
 		return name, nil
 	}
 	for _, dir := range filepath.SplitList(path) {
-		file := filepath.Join(dir, name)
-		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
-			return file, nil
+		for _, base := range executables(name) {
+			file := filepath.Join(dir, base)
+			if fi, err := os.Stat(file); err == nil && isExecutable(fi) {
+				return file, nil
+			}
 		}
 	}
 	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}

@@ -46,14 +46,14 @@ func (h home) prepare() error {
 	if err != nil {
 		return err
 	}
-	if !fi.IsDir() || !ownedByMe(fi) {
+	if !fi.IsDir() || !ownedByMe(string(h), fi) {
 		return fmt.Errorf("%s is not a directory that belongs to this user", h)
 	}
 	for _, dir := range []string{string(h), h.blobs(), h.jobs()} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		if err := os.Chmod(dir, 0o700); err != nil {
+		if err := keepOthersOut(dir); err != nil {
 			return err
 		}
 	}
@@ -120,7 +120,7 @@ func (h home) clear() (left []string, err error) {
 		switch name := e.Name(); {
 		case name == lockName, name == "jobs" && e.IsDir(), isLog(name) && e.Type().IsRegular():
 		default:
-			errs = append(errs, os.RemoveAll(h.path(name)))
+			errs = append(errs, removeAll(h.path(name)))
 		}
 	}
 	jobs, err := os.ReadDir(h.jobs())
@@ -129,16 +129,16 @@ func (h home) clear() (left []string, err error) {
 	}
 	for _, e := range jobs {
 		if !e.Type().IsRegular() || !isLog("jobs/"+e.Name()) {
-			errs = append(errs, os.RemoveAll(filepath.Join(h.jobs(), e.Name())))
+			errs = append(errs, removeAll(filepath.Join(h.jobs(), e.Name())))
 		}
 	}
 	os.Remove(h.jobs()) // if it is empty
 	if h.quiet() {
-		errs = append(errs, os.Remove(h.path(LogName)))
+		errs = append(errs, removeFile(h.path(LogName)))
 	}
 	// What holders that were killed left is deleted by whoever looks.
 	_, _ = hostJobs(h.bases(), "")
-	if err := os.Remove(h.lockPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeFile(h.lockPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
 	os.Remove(string(h)) // if it is empty

@@ -150,7 +150,7 @@ func (h home) base() string { return filepath.Dir(string(h)) }
 // bases are the directories where what holds the host is looked for; the first is
 // that of the agent.
 func (h home) bases() []string {
-	return basesOf(h.base(), DefaultBaseDirs(os.Geteuid() == 0, homeDir()))
+	return basesOf(h.base(), hostBaseDirs())
 }
 
 func basesOf(own string, defaults []string) []string {
@@ -195,7 +195,7 @@ func (h home) hold(bases []string, id string, me process, what HostHolder, resta
 		parts = append(parts, ns)
 	}
 	name := filepath.Join(bases[0], HostLockPrefix+strings.Join(parts, "."))
-	file, err := os.OpenFile(name+hostNew, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	file, err := openFile(name+hostNew, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w: only who may write there can know that no other job runs on this host", err)
 	}
@@ -220,7 +220,7 @@ func (h home) hold(bases []string, id string, me process, what HostHolder, resta
 	if err != nil {
 		return nil, nil, withdraw(err)
 	}
-	if err := os.Rename(lock.name, name); err != nil {
+	if err := renameFile(lock.name, name); err != nil {
 		return nil, nil, withdraw(err)
 	}
 	lock.name = name
@@ -246,19 +246,11 @@ func (h home) hold(bases []string, id string, me process, what HostHolder, resta
 	}
 }
 
-// lock locks the file by a descriptor that can only read it; on a file system where
-// that cannot be (flock(2), of NFS), by the one that writes.
+// lock locks the file, so that the program can inherit that.
 func (l *hostLock) lock() error {
-	held, err := os.Open(l.name)
-	if err != nil {
-		return err
-	}
-	if err := holdOutput(held); err == nil {
-		l.held = held
-		return nil
-	}
-	_ = held.Close()
-	return holdOutput(l.file)
+	held, err := holdHost(l.file)
+	l.held = held
+	return err
 }
 
 // inherited is what the program gets, so that it keeps the lock.
@@ -287,7 +279,7 @@ func (l *hostLock) release() error {
 	if l == nil || l.file == nil {
 		return nil
 	}
-	err := os.Remove(l.name)
+	err := removeFile(l.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -332,7 +324,7 @@ func hostJobs(bases []string, mine string) ([]hostJob, error) {
 				continue
 			}
 			// Others who may write to the directory must not be able to hold the host.
-			if fi, err := e.Info(); err != nil || !ownedByMe(fi) {
+			if fi, err := e.Info(); err != nil || !ownedByMe(filepath.Join(base, e.Name()), fi) {
 				continue
 			}
 			if job := lookAtHolder(base, e.Name(), boot); job != nil {
@@ -439,7 +431,7 @@ func readHostLock(name string) (c hostContent, err error) {
 	if fi.Size() > maxFile {
 		return c, fmt.Errorf("%s: %d bytes are too many", name, fi.Size())
 	}
-	data, err := os.ReadFile(name)
+	data, err := readFile(name)
 	if err != nil {
 		return c, err
 	}

@@ -83,7 +83,7 @@ func (h home) holdForRestart(target string, delay time.Duration) (lock *hostLock
 			r.asked = at.asked + 1
 		}
 	}
-	first := process{1, processStart(1)}
+	first := process{firstProcess, processStart(firstProcess)}
 	if first.Start == "" {
 		first.Start = "0" // it is hidden from this user, for whom it always lives
 	}
@@ -121,7 +121,7 @@ func (h home) restarts() map[string]restart {
 			if !ok || by.ns != "" && by.ns != pidNamespace() {
 				continue // not in its place yet, or of another system
 			}
-			if fi, err := os.Lstat(name); err != nil || !fi.Mode().IsRegular() || !ownedByMe(fi) {
+			if fi, err := os.Lstat(name); err != nil || !fi.Mode().IsRegular() || !ownedByMe(name, fi) {
 				continue
 			}
 			if c, err := readHostLock(name); err == nil && c.restart != (restart{}) {

@@ -139,7 +139,7 @@ func startInProcess(ctx context.Context, h home, opts InProcessOptions) (*inProc
 		h.removeSocket() // of an agent that was killed
 		fresh = h.fresh()
 		for _, name := range []string{ReadyName, BootstrapName} {
-			if err := os.RemoveAll(h.path(name)); err != nil {
+			if err := removeAll(h.path(name)); err != nil {
 				return err
 			}
 		}

@@ -2,18 +2,16 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
 )
 
 // spawnInProcess makes this process the shim of a job.
 func spawnInProcess(h home, id string) (<-chan struct{}, error) {
 	// A log of its own: the agent's may be closed before the job ends.
-	file, err := os.OpenFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	file, err := openFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -37,13 +35,19 @@ func (s *shim) executeInProcess(cmd *exec.Cmd, file *os.File) error {
 	cmd.Stdout, cmd.Stderr = file, file
 	// Were this process killed before the program is on record, this would tell
 	// that it runs.
-	if err := holdOutput(file); err != nil {
-		return s.failed("start", err)
-	}
-	cmd, err := startFree(cmd)
+	also, err := holdProgramOutput(file)
 	if err != nil {
 		return s.failed("start", err)
 	}
+	if also != nil {
+		defer also.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, also)
+	}
+	cmd, release, err := startFree(cmd)
+	if err != nil {
+		return s.failed("start", err)
+	}
+	defer release()
 	s.rec.Program = started(cmd.Process.Pid)
 	s.holdByProgram()
 	s.save()
@@ -62,30 +66,15 @@ const busyTime = 5 * time.Second
 // startFree starts a program with the umask that installers expect. It may have
 // been written just now, and another goroutine may be starting a process, which
 // holds the file open for a moment (go.dev/issue/22315).
-func startFree(proto *exec.Cmd) (*exec.Cmd, error) {
+func startFree(proto *exec.Cmd) (cmd *exec.Cmd, release func(), err error) {
 	for end := time.Now().Add(busyTime); ; time.Sleep(5 * time.Millisecond) {
 		cmd := &exec.Cmd{Path: proto.Path, Args: proto.Args, Env: proto.Env, Dir: proto.Dir,
 			Stdout: proto.Stdout, Stderr: proto.Stderr, ExtraFiles: proto.ExtraFiles, SysProcAttr: proto.SysProcAttr}
-		start := cmd.Start
-		if umask() != installerUmask {
-			start = func() error { return startWithUmask(cmd) }
-		}
-		err := start()
-		if err == nil || !errors.Is(err, syscall.ETXTBSY) || time.Now().After(end) {
-			return cmd, err
+		release, err := startProgram(cmd)
+		if err == nil || !isBusy(err) || time.Now().After(end) {
+			return cmd, release, err
 		}
 	}
-}
-
-// installerUmask makes what a program creates readable, as installers expect.
-const installerUmask = 0o022
-
-// startByShell starts a program with installerUmask: a process has one umask for
-// all its threads, so a shell in between sets it.
-func startByShell(cmd *exec.Cmd) error {
-	cmd.Args = append([]string{"sh", "-c", `umask 022; exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
-	cmd.Path = "/bin/sh"
-	return cmd.Start()
 }
 
 // jobOutput is what a shim knows of the output of its program: whether some of it
@@ -104,7 +93,7 @@ type outputFile struct {
 }
 
 func (o *outputFile) state() (bool, []byte) {
-	f, err := os.OpenFile(o.name, os.O_RDWR, 0)
+	f, err := openFile(o.name, os.O_RDWR, 0)
 	if err != nil {
 		return o.truncated, o.last
 	}

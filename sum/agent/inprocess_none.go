@@ -1,8 +1,8 @@
-//go:build !linux && !darwin
+//go:build !linux && !darwin && !windows
 
 package agent
 
 import "os"
 
-func holdOutput(*os.File) error       { return errPlatform("locking files") }
-func (h home) outputHeld(string) bool { return false }
+func holdProgramOutput(*os.File) (*os.File, error) { return nil, errPlatform("locking files") }
+func (h home) outputHeld(string) bool              { return false }

@@ -15,6 +15,10 @@ import (
 // leaves behind, has it.
 func holdOutput(file *os.File) error { return holdOutputBy(file, unix.Flock) }
 
+// holdProgramOutput is holdOutput. What it returns, if anything, the program has to
+// inherit for that.
+func holdProgramOutput(file *os.File) (*os.File, error) { return nil, holdOutput(file) }
+
 func holdOutputBy(file *os.File, flock func(fd, how int) error) error {
 	for end := time.Now().Add(lockWait); ; time.Sleep(time.Millisecond) {
 		err := flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)

@@ -88,7 +88,7 @@ type agentLog struct {
 }
 
 func openAgentLog(name string, max int64) (*agentLog, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := openFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (l *agentLog) shorten(size int64) error {
 	if i := bytes.IndexByte(keep, '\n'); i >= 0 {
 		keep = keep[i+1:]
 	}
-	if err := l.f.Truncate(0); err != nil {
+	if err := emptyFile(l.f); err != nil {
 		return err
 	}
 	_, err := l.f.Write(keep)

@@ -73,6 +73,11 @@ const usage = `usage:
 // serve and shim have the option -unit where systemd starts them: they then print
 // to agent.log, and the shim ends an ordinary job when its unit is stopped.
 //
+// On Windows serve has the option -service, with the name of the service as which the
+// service control manager starts it. It is then that service: stop and shutdown end it
+// as a signal does elsewhere, and so do its manager and the end of its lease. connect
+// has the name of a pipe instead of a socket.
+//
 // No command takes a secret from its arguments or its environment.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -85,6 +90,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags.Usage = func() { fmt.Fprint(stderr, usage) }
 	var path string
 	var inUnit bool
+	var service string
 	var run func() error
 	switch name {
 	case "version":
@@ -98,7 +104,11 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case "serve":
 		flags.StringVar(&path, "dir", "", "")
 		flags.BoolVar(&inUnit, "unit", false, "")
+		flags.StringVar(&service, "service", "", "")
 		run = func() error {
+			if service != "" {
+				return serveAsService(home(path), service)
+			}
 			if inUnit {
 				// What the agent writes has modes of its own, but an inventory may run
 				// what writes for others to read, as rpm does with its database.
@@ -180,12 +190,12 @@ func version() string {
 func notifyEnd() (context.Context, context.CancelFunc) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, endSignals[len(endSignals)-1])
-	return signal.NotifyContext(context.Background(), endSignals[:max(1, len(endSignals)-1)]...)
+	return endAsked(signal.NotifyContext(context.Background(), endSignals[:max(1, len(endSignals)-1)]...))
 }
 
-// connect joins standard input and output to a Unix socket.
+// connect joins standard input and output to a Unix socket, or on Windows a named pipe.
 func connect(path string, stdin io.Reader, stdout io.Writer) error {
-	conn, err := net.Dial("unix", path)
+	conn, err := dialLocal(context.Background(), path)
 	if err != nil {
 		return err
 	}
@@ -266,7 +276,7 @@ func removeAgent(ctx context.Context, h home, me holder) (left []string, err err
 	if err != nil {
 		return nil, err
 	}
-	if !fi.IsDir() || !ownedByMe(fi) {
+	if !fi.IsDir() || !ownedByMe(string(h), fi) {
 		return nil, fmt.Errorf("%s is not a directory that belongs to this user", h)
 	}
 	// Before and after: the agent may take a job until it is gone.

@@ -103,17 +103,6 @@ func TestEnvironment(t *testing.T) {
 	require.Error(t, checkEnv([]string{"RM_A=b\x00c"}))
 }
 
-func TestSearchPath(t *testing.T) {
-	require.Equal(t, defaultPath, searchPath(""))
-	got := searchPath("/opt/x:.:rel:/usr/bin::/opt/x")
-	require.True(t, strings.HasPrefix(got, "/opt/x:/usr/bin:"), got)
-	require.NotContains(t, got, "rel")
-	require.Equal(t, 1, strings.Count(got, "/opt/x"))
-	for _, dir := range strings.Split(defaultPath, ":") {
-		require.Contains(t, strings.Split(got, ":"), dir)
-	}
-}
-
 func TestJudge(t *testing.T) {
 	const (
 		applied, failed   = transport.VerdictApplied, transport.VerdictFailed
@@ -139,6 +128,7 @@ func TestJudge(t *testing.T) {
 		{ProfileHPEWindows, 3, notNeeded, ""}, {ProfileHPEWindows, 4, failed, ""},
 		{ProfileMSI, 0, applied, ""}, {ProfileMSI, 3010, staged, reboot}, {ProfileMSI, 1641, staged, reboot},
 		{ProfileMSI, 1603, failed, ""}, {ProfileMSI, 1, failed, ""},
+		{ProfileINF, 0, applied, ""}, {ProfileINF, 259, notNeeded, ""}, {ProfileINF, 3010, staged, reboot}, {ProfileINF, 1641, staged, reboot}, {ProfileINF, 2, failed, ""},
 		{ProfileDellDUP, 0, applied, ""}, {ProfileDellDUP, 1, failed, ""}, {ProfileDellDUP, 2, staged, reboot},
 		{ProfileDellDUP, 3, failed, ""}, {ProfileDellDUP, 6, staged, reboot}, {ProfileDellDUP, 9, failed, ""},
 	} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os/exec"
 	"strings"
 	"sync"
@@ -91,7 +92,7 @@ func (s *service) probe(ctx context.Context, p channel.Probe) (channel.ProbeResu
 		return problem("%q did not end within %v", prog, limit)
 	case ctx.Err() != nil:
 		return res, channel.Problem{}
-	case err != nil && errnoName(err) == "ENOENT":
+	case err != nil && errors.Is(err, fs.ErrNotExist):
 		return res, channel.Problem{}
 	case err != nil:
 		return problem("%v", err)
@@ -137,11 +138,11 @@ func runLimited(ctx context.Context, prog string, args []string, limit time.Dura
 	defer cancel()
 	out := &headWriter{left: maxBytes}
 	cmd := exec.CommandContext(ctx, prog)
-	cmd.Args, cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = args, baseEnv(), "/", out, out
+	cmd.Args, cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = args, baseEnv(), rootDir(), out, out
 	ownGroup(cmd)
 	cmd.Cancel = func() error { return endGroup(cmd.Process.Pid, true) }
 	cmd.WaitDelay = drainTime
-	err := cmd.Run()
+	err := runInGroup(cmd)
 	if ctx.Err() != nil {
 		return out, -1, ctx.Err()
 	}

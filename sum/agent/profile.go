@@ -21,6 +21,7 @@ const (
 	ProfileHPELinux      Profile = "hpe-linux"       // Smart Component: 0 done, 1 reboot, 2 not needed
 	ProfileHPELinuxMulti Profile = "hpe-linux-multi" // for several nodes: 0 done, 1 reboot, 2 and 3 not needed
 	ProfileHPEWindows    Profile = "hpe-windows"     // Smart Component: 1 done, 2 reboot, 3 not needed, 0 failed
+	ProfileINF           Profile = "inf"             // pnputil /add-driver X.inf /install: 0 done, 259 not needed, 3010 and 1641 reboot
 	ProfileDellDUP       Profile = "dell-dup"        // Dell Update Package: 0 done, 2 and 6 reboot
 )
 
@@ -43,7 +44,7 @@ func failed(text string) meaning { return meaning{verdict: transport.VerdictFail
 
 // profiles holds the tables. Sources: dpkg(1); rpm(8); Windows Installer, "MsiExec.exe
 // and InstMsi.exe error messages"; the guides of HP SUM 4 to 6, "Component return
-// codes"; Dell Update Packages user's guide, "Exit codes for the CLI".
+// codes"; Microsoft, "PnPUtil Return Values"; Dell Update Packages user's guide, "Exit codes for the CLI".
 var profiles = map[Profile]struct {
 	space string // of the code
 	codes map[int]meaning
@@ -84,6 +85,12 @@ var profiles = map[Profile]struct {
 		1: done,
 		2: reboot,
 		3: notNeeded,
+	}},
+	ProfileINF: {"pnputil", map[int]meaning{
+		0:    done,
+		259:  notNeeded, // ERROR_NO_MORE_ITEMS: no device needs it, or all have it or a better one
+		1641: reboot,    // and it has begun
+		3010: reboot,
 	}},
 	ProfileDellDUP: {"dell-dup", map[int]meaning{
 		0: done,

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -88,7 +89,7 @@ func (h home) prune(keep time.Duration, log *slog.Logger) {
 // of the base directory, and to none that is in the place of one of ours.
 func pruneDir(base *os.Root, name string, logs, records time.Time) (bool, error) {
 	fi, err := base.Lstat(name)
-	if err != nil || !fi.IsDir() || !ownedByMe(fi) || fi.Mode().Perm()&0o077 != 0 {
+	if err != nil || !fi.IsDir() || !ownedByMe(filepath.Join(base.Name(), name), fi) || !keepsOthersOut(filepath.Join(base.Name(), name), fi) {
 		return false, ignoreNotExist(err)
 	}
 	root, err := base.OpenRoot(name)
@@ -163,7 +164,7 @@ func onlyLogs(root *os.Root, before time.Time, locked bool) ([]string, error) {
 		if dir == "jobs" && errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		if err != nil || !fi.IsDir() || !ownedByMe(fi) || !older(fi, before) && !(locked && dir == ".") {
+		if err != nil || !fi.IsDir() || !ownedByMe(filepath.Join(root.Name(), dir), fi) || !older(fi, before) && !(locked && dir == ".") {
 			return nil, err
 		}
 		f, err := root.Open(dir)
@@ -181,10 +182,10 @@ func onlyLogs(root *os.Root, before time.Time, locked bool) ([]string, error) {
 				continue
 			}
 			fi, err := e.Info()
-			if name == lockName && err == nil && fi.Mode().IsRegular() && ownedByMe(fi) && older(fi, before) {
+			if name == lockName && err == nil && fi.Mode().IsRegular() && ownedByMe(filepath.Join(root.Name(), name), fi) && older(fi, before) {
 				continue
 			}
-			if err != nil || !fi.Mode().IsRegular() || !isLog(name) || !ownedByMe(fi) || !older(fi, before) {
+			if err != nil || !fi.Mode().IsRegular() || !isLog(name) || !ownedByMe(filepath.Join(root.Name(), name), fi) || !older(fi, before) {
 				return nil, err
 			}
 			files = append(files, name)

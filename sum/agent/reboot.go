@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -18,42 +16,37 @@ const (
 	shutdownMaxOutput = 1 << 10
 )
 
-// Reboot implements channel.Handler by shutdown(8), which shows the message to
-// everybody who is logged in. Its unit is the minute: delays are rounded up. Until
+// Reboot implements channel.Handler by shutdown(8), or on Windows by
+// InitiateSystemShutdownEx, which show the message to everybody who is logged in.
+// Delays are rounded up: to minutes, and on Windows to seconds. Until
 // the restart no job begins on the host; see restart.
 func (s *service) Reboot(ctx context.Context, r *channel.RebootRequest) (*channel.RebootResponse, error) {
 	s.lease.renew()
 	if ids := s.busy(); len(ids) > 0 {
 		return nil, &channel.Fault{Code: codeJobRunning, Retryable: true, Message: "job " + ids[0] + " runs"}
 	}
-	prog, err := lookPath("shutdown", s.search)
-	if err != nil {
-		return nil, fault(channel.CodeUnsupported, "there is no program shutdown on this host")
+	if err := s.canRestart(); err != nil {
+		return nil, err
 	}
 	// Nor while another manager's job runs, and from now on none begins.
 	delay := time.Duration(r.DelaySeconds) * time.Second
-	lock, by, err := s.home.holdForRestart(s.target, shutdownDelay(delay))
+	lock, by, err := s.home.holdForRestart(s.target, restartDelay(delay))
 	switch {
 	case err != nil:
 		return nil, s.store.explain(err)
 	case by != nil:
 		return nil, hostFault(*by)
 	}
-	out, exit, err := runLimited(ctx, prog, ShutdownArgs(r.Message, delay), shutdownTimeout, shutdownMaxOutput)
+	taken, err := s.restart(ctx, r.Message, delay)
 	keep := s.home.keepForRestart
-	if err == nil && exit != 0 || err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-		keep = (*hostLock).release // it was not taken; else nobody knows
+	if !taken {
+		keep = (*hostLock).release // else it was, or nobody knows
 	}
 	if lerr := keep(lock); lerr != nil {
 		s.log.Error("the file that keeps jobs out until the restart", "error", lerr)
 	}
-	switch said := tail(out.head, 512); {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case exit != 0 && os.Geteuid() != 0:
-		return nil, fault(channel.CodeRefused, "user id %d may not restart this host; shutdown ended with status %d: %s", os.Geteuid(), exit, said)
-	case exit != 0:
-		return nil, fault(channel.CodeInternal, "shutdown ended with status %d: %s", exit, said)
 	}
 	s.log.Info("restart of the host asked", "delay_seconds", r.DelaySeconds)
 	return &channel.RebootResponse{}, nil

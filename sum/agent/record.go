@@ -224,7 +224,7 @@ func (h home) tidy() {
 	busy := h.busy()
 	for _, id := range ids {
 		if r, err := h.settle(id); err == nil && r.State.Final() && !slices.Contains(busy, id) {
-			os.RemoveAll(h.jobDir(id))
+			removeAll(h.jobDir(id))
 		}
 	}
 }

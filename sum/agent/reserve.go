@@ -81,7 +81,7 @@ func (h home) useReserve(r record) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(h.result(r.ID), os.O_WRONLY, 0)
+	f, err := openFile(h.result(r.ID), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (h home) useReserve(r record) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), h.record(r.ID)); err != nil {
+	if err := renameFile(f.Name(), h.record(r.ID)); err != nil {
 		return err
 	}
 	return syncDir(h.jobs())

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -88,7 +87,7 @@ func (s *service) revive(rec record) (record, error) {
 		}
 		delete(s.tried, rec.ID)
 		delete(s.faults, rec.ID)
-		return rec, os.RemoveAll(s.home.jobDir(rec.ID))
+		return rec, removeAll(s.home.jobDir(rec.ID))
 	}
 	rec.Tries++
 	if err := s.home.writeRecord(rec); err != nil {

@@ -266,6 +266,13 @@ func listen(ctx context.Context, ports *portalloc.Allocator, h home, boot Bootst
 		ln, err := listenTCP(ctx, ports, boot.Listen)
 		return &listener{ln, func() {}}, err
 	}
+	if boot.network() == "pipe" {
+		ln, err := listenPipe(pipeName(h, boot.Listen))
+		if err != nil {
+			return nil, err
+		}
+		return &listener{ln, func() {}}, nil
+	}
 	path, dir := h.path(SocketName), ""
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
@@ -285,7 +292,7 @@ func listen(ctx context.Context, ports *portalloc.Allocator, h home, boot Bootst
 	}
 	if err != nil {
 		if dir != "" {
-			os.RemoveAll(dir)
+			removeAll(dir)
 		}
 		if ln != nil {
 			ln.Close()

@@ -33,6 +33,8 @@ type service struct {
 	// collect is inventory.Collect, and search the path for programs.
 	collect func(ctx context.Context) *transport.Inventory
 	search  string
+	// restart is restartHost, or what a test puts there.
+	restart func(ctx context.Context, message string, delay time.Duration) (taken bool, err error)
 	target  string   // as the manager names the host
 	found   snapshot // of the directory, when this process began
 	held    bool     // of kept: a job kept the lease
@@ -56,11 +58,13 @@ var (
 )
 
 func newService(h home, l *lease, log *slog.Logger) *service {
-	return &service{
+	s := &service{
 		home: h, lease: l, store: newStore(h.blobs()), log: log,
 		collect: inventory.Collect, search: searchPath(os.Getenv("PATH")),
 		starting: make(map[string]<-chan struct{}), tried: make(map[string]time.Time), faults: make(map[string]error), stopped: make(chan struct{}),
 	}
+	s.restart = s.restartHost
+	return s
 }
 
 // busy returns the jobs that keep the agent here.
@@ -217,7 +221,7 @@ func (s *service) accept(job Job) (record, error) {
 		return record{}, err
 	}
 	sh := shim{home: s.home, id: job.ID}
-	if err := os.RemoveAll(sh.dir()); err != nil {
+	if err := removeAll(sh.dir()); err != nil {
 		return record{}, err
 	}
 	if err := os.Mkdir(sh.dir(), 0o700); err != nil {
@@ -232,7 +236,7 @@ func (s *service) accept(job Job) (record, error) {
 	}
 	if err != nil { // the record may be there, if only its directory was not flushed
 		_ = os.Remove(s.home.record(job.ID))
-		return record{}, errors.Join(s.store.explain(err), os.RemoveAll(sh.dir()))
+		return record{}, errors.Join(s.store.explain(err), removeAll(sh.dir()))
 	}
 	s.log.Info("job accepted", "job", job.ID, "component", job.Component, "version", job.Version)
 	return rec, nil
@@ -334,7 +338,7 @@ func (s *service) Cancel(ctx context.Context, r *channel.CancelRequest) (*channe
 	if err := s.home.writeEnd(rec); err != nil {
 		return nil, err
 	}
-	return statusToWire(rec), os.RemoveAll(sh.dir())
+	return statusToWire(rec), removeAll(sh.dir())
 }
 
 // Move implements channel.Handler.
@@ -376,7 +380,7 @@ func (s *service) stop() { s.stopOnce.Do(func() { close(s.stopped) }) }
 
 // readAt reads from a file that may be growing. n is 0 only at or past the end.
 func readAt(name string, p []byte, offset int64) (n int, size int64, err error) {
-	f, err := os.Open(name)
+	f, err := openFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -99,7 +99,7 @@ func (s *shim) run(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	if s.inProcess {
+	if s.inProcess || !pipedOutput {
 		return s.executeInProcess(cmd, out)
 	}
 	return s.execute(cmd, out)
@@ -138,7 +138,7 @@ func (s *shim) prepare() error {
 	if err := s.home.reserve(s.rec); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.work()); err != nil {
+	if err := removeAll(s.work()); err != nil {
 		return err
 	}
 	if err := os.Mkdir(s.work(), 0o700); err != nil {
@@ -171,15 +171,15 @@ func (s *shim) command() (*exec.Cmd, *os.File, error) {
 	}
 	cmd := &exec.Cmd{Path: prog, Args: args, Env: env, Dir: s.work()}
 	ownGroup(cmd)
-	out, err := os.OpenFile(s.home.output(s.id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	out, err := openFile(s.home.output(s.id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	return cmd, out, err
 }
 
 // failed ends a job whose program never began.
 func (s *shim) failed(what string, err error) error {
 	code := transport.Code{Space: "agent", Value: what}
-	if name := errnoName(err); name != "" {
-		code = transport.Code{Space: "errno", Value: name}
+	if c := systemCode(err); !c.IsZero() {
+		code = c
 	} else if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		code = transport.Code{Space: "errno", Value: "ENOENT"}
 	}
@@ -362,7 +362,7 @@ func (s *shim) end(res transport.Result) error {
 		}
 	}
 	s.log.Info("job ended", "job", s.id, "state", s.rec.State, "verdict", s.rec.Result.Verdict, "code", s.rec.Result.Code.String())
-	return os.RemoveAll(s.dir())
+	return removeAll(s.dir())
 }
 
 // awaitRoom is the end of end where the disk is full, as err says.
@@ -375,7 +375,7 @@ func (s *shim) awaitRoom(err error) error {
 		}
 		if first {
 			s.log.Error("the result of a job waits for room to be recorded", "job", s.id, "error", err)
-			os.RemoveAll(s.work())
+			removeAll(s.work())
 		}
 		select {
 		case <-time.After(roomPoll):

@@ -31,11 +31,11 @@ func spawnSelf(h home, id string, log *slog.Logger) (<-chan struct{}, error) {
 		return nil, err
 	}
 	// It goes with the job's directory.
-	name := filepath.Join(h.jobDir(id), BinaryName)
+	name := filepath.Join(h.jobDir(id), programName)
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := os.Symlink(self, name); err != nil {
+	if err := linkProgram(self, name); err != nil {
 		return nil, err
 	}
 	return spawn(h, id, name, log)
@@ -110,12 +110,12 @@ func (m *systemd) spawnShim(ctx context.Context, h home, id, self string) (<-cha
 }
 
 func startShim(h home, cmd *exec.Cmd) (<-chan struct{}, error) {
-	log, err := os.OpenFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := openFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = baseEnv(), string(h), log, log
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = baseEnv(), h.workDir(), log, log
 	detach(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, err

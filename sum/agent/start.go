@@ -70,7 +70,7 @@ func launch(h home, nonce string) error {
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(h.path(LogName), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	file, err := openFile(h.path(LogName), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (l *launching) runUnit(ctx context.Context, m *systemd, u unit) error {
 // asSession starts serve as the leader of a session of its own.
 func (l *launching) asSession() error {
 	cmd := exec.Command(l.self, "serve", "-dir", string(l.home))
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = l.env, string(l.home), l.file, l.file
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = l.env, l.home.workDir(), l.file, l.file
 	detach(cmd)
 	if err := cmd.Start(); err != nil {
 		return err

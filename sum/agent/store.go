@@ -82,7 +82,7 @@ func (s *store) verify(ctx context.Context, digest string, size int64) (int64, e
 		return 0, errUploading(digest)
 	}
 	defer s.leave(digest)
-	f, err := os.OpenFile(s.part(digest), os.O_RDWR, 0)
+	f, err := openFile(s.part(digest), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -131,7 +131,7 @@ func (s *store) Append(ctx context.Context, digest string, size, offset int64, r
 		}
 		return size, nil
 	}
-	f, err := os.OpenFile(s.part(digest), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openFile(s.part(digest), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return 0, s.explain(err)
 	}
@@ -178,7 +178,7 @@ func (s *store) finish(ctx context.Context, f *os.File, digest string, size int6
 	if err := f.Sync(); err != nil {
 		return 0, s.explain(err)
 	}
-	if err := os.Rename(f.Name(), s.file(digest)); err != nil {
+	if err := renameFile(f.Name(), s.file(digest)); err != nil {
 		return 0, err
 	}
 	return size, syncDir(s.dir)

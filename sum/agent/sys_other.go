@@ -1,4 +1,4 @@
-//go:build !linux && !darwin
+//go:build !linux && !darwin && !windows
 
 package agent
 
@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 // supported says whether the service runs on this system. Where it does not, Main
@@ -29,17 +31,17 @@ func endProcess(int, bool) error              { return errPlatform("ending progr
 func exitOf(ps *os.ProcessState) (int, string) {
 	return ps.ExitCode(), ""
 }
-func errnoName(error) string            { return "" }
-func isNoSpace(error) bool              { return false }
-func mayPass(error) bool                { return false }
-func freeSpace(string) (int64, error)   { return 0, errPlatform("asking for free space") }
-func ownedByMe(fs.FileInfo) bool        { return true }
-func usualUmask()                       {}
-func syncDir(string) error              { return nil }
-func lookAtProcess(int) (string, error) { return "", nil }
-func pidNamespace() string              { return "" }
-func bootID() string                    { return "" }
-func spareReader(*os.File) *os.File     { return nil }
-func logTo(home) error                  { return errPlatform("systemd") }
+func systemCode(error) transport.Code    { return transport.Code{} }
+func isNoSpace(error) bool               { return false }
+func mayPass(error) bool                 { return false }
+func freeSpace(string) (int64, error)    { return 0, errPlatform("asking for free space") }
+func ownedByMe(string, fs.FileInfo) bool { return true }
+func usualUmask()                        {}
+func syncDir(string) error               { return nil }
+func lookAtProcess(int) (string, error)  { return "", nil }
+func pidNamespace() string               { return "" }
+func bootID() string                     { return "" }
+func spareReader(*os.File) *os.File      { return nil }
+func logTo(home) error                   { return errPlatform("systemd") }
 
 var endSignals = []os.Signal{os.Interrupt}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 // supported says whether the service runs on this system.
@@ -109,6 +111,15 @@ func exitOf(ps *os.ProcessState) (code int, signal string) {
 	return ps.ExitCode(), ""
 }
 
+// systemCode is the code of the system's error number in err's tree, if there is one:
+// {"errno", "ENOSPC"}.
+func systemCode(err error) transport.Code {
+	if name := errnoName(err); name != "" {
+		return transport.Code{Space: "errno", Value: name}
+	}
+	return transport.Code{}
+}
+
 // errnoName names the system's error number in err's tree, or is "".
 func errnoName(err error) string {
 	var no syscall.Errno
@@ -139,7 +150,7 @@ func freeSpace(dir string) (int64, error) {
 }
 
 // ownedByMe reports whether this user owns the file.
-func ownedByMe(fi fs.FileInfo) bool {
+func ownedByMe(_ string, fi fs.FileInfo) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	return ok && int(st.Uid) == os.Geteuid()
 }

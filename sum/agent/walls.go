@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/roundsman-go/roundsman/firewall"
@@ -20,7 +21,7 @@ import (
 // before. Each has it locked (flock), together with the others, until it has taken
 // back what it did, and the last one deletes it. So what killed ones left is there
 // where the file is and nobody has it locked. It ends with the host's run, as rules do.
-const wallsMark = "/run/roundsman-agent-firewall"
+func wallsMark() string { return filepath.Join(volatileDir(), "roundsman-agent-firewall") }
 
 // walls lets the manager through the firewall of an agent's host. A nil *walls leaves
 // that alone.
@@ -49,7 +50,7 @@ func openFirewall(ctx context.Context, from []netip.Prefix, port uint16, log *sl
 	var err error
 	w.fw, err = firewall.Open(ctx, firewall.Options{Run: "agent", Logger: log, Rules: []firewall.Rule{w.rule(port)}, Guardian: guardian})
 	if err == nil { // before the first change
-		if w.mark, err = markWalls(ctx, wallsMark); err != nil {
+		if w.mark, err = markWalls(ctx, wallsMark()); err != nil {
 			w.close(ctx)
 		}
 	}
@@ -133,7 +134,7 @@ const sweepTime = 10 * time.Second
 // have changed it, it goes with the last of them; rules of firewalld go at their own
 // time then.
 func sweepWalls(ctx context.Context) error {
-	mark, err := lockFile(wallsMark, false)
+	mark, err := lockFile(wallsMark(), false)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, errors.ErrUnsupported):
 		return nil // nothing to sweep, or nobody who may

@@ -36,7 +36,7 @@
 //	rewrite_args     list: what "{force}" stands for to install the same version again
 //	downgrade_args   list: what "{force}" stands for to install an older version
 //	profile          how the exit status is understood: "zero-ok", "deb", "rpm", "msi",
-//	                 "hpe-linux", "hpe-linux-multi", "hpe-windows", "dell-dup", or ""
+//	                 "hpe-linux", "hpe-linux-multi", "hpe-windows", "inf", "dell-dup", or ""
 //	                 if zero proves nothing. See [agent.Profile].
 //	timeout_seconds  number; 0 or absent: no limit
 //	no_kill          true: a timeout or cancel is recorded, and never enforced

@@ -1,0 +1,254 @@
+package agent
+
+import (
+	"crypto/rand"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/windows"
+)
+
+// inUse reports an error of a file that somebody else has open, or that is being
+// deleted.
+func inUse(err error) bool {
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_LOCK_VIOLATION) ||
+		errors.Is(err, windows.ERROR_ACCESS_DENIED) || errors.Is(err, windows.ERROR_DELETE_PENDING)
+}
+
+// patience is how long somebody is waited for who has a file open: a reader of ours, or
+// a program that looks for viruses.
+const patience = 3 * time.Second
+
+// patiently tries again while a file is in use.
+func patiently(try func() error) error {
+	for end, pause := time.Now().Add(patience), time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		err := try()
+		if err == nil || !inUse(err) || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+}
+
+// openFile opens a file so that others can rename, replace and delete it meanwhile
+// (FILE_SHARE_DELETE), as os.Root does and os.OpenFile does not. What is written with
+// os.O_APPEND goes to the end of the file, also by a program that inherits it.
+func openFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
+	dir, err := os.OpenRoot(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	if flag&os.O_APPEND != 0 && flag&os.O_TRUNC != 0 {
+		// Together they would give more than the right to append.
+		f, err := dir.OpenFile(filepath.Base(name), flag&^os.O_APPEND, perm)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		flag &^= os.O_TRUNC | os.O_EXCL
+	}
+	return dir.OpenFile(filepath.Base(name), flag, perm)
+}
+
+// readFile reads a file that may be replaced at this moment.
+func readFile(name string) (data []byte, err error) {
+	err = patiently(func() error {
+		f, err := openFile(name, os.O_RDONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		data, err = io.ReadAll(f)
+		return err
+	})
+	return data, err
+}
+
+// renameFile replaces one file by another of the same directory or one below it, also
+// where somebody has it open as openFile does.
+func renameFile(from, to string) error {
+	return patiently(func() error {
+		dir, err := os.OpenRoot(filepath.Dir(to))
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		rel, err := filepath.Rel(filepath.Dir(to), from)
+		if err != nil {
+			return err
+		}
+		if dir.Rename(rel, filepath.Base(to)) == nil {
+			return nil
+		}
+		return os.Rename(from, to)
+	})
+}
+
+// removeFile deletes a file. One that this process has open, as locks and the log of an
+// agent are, would on older systems keep its name, and its directory, until it is
+// closed: so it gets another name first, in the directory above.
+func removeFile(name string) error {
+	if base := filepath.Base(name); base == lockName || base == LogName {
+		gone := filepath.Join(filepath.Dir(filepath.Dir(name)), tempPrefix+rand.Text())
+		if os.Rename(name, gone) == nil {
+			name = gone
+		}
+	}
+	return patiently(func() error { return os.Remove(name) })
+}
+
+// removeAll deletes a tree. The program of a process that runs cannot be deleted: it
+// goes with the next boot, if nobody deletes it before.
+func removeAll(name string) error {
+	if filepath.Base(name) != programName {
+		return patiently(func() error { return removeTree(name) })
+	}
+	err := removeTree(name)
+	if err == nil || !inUse(err) {
+		return err
+	}
+	file, uerr := windows.UTF16PtrFromString(name)
+	if uerr == nil {
+		uerr = windows.MoveFileEx(file, nil, windows.MOVEFILE_DELAY_UNTIL_REBOOT)
+	}
+	if uerr != nil {
+		return errors.Join(err, uerr)
+	}
+	return nil
+}
+
+// removeTree is os.RemoveAll by what older systems know, too. Nobody else can exchange
+// what is in our directories meanwhile.
+func removeTree(name string) error {
+	fi, err := os.Lstat(name)
+	if err == nil && !fi.IsDir() {
+		err = removeFile(name)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !fi.IsDir() {
+		return err
+	}
+	entries, err := os.ReadDir(name)
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, removeTree(filepath.Join(name, e.Name())))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// emptyFile empties a file that may be open only to append.
+func emptyFile(f *os.File) error {
+	w, err := openFile(f.Name(), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.Truncate(0), w.Close())
+}
+
+// linkProgram gives a program another name.
+func linkProgram(program, name string) error {
+	if os.Link(program, name) == nil {
+		return nil
+	}
+	return copyFile(name, program, 0o700, io.Discard)
+}
+
+// isBusy reports a program that cannot be started because somebody has it open.
+func isBusy(err error) bool {
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_LOCK_VIOLATION)
+}
+
+// lockFile opens a file and locks it (LockFileEx), without waiting. It reports nil
+// when another process has the lock. With create false a file that is not there
+// is fs.ErrNotExist. The lock ends with the process or with Close.
+func lockFile(name string, create bool) (*os.File, error) {
+	flags := os.O_RDWR
+	if create {
+		flags |= os.O_CREATE
+	}
+	return lockOpened(name, flags, windows.LOCKFILE_EXCLUSIVE_LOCK)
+}
+
+// shareFile is lockFile with create for a lock that others may have, too.
+func shareFile(name string) (*os.File, error) {
+	return lockOpened(name, os.O_RDWR|os.O_CREATE, 0)
+}
+
+func lockOpened(name string, flags int, how uint32) (*os.File, error) {
+	for {
+		var f *os.File
+		// A file that was deleted while somebody has it open may be there until it is
+		// closed, and is then denied to all.
+		err := patiently(func() (err error) {
+			f, err = openFile(name, flags, 0o600)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		err = lockByte(f, how)
+		if err == windows.ERROR_LOCK_VIOLATION || err == windows.ERROR_IO_PENDING {
+			f.Close()
+			return nil, nil
+		}
+		if err != nil {
+			f.Close()
+			return nil, &fs.PathError{Op: "LockFileEx", Path: name, Err: err}
+		}
+		// Whoever cleans up removes the file while holding its lock: then this is
+		// the lock of a file that no one else will find.
+		mine, err1 := f.Stat()
+		there, err2 := os.Stat(name)
+		if err1 == nil && err2 == nil && os.SameFile(mine, there) {
+			return f, nil
+		}
+		f.Close()
+		if flags&os.O_CREATE == 0 {
+			return nil, &fs.PathError{Op: "LockFileEx", Path: name, Err: fs.ErrNotExist}
+		}
+	}
+}
+
+// lockByte locks a byte that no file reaches: of those that are, others could not be
+// read.
+func lockByte(f *os.File, how uint32) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var lerr error
+	if err := conn.Control(func(fd uintptr) {
+		lerr = windows.LockFileEx(windows.Handle(fd), how|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &windows.Overlapped{OffsetHigh: 1 << 30})
+	}); err != nil {
+		return err
+	}
+	return lerr
+}
+
+// tryLock locks an open file, and reports false where that cannot be. A lock that it
+// has for itself, and may be sharing, it gives up for that.
+func tryLock(f *os.File) bool {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = conn.Control(func(fd uintptr) {
+		_ = windows.UnlockFileEx(windows.Handle(fd), 0, 1, 0, &windows.Overlapped{OffsetHigh: 1 << 30})
+	})
+	return lockByte(f, windows.LOCKFILE_EXCLUSIVE_LOCK) == nil
+}

@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/windows"
+)
+
+const (
+	// programName is what the agent's program is called in its directory.
+	programName = WindowsBinaryName
+
+	// pipedOutput is false: a job's program has its log itself, and so loses nothing
+	// when its shim is killed.
+	pipedOutput = false
+
+	// firstProcess is the number of the process System, which lives as long as the host
+	// runs.
+	firstProcess = 4
+
+	defaultNetwork = "pipe"
+)
+
+// windowsDir is where Windows is.
+func windowsDir() string {
+	if dir, err := windows.GetSystemWindowsDirectory(); err == nil && filepath.IsAbs(dir) {
+		return dir
+	}
+	return `C:\Windows`
+}
+
+// hostBaseDirs are the default base directories of this host.
+func hostBaseDirs() []string {
+	dir, err := windows.KnownFolderPath(windows.FOLDERID_ProgramData, 0)
+	if err != nil || !filepath.IsAbs(dir) {
+		dir = filepath.VolumeName(windowsDir()) + `\ProgramData`
+	}
+	return []string{filepath.Join(dir, "roundsman")}
+}
+
+// rootDir is a directory that is always there.
+func rootDir() string { return filepath.VolumeName(windowsDir()) + `\` }
+
+// workDir is the working directory of what the agent starts of itself: not its own,
+// which could not be deleted then.
+func (home) workDir() string { return rootDir() }
+
+// volatileDir is for files that end with the run of the host; Windows has none. In this
+// one only administrators can write.
+func volatileDir() string { return windowsDir() }
+
+// defaultPath is the search path that Windows itself sets.
+func defaultPath() string {
+	dir := windowsDir()
+	system := filepath.Join(dir, "System32")
+	return strings.Join([]string{system, dir, filepath.Join(system, "Wbem"), filepath.Join(system, `WindowsPowerShell\v1.0`)}, ";")
+}
+
+// passedOn are the variables of the agent's environment that programs get: those that
+// Windows sets for every process, and none that changes how programs are found.
+func passedOn() []string {
+	return []string{
+		"ALLUSERSPROFILE", "APPDATA", "CommonProgramFiles", "CommonProgramFiles(x86)", "CommonProgramW6432", "COMPUTERNAME",
+		"DriverData", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "NUMBER_OF_PROCESSORS", "OS", "PROCESSOR_ARCHITECTURE",
+		"PROCESSOR_IDENTIFIER", "PROCESSOR_LEVEL", "PROCESSOR_REVISION", "ProgramData", "ProgramFiles", "ProgramFiles(x86)",
+		"ProgramW6432", "PUBLIC", "SystemDrive", "TEMP", "TMP", "USERDOMAIN", "USERNAME", "USERPROFILE",
+	}
+}
+
+// baseEnv is the environment of what the agent starts. Nothing else of its own
+// environment is passed on.
+func baseEnv() []string {
+	dir := windowsDir()
+	env := []string{
+		"PATH=" + searchPath(os.Getenv("PATH")), "PATHEXT=.COM;.EXE;.BAT;.CMD", "SystemRoot=" + dir, "windir=" + dir,
+		"ComSpec=" + filepath.Join(dir, `System32\cmd.exe`),
+	}
+	for _, name := range passedOn() {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+// tempEnv names the directory for temporary files of a job.
+func tempEnv(dir string) []string { return []string{"TEMP=" + dir, "TMP=" + dir} }
+
+// isVariable reports whether an entry of an environment sets a variable, whose name may
+// be in other letters.
+func isVariable(entry, name string) bool {
+	have, _, ok := strings.Cut(entry, "=")
+	return ok && strings.EqualFold(have, name)
+}
+
+// executables are the names that a program may have in a directory of the search path.
+// Scripts are not among them: they need an interpreter, to be named by the job.
+func executables(name string) []string {
+	if strings.ContainsAny(name, `\/:`) {
+		return nil // it would lead elsewhere
+	}
+	if ext := filepath.Ext(name); strings.EqualFold(ext, ".exe") || strings.EqualFold(ext, ".com") {
+		return []string{name}
+	}
+	return []string{name + ".com", name + ".exe"}
+}
+
+// isExecutable reports whether a file may be executed, as far as its name does not say
+// that.
+func isExecutable(fi fs.FileInfo) bool { return fi.Mode().IsRegular() }
+
+// runningProgram is the program of this process.
+func runningProgram() (string, error) { return os.Executable() }
