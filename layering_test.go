@@ -30,6 +30,7 @@ var layers = []struct {
 	{"transport", nil},
 	{"transport/transporttest", []string{"transport", "transport/transporttest"}},
 	{"transport/local", []string{"transport"}},
+	{"transport/redfish", []string{"transport", "transport/redfish"}},
 	{"transport/smb", []string{"transport", "transport/smb"}},
 	{"transport/ssh", []string{"transport", "transport/ssh"}},
 	{"transport/devicecli", []string{"transport", "transport/devicecli", "transport/ssh"}},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"regexp"
 	"runtime"
 	"strings"
 
@@ -75,16 +74,4 @@ func (h host) bios(ctx context.Context, out *finds) {
 		d.HardwareIDs = []string{"product:" + strings.TrimSpace(product.Name)}
 	}
 	out.device(d)
-}
-
-var romFamily = regexp.MustCompile(`^[A-Z][0-9]{2}$`)
-
-// biosVersion returns the version of a BIOS. HPE's tell only the ROM family in
-// the field for the version ("U30"); the version is then in the release and
-// date, and together they are what HPE's own tools show: "U30 2.36 07/16/2020".
-func biosVersion(vendor, version, release, date string) string {
-	if (vendor == "HP" || vendor == "HPE") && romFamily.MatchString(version) {
-		return strings.Join(strings.Fields(version+" "+release+" "+date), " ")
-	}
-	return version
 }

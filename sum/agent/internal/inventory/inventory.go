@@ -39,14 +39,7 @@ type Options struct {
 	timeout time.Duration
 	// parts replaces the parts; tests set it.
 	parts []part
-	// driverInfo replaces the question to the kernel; tests set it.
-	driverInfo driverInfoFunc
 }
-
-// driverInfoFunc asks the kernel about the driver of a network interface.
-type driverInfoFunc func(ifname string) (driverInfo, error)
-
-type driverInfo struct{ driver, version, firmware string }
 
 // part reads one piece of an inventory and hands on each find at once, so that
 // a later hang loses nothing.
@@ -111,11 +104,14 @@ func runPart(ctx context.Context, p part, limit time.Duration, out *finds) {
 		case <-done:
 		case <-time.After(min(limit, time.Second)):
 		}
-		if ctx.Err() == context.DeadlineExceeded {
-			out.problem("not finished within %v", limit)
-		} else {
-			out.problem("not finished: %v", context.Cause(ctx))
-		}
+	}
+	// A part that has ended may have done so because it could not go on.
+	switch ctx.Err() {
+	case nil:
+	case context.DeadlineExceeded:
+		out.problem("not finished within %v", limit)
+	default:
+		out.problem("not finished: %v", context.Cause(ctx))
 	}
 	out.close()
 }
@@ -130,6 +126,7 @@ type finds struct {
 	devices  []transport.Device
 	software []transport.Software
 	problems []transport.Problem
+	notes    []transport.Problem
 }
 
 func (f *finds) add(change func()) {
@@ -165,6 +162,12 @@ func (f *finds) problem(format string, args ...any) {
 	f.add(func() { f.problems = append(f.problems, p) })
 }
 
+// note tells what there is no field for.
+func (f *finds) note(format string, args ...any) {
+	n := transport.Problem{Part: f.part, Text: fmt.Sprintf(format, args...)}
+	f.add(func() { f.notes = append(f.notes, n) })
+}
+
 // into adds what was found to inv. The part must have been closed.
 func (f *finds) into(inv *transport.Inventory) {
 	f.mu.Lock()
@@ -175,6 +178,7 @@ func (f *finds) into(inv *transport.Inventory) {
 	inv.Devices = append(inv.Devices, f.devices...)
 	inv.Software = append(inv.Software, f.software...)
 	inv.Problems = append(inv.Problems, f.problems...)
+	inv.Notes = append(inv.Notes, f.notes...)
 }
 
 // tidy makes every string fit for XML, JSON and terminals, and the order that of
@@ -201,9 +205,6 @@ func tidy(inv *transport.Inventory) {
 			*p = clean(*p)
 		}
 	}
-	for i := range inv.Problems {
-		inv.Problems[i].Text = clean(inv.Problems[i].Text)
-	}
 	slices.SortStableFunc(inv.Devices, func(a, b transport.Device) int {
 		return cmp.Or(cmp.Compare(a.Class, b.Class), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Name, b.Name))
 	})
@@ -213,10 +214,17 @@ func tidy(inv *transport.Inventory) {
 	})
 	inv.Devices = bound(inv, inv.Devices, maxDevices, "devices")
 	inv.Software = bound(inv, inv.Software, maxSoftware, "packages")
-	slices.SortStableFunc(inv.Problems, func(a, b transport.Problem) int {
+	inv.Problems, inv.Notes = tidyTexts(inv.Problems), tidyTexts(inv.Notes)
+}
+
+func tidyTexts(s []transport.Problem) []transport.Problem {
+	for i := range s {
+		s[i].Text = clean(s[i].Text)
+	}
+	slices.SortStableFunc(s, func(a, b transport.Problem) int {
 		return cmp.Or(cmp.Compare(a.Part, b.Part), cmp.Compare(a.Text, b.Text))
 	})
-	inv.Problems = inv.Problems[:min(len(inv.Problems), maxProblems)]
+	return s[:min(len(s), maxProblems)]
 }
 
 func bound[T any](inv *transport.Inventory, s []T, limit int, what string) []T {

@@ -28,6 +28,7 @@ func TestPartThatHangsLosesNothing(t *testing.T) {
 			{name: "ends", read: func(_ context.Context, out *finds) {
 				out.installed(transport.Software{Name: "b"})
 				out.installed(transport.Software{Name: "a"})
+				out.note("date:\t%d", 2)
 			}},
 			{name: "panics", read: func(_ context.Context, out *finds) {
 				out.who(transport.Identity{Name: "n"})
@@ -42,6 +43,7 @@ func TestPartThatHangsLosesNothing(t *testing.T) {
 				{Part: "hangs", Text: "not finished within 1m0s"},
 				{Part: "panics", Text: "stopped: badtable"},
 			},
+			Notes: []transport.Problem{{Part: "ends", Text: "date: 2"}},
 		}, inv)
 	})
 }

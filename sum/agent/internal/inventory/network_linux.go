@@ -15,6 +15,11 @@ import (
 
 const netClass = "/sys/class/net"
 
+// driverInfoFunc asks the kernel about the driver of a network interface.
+type driverInfoFunc func(ifname string) (driverInfo, error)
+
+type driverInfo struct{ driver, version, firmware string }
+
 // network lists the adapters: PCI functions of the network class with the
 // interfaces on them, and interfaces on other buses. Bridges, bonds and the like
 // are no devices.

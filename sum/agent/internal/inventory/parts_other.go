@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !windows
 
 package inventory
 
@@ -20,6 +20,6 @@ func (o Options) systemParts() []part {
 		}
 		system(&id, out)
 		out.who(id)
-		out.problem("devices and packages are read on Linux only")
+		out.problem("devices and packages are read on Linux and Windows only")
 	}}}
 }

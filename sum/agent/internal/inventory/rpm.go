@@ -2,13 +2,9 @@ package inventory
 
 import (
 	"bufio"
-	"bytes"
-	"context"
 	"fmt"
 	"io"
-	"os/exec"
 	"strings"
-	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -30,38 +26,6 @@ var RPMDatabases = []string{
 
 // RPMArgs are the arguments with which rpm lists packages as ParseRPM reads them.
 var RPMArgs = []string{"-qa", "--nosignature", "--nodigest", "--qf", rpmFormat}
-
-// runRPM asks the rpm program for all packages.
-func runRPM(ctx context.Context, program string, found func(transport.Software)) error {
-	cmd := exec.CommandContext(ctx, program, RPMArgs...)
-	// The caller's environment could point rpm at other macros and another database.
-	cmd.Env = []string{"LC_ALL=C", "HOME=/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.Dir = "/"
-	cmd.WaitDelay = time.Second
-	var stderr head
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	perr := ParseRPM(out, found)
-	if perr != nil {
-		_ = cmd.Process.Kill() // it may be blocked on the pipe that nobody reads
-	}
-	werr := cmd.Wait()
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case perr != nil:
-		return perr
-	case werr != nil:
-		return fmt.Errorf("%s: %w: %s", program, werr, bytes.TrimSpace(stderr.buf))
-	}
-	return nil
-}
 
 // ParseRPM reads what rpm prints with RPMArgs.
 func ParseRPM(r io.Reader, found func(transport.Software)) error {
@@ -89,12 +53,4 @@ func ParseRPM(r io.Reader, found func(transport.Software)) error {
 		return fmt.Errorf("output of rpm: %w", errTooLong)
 	}
 	return sc.Err()
-}
-
-// head keeps the first bytes of what is written to it.
-type head struct{ buf []byte }
-
-func (t *head) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p[:min(len(p), 512-len(t.buf))]...)
-	return len(p), nil
 }

@@ -128,7 +128,7 @@ func proliant() map[string]string {
 
 func TestMadeUpServer(t *testing.T) {
 	asked := map[string]int{}
-	o := Options{Root: tree(t, proliant()), driverInfo: func(ifname string) (driverInfo, error) {
+	o := Options{parts: host{tree(t, proliant())}.parts(func(ifname string) (driverInfo, error) {
 		asked[ifname]++
 		switch ifname {
 		case "ens3f0":
@@ -137,7 +137,7 @@ func TestMadeUpServer(t *testing.T) {
 			return driverInfo{}, unix.EPERM
 		}
 		return driverInfo{"platnet", "5.14.0-1.el9", "N/A"}, nil
-	}}
+	})}
 	inv := o.Collect(context.Background())
 	require.Equal(t, map[string]int{"ens3f0": 1, "ens3f1": 1, "eth9": 1}, asked)
 	require.Equal(t, transport.Identity{
