@@ -52,13 +52,14 @@ func endpoint(srv *smbtest.Server) transport.Endpoint {
 
 func harness(t *testing.T, srv *smbtest.Server) transporttest.Harness {
 	require.NoError(t, os.MkdirAll(filepath.Join(srv.Admin(), "Temp"), 0o755))
+	boots(t, srv)
 	const noKey = "a server shows no key over SMB; see TestDialRefuses"
 	ep := endpoint(srv)
 	wrong := ep
 	wrong.Credentials.Password = transport.NewSecret("battery staple")
 	return transporttest.Harness{
 		Transport: &smb.Transport{}, Endpoint: ep, WrongSecret: &wrong,
-		Caps: transport.CapFiles | transport.CapServices | transport.CapTunnelPipe,
+		Caps: transport.CapFiles | transport.CapServices | transport.CapTunnelPipe | transport.CapReboot,
 		Dir:  "Temp", Requests: srv.Requests, Cut: srv.CloseConnections,
 		Names: []string{"two words", "'quote'", "`backquote`", "$HOME", "-rf", "--", "[a-z]", "a;b&c", "(paren){brace}", "~", "#hash", "%41",
 			"größe-日本語", ".hidden", "..twodots", "!x", "a,b=c+d"},

@@ -25,6 +25,9 @@ type conn struct {
 	silence func() time.Duration // how long the line has been silent; nil: not known
 	// again logs in once more, for a tunnel.
 	again func(ctx context.Context) (session, error)
+	// aside opens connections beside that of SMB, with the account who; nil: there is none.
+	aside aside
+	who   account
 
 	ctx    context.Context // ends when the connection is closed or lost; its cause says which
 	cancel context.CancelCauseFunc
@@ -40,6 +43,13 @@ type conn struct {
 
 	puts sync.Map // partial files that are being written: name to chan struct{}
 
+	// managerPort is where the service control manager answers over TCP, if not over its
+	// pipe; 0: not known to be needed.
+	managerPort atomic.Uint32
+
+	// system is what an inventory has found out of the machine that Identify does not ask.
+	system atomic.Pointer[transport.Identity]
+
 	rootTurn chan struct{} // holds the right to look at and set root
 	root     string        // the share as the host calls it; "" until it is known
 }
@@ -49,6 +59,8 @@ var _ interface {
 	transport.FileStore
 	transport.Services
 	transport.Tunneler
+	transport.Inventorier
+	transport.Rebooter
 } = (*conn)(nil)
 
 func newConn(target string, opts Options, s session, v volume) *conn {
@@ -114,7 +126,11 @@ func (c *conn) keepAlive() {
 
 // Caps implements transport.Conn.
 func (c *conn) Caps() transport.Caps {
-	return transport.CapFiles | transport.CapServices | transport.CapTunnelPipe
+	caps := transport.CapFiles | transport.CapServices | transport.CapTunnelPipe | transport.CapReboot
+	if c.opts.WMI {
+		caps |= transport.CapInventory
+	}
+	return caps
 }
 
 // Path implements transport.Conn.
@@ -123,13 +139,23 @@ func (c *conn) Path() transport.Path { return c.path }
 // Identify implements transport.Conn. Of what a server says in the login it tells the
 // name and the build of Windows; the architecture is that of the system's own
 // programs, and the boot is known by the file that the boot loader writes. What is
-// within the share alone is known if the share is ADMIN$.
+// within the share alone is known if the share is ADMIN$. What an inventory of the
+// connection has found out is told, too.
 func (c *conn) Identify(ctx context.Context) (transport.Identity, error) {
 	k, err := c.begin(ctx, "identify", "")
 	if err != nil {
 		return transport.Identity{}, err
 	}
 	defer k.end()
+	id, err := c.identity(k)
+	if system := c.system.Load(); err == nil && system != nil {
+		id.Version, id.Kernel = system.Version, system.Kernel
+		id.Vendor, id.Product, id.Serial, id.UUID = system.Vendor, system.Product, system.Serial, system.UUID
+	}
+	return id, err
+}
+
+func (c *conn) identity(k *call) (transport.Identity, error) {
 	id := transport.Identity{Name: c.hello.computer, OS: "windows", Version: c.hello.build, Kernel: c.hello.build}
 	if id.Name == "" {
 		id.Name, _, _ = strings.Cut(c.hello.dns, ".")

@@ -71,6 +71,8 @@ type dial struct {
 	named  bool // the address names the port
 	who    account
 	hello  greeting
+	// reached is the name or address by which the host was reached.
+	reached string
 }
 
 func (d *dial) fail(ctx, dctx context.Context, err error) error {
@@ -119,7 +121,7 @@ func (d *dial) run(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.again = d.again
+	c.again, c.aside, c.who = d.again, d.aside(c.path), d.who
 	c.start()
 	return c, nil
 }
@@ -137,6 +139,18 @@ func (d *dial) again(ctx context.Context) (s session, err error) {
 		err = &transport.Error{Kind: transport.ErrTimeout, Err: errConnect}
 	}
 	return s, err
+}
+
+// aside dials further ports of the host that was reached by path: of a name that several
+// hosts have the same one has to answer.
+func (d *dial) aside(path transport.Path) aside {
+	host := d.reached
+	if d.t.DialContext == nil && path.Remote.IsValid() {
+		host = path.Remote.Addr().String()
+	}
+	return func(ctx context.Context, port uint16) (net.Conn, error) {
+		return d.t.dialer()(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	}
 }
 
 // connected connects, logs in, and calls use, within the time of ctx.
@@ -270,6 +284,9 @@ func (d *dial) tcp(ctx context.Context) (names []string, conn net.Conn, err erro
 // its session service.
 func (d *dial) to(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	conn, err := d.t.dialer()(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err == nil {
+		d.reached = host
+	}
 	if err != nil || port != sessionService {
 		return conn, err
 	}

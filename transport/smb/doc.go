@@ -19,7 +19,10 @@
 //	                              older dialects by Options.Dialect alone
 //	NTLMv2 (MS-NLMP)              accounts of the host, of a domain, or user@realm; a password
 //	                              or its NT hash. No Kerberos: what asks for it fails
-//	service control (MS-SCMR)     over the pipe svcctl of the same login
+//	service control (MS-SCMR)     over the pipe svcctl of the same login; over TCP, sealed, where the
+//	                              host refuses it there (RPC_S_CANNOT_SUPPORT), and only there
+//	reboot (MS-RSP)               over the pipe InitShutdown
+//	inventory (MS-WMI, MS-RRP)    if Options.WMI asks for it: see below
 //	named pipes                   networks "pipe" of transport.Dial
 //	names of shares (MS-SRVS)     over the pipe srvsvc: what ADMIN$ is on the host itself
 //	NetBIOS names (RFC 1002)      UDP port 137, by Options.NetBIOS, for what DNS does not know
@@ -29,6 +32,11 @@
 // something else; they are refused before anything is sent. Permission bits mean nothing:
 // a file gets the access rights of its directory. So what is to be executed never goes
 // into a directory in which others may create files, as in Temp.
+//
+// An agent reads an inventory with port 445 alone. With Options.WMI the driver reads
+// one without an agent: software from the registry, over the pipe winreg; the rest from WMI,
+// which takes DCOM: TCP port 135, and one that the host names, of the host that was
+// dialled. What the host tells of its address is not believed.
 //
 // On a Windows manager an Endpoint without any credentials uses those of whoever runs the
 // program, through the operating system's own client, Kerberos included. That way is
@@ -45,15 +53,23 @@
 // (LAPS), and a server that one does not trust no login at all: it gets a response from
 // which a weak password can be guessed.
 //
+// Over TCP the same key seals every message (NTLM, packet privacy), each of which
+// is checked here, since go-msrpc v1.5.2 does not. The endpoint mapper is asked in the
+// clear, and only for a port.
+//
 // Nothing secret goes over the share or a service's command line: what is written there
 // can be read by other administrators.
 //
 // # What was shown against what
 //
 //	shown against Samba 4.17 (smbtest)     logins, dialects 2.1 to 3.1.1, signing, encryption, port 139,
-//	                                       IPv6, files, pipes, cut and silent lines, every code in the tests
+//	                                       IPv6, files, pipes, cut and silent lines, every code in the tests;
+//	                                       programs in a registry, endpoint mapper, seal (of the registry)
 //	against our own service manager        services, and their faults (smbtest; its pipe is Samba's)
-//	not shown: no Windows was at hand      UAC filtering, Defender and other virus scanners, running
+//	against servers made of go-msrpc       reboot, sealed service control, DCOM and WMI: an error in the
+//	                                       NDR of that library shows on neither side
+//	not shown: no Windows was at hand      DCOM and WMI of Windows, its registry and what it makes of a
+//	                                       reboot; UAC filtering, Defender and other virus scanners, running
 //	                                       programs that cannot be removed (injected), NetBIOS names of a
 //	                                       real network, limits of a Windows server, domains
 //
@@ -63,8 +79,8 @@
 // written by taking that attribute away first, of what a link leads to, too. What of its
 // faults could be met from outside is in line.go. One could not: a server that encrypts,
 // and that has the account's key, can make the library read beyond a message, which ends
-// the program. Replies that are signed and not encrypted are checked before. What comes
-// over svcctl and srvsvc is decoded by go-msrpc, which trusts the counts in it.
+// the program. Replies that are signed and not encrypted are checked before. What
+// services answer over MS-RPCE is decoded by go-msrpc, within bounds that are set here.
 //
 // Connections are safe for concurrent use.
 package smb

@@ -89,6 +89,12 @@ type Options struct {
 	// as with DNS, it is the login that does.
 	NameServers []netip.AddrPort
 
+	// WMI offers an inventory without an agent (transport.CapInventory). Beside port 445
+	// it takes DCOM: TCP port 135, and one that the host names, which in the Windows
+	// firewall are the rules DCOM-In and WMI-In. The account logs in there with NTLM,
+	// too.
+	WMI bool
+
 	// ConnectTimeout bounds connecting and login; 0 means 30 s.
 	ConnectTimeout time.Duration
 	// StallTimeout ends a transfer of which no byte moved for so long, with

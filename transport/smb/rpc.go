@@ -33,16 +33,7 @@ func (k *call) rpc(pipe string, f func(ctx context.Context, cc dcerpc.Conn) erro
 	// The library takes its context only here and there.
 	stop := context.AfterFunc(k.ctx, func() { _ = p.Conn.Close() })
 	defer stop()
-	// The address is that of nothing: the dialer returns the pipe.
-	cc, err := dcerpc.Dial(k.ctx, "127.0.0.1", dcerpc.WithEndpoint("ncacn_ip_tcp:[9]"), dcerpc.WithDialer(&onePipe{conn: p}),
-		dcerpc.WithTimeout(replyTime))
-	if err != nil {
-		return rpcError(err)
-	}
-	_, ferr := guard(func() (any, error) { return nil, f(k.ctx, cc) })
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), time.Second)
-	defer cancel()
-	_ = cc.Close(ctx)
+	ferr := speak(k.ctx, p, replyTime, f)
 	if ferr != nil && k.ctx.Err() == nil {
 		if why := p.reason(); why != nil {
 			return why
@@ -51,12 +42,25 @@ func (k *call) rpc(pipe string, f func(ctx context.Context, cc dcerpc.Conn) erro
 	return rpcError(ferr)
 }
 
+// speak calls f with a connection of MS-RPCE over conn, of which the library waits for
+// each fragment for the time given at most.
+func speak(ctx context.Context, conn net.Conn, wait time.Duration, f func(ctx context.Context, cc dcerpc.Conn) error) error {
+	// The address is that of nothing: the dialer returns conn.
+	cc, err := dcerpc.Dial(ctx, "127.0.0.1", dcerpc.WithEndpoint("ncacn_ip_tcp:[9]"), dcerpc.WithDialer(&once{conn: conn}),
+		dcerpc.WithTimeout(wait))
+	if err != nil {
+		return err
+	}
+	_, err = guard(func() (any, error) { return nil, f(ctx, careful{cc}) })
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = cc.Close(cctx)
+	return err
+}
+
 // replyTime is how long a server may take for a reply: the start of a service takes up to
 // 30 s, and more while another one starts. A line that is dead is found out sooner.
 const replyTime = 5 * time.Minute
-
-// maxFragment is the largest fragment that is taken: the library offers 5840 bytes.
-const maxFragment = 16 << 10
 
 // exchange is a pipe that carries requests and their responses (MS-RPCE, section 2.2.2).
 // It reads from the server only what a request was made for, so that no read waits
@@ -66,7 +70,7 @@ type exchange struct {
 	mu     sync.Mutex
 	change *sync.Cond
 	out    pdus
-	in     pdus
+	in     arriving
 	owed   int // responses
 	closed bool
 }
@@ -116,17 +120,16 @@ func (e *exchange) Close() error {
 	return e.stream.Close()
 }
 
-// pdus counts the messages of one direction.
+// pdus counts the messages that the library sends.
 type pdus struct {
 	head []byte
-	left int   // bytes of the fragment at hand
-	bad  error // what the library would not survive: it takes the lengths as they are
+	left int // bytes of the fragment at hand
 }
 
 // ended says how many messages end in b, the next bytes. Of AUTH3, CANCEL and ORPHANED,
 // which have no response, it counts none (C706, section 12.6.4).
 func (p *pdus) ended(b []byte) (n int) {
-	const header = 16
+	const header = rpcHeader
 	for len(b) > 0 {
 		if p.left > 0 {
 			m := min(p.left, len(b))
@@ -141,12 +144,7 @@ func (p *pdus) ended(b []byte) (n int) {
 			return n
 		}
 		typ, flags := p.head[2], p.head[3]
-		size, auth := int(p.head[8])|int(p.head[9])<<8, int(p.head[10])|int(p.head[11])<<8
-		// Nothing is authenticated within the pipe, so there is no verifier. The body of
-		// a response has 8 bytes before its stub (C706, section 12.6.4.10).
-		if size < header+8 || size > maxFragment || auth != 0 || p.head[4]&0xF0 != 0x10 {
-			p.bad = badFrame("a fragment of MS-RPCE of %d bytes, %d of them a verifier", size, auth)
-		}
+		size := int(p.head[8]) | int(p.head[9])<<8
 		if flags&2 != 0 && typ != 16 && typ != 18 && typ != 19 { // PFC_LAST_FRAG
 			n++
 		}
@@ -156,17 +154,22 @@ func (p *pdus) ended(b []byte) (n int) {
 	return n
 }
 
-// onePipe dials a pipe that is open, once.
-type onePipe struct {
-	conn *pipe
+// once dials a connection that is open, one time.
+type once struct {
+	conn net.Conn
 	used atomic.Bool
 }
 
-func (d *onePipe) DialContext(context.Context, string, string) (net.Conn, error) {
+func (d *once) DialContext(context.Context, string, string) (net.Conn, error) {
 	if d.used.Swap(true) {
-		return nil, errors.New("the pipe is in use")
+		return nil, errors.New("the connection is in use")
 	}
 	return d.conn, nil
+}
+
+// rpcCode is the status of a fault as errors show it.
+func rpcCode(status uint32) transport.Code {
+	return transport.Code{Space: "rpc", Value: fmt.Sprintf("0x%08X", status)}
 }
 
 // rpcError finds the code in an error of the library.
@@ -174,19 +177,25 @@ func rpcError(err error) error {
 	var te *transport.Error
 	var fault *dcerrors.RPCError
 	var value *dcerrors.Error
+	var nak *dcerpc.BindNak
 	switch {
 	case err == nil, errors.As(err, &te):
 		return err
 	case errors.As(err, &fault):
-		e := &transport.Error{Kind: transport.ErrRejected, Code: transport.Code{Space: "rpc", Value: fmt.Sprintf("0x%08X", fault.Code)}, Err: errors.New(fault.Name)}
+		e := &transport.Error{Kind: transport.ErrRejected, Code: rpcCode(fault.Code), Err: errors.New(fault.Name)}
 		if fault.Code == 5 { // ERROR_ACCESS_DENIED as the status of a fault
 			e = winError(5)
 		}
 		return e
 	case errors.As(err, &value):
-		if code, ok := value.Value.(uint32); ok {
+		switch code := value.Value.(type) {
+		case uint32:
 			return winError(code)
+		case int32:
+			return hresultError(uint32(code))
 		}
+	case errors.As(err, &nak):
+		return &transport.Error{Kind: transport.ErrRejected, Err: nak}
 	}
 	return &transport.Error{Kind: transport.ErrProtocol, Err: err}
 }

@@ -61,24 +61,68 @@ func (c *conn) services(ctx context.Context, op, name string, rights uint32, f f
 	}
 	defer k.end()
 	_, err = work(k, func() (struct{}, error) {
-		return struct{}{}, k.rpc("svcctl", func(ctx context.Context, cc dcerpc.Conn) error {
-			cli, err := svcctl.NewSvcctlClient(ctx, cc, dcerpc.WithInsecure())
-			if err != nil {
-				return err
-			}
-			resp, err := cli.OpenSCMW(ctx, &svcctl.OpenSCMWRequest{DesiredAccess: rights})
-			if err != nil {
-				if resp != nil && resp.Return != 0 {
-					return winError(resp.Return)
+		opened := false
+		with := func(security dcerpc.Option) func(ctx context.Context, cc dcerpc.Conn) error {
+			return func(ctx context.Context, cc dcerpc.Conn) error {
+				cli, err := svcctl.NewSvcctlClient(ctx, cc, security)
+				if err != nil {
+					return err
 				}
-				return err
+				resp, err := cli.OpenSCMW(ctx, &svcctl.OpenSCMWRequest{DesiredAccess: rights})
+				if err != nil {
+					if resp != nil && resp.Return != 0 {
+						return winError(resp.Return)
+					}
+					return err
+				}
+				opened = true
+				m := &manager{k, ctx, cli, resp.SCM}
+				defer m.close(resp.SCM)
+				return f(m)
 			}
-			m := &manager{k, ctx, cli, resp.SCM}
-			defer m.close(resp.SCM)
-			return f(m)
-		})
+		}
+		if c.managerPort.Load() == 0 {
+			err := k.rpc("svcctl", with(dcerpc.WithInsecure()))
+			if err == nil || opened || !refusesPipe(err) {
+				return struct{}{}, err
+			}
+			port, perr := k.endpoint(svcctl.SvcctlSyntaxV2_0, ruleMapper)
+			if perr != nil {
+				return struct{}{}, &transport.Error{Kind: kindOf(perr), Err: errors.Join(err, perr),
+					Hint: "the host refuses control of its services over named pipes, and its endpoint mapper cannot be asked for another way"}
+			}
+			c.managerPort.Store(uint32(port))
+		}
+		return struct{}{}, k.sealed(uint16(c.managerPort.Load()), ruleManager, with(dcerpc.WithSeal()))
 	})
 	return err
+}
+
+// The rules of the Windows firewall that let the second way to the service control
+// manager in.
+const (
+	ruleMapper  = "the endpoint mapper (rule Remote Service Management (RPC-EPMAP))"
+	ruleManager = "the service control manager (rule Remote Service Management (RPC))"
+)
+
+// refusesPipe reports whether a host will have its services controlled, but not over the
+// pipe: RPC_S_CANNOT_SUPPORT or RPC_S_PROTSEQ_NOT_SUPPORTED, as the result of an
+// operation or as the status of a fault.
+func refusesPipe(err error) bool {
+	switch transport.CodeOf(err) {
+	case winCode(1764), winCode(1703), rpcCode(1764), rpcCode(1703):
+		return true
+	}
+	return false
+}
+
+// kindOf is the class of an error.
+func kindOf(err error) error {
+	var te *transport.Error
+	if errors.As(err, &te) {
+		return te.Kind
+	}
+	return transport.ErrProtocol
 }
 
 // checkService refuses names that no service has. A new one has no comma or blank,

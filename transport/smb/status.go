@@ -131,8 +131,12 @@ var winMeanings = map[uint32]meaning{ // MS-ERREF, section 2.2
 	1072: {"ERROR_SERVICE_MARKED_FOR_DELETE", transport.ErrBusy, "it goes when whoever has it open closes it: often services.msc, or another manager"},
 	1073: {"ERROR_SERVICE_EXISTS", fs.ErrExist, ""},
 	1078: {"ERROR_DUPLICATE_SERVICE_NAME", fs.ErrExist, "another service has the same display name"},
+	1018: {"ERROR_KEY_DELETED", fs.ErrNotExist, ""},
 	1115: {"ERROR_SHUTDOWN_IN_PROGRESS", transport.ErrBusy, "the host shuts down"},
+	1190: {"ERROR_SHUTDOWN_IS_SCHEDULED", transport.ErrBusy, "a shutdown is scheduled already"},
 	1275: {"ERROR_DRIVER_BLOCKED", transport.ErrRejected, ""},
+	1703: {"RPC_S_PROTSEQ_NOT_SUPPORTED", errors.ErrUnsupported, ""},
+	1764: {"RPC_S_CANNOT_SUPPORT", errors.ErrUnsupported, ""},
 	1260: {"ERROR_ACCESS_DISABLED_BY_POLICY", transport.ErrRejected, "a software restriction policy or AppLocker forbids the program; have it allowed by its hash or signature"},
 }
 
@@ -150,6 +154,39 @@ func ntError(status uint32) *transport.Error { return meant(ntCode(status), ntMe
 
 // winError explains a Win32 error code.
 func winError(code uint32) *transport.Error { return meant(winCode(code), winMeanings[code]) }
+
+// hresultError explains an HRESULT: one of WMI (MS-WMI, section 2.2.11), or a Win32 code
+// in it (MS-ERREF, section 2.1.2).
+func hresultError(code uint32) *transport.Error {
+	e := meant(transport.Code{Space: "hresult", Value: fmt.Sprintf("0x%08X", code)}, hresultMeanings[code])
+	if m, ok := winMeanings[code&0xFFFF]; ok && code>>16 == 0x8007 {
+		e.Kind, e.Hint, e.Err = m.kind, m.hint, errors.New(m.name)
+	}
+	return e
+}
+
+// Codes of WMI that are treated as more than a failure.
+const (
+	wbemNotFound     = 0x80041002
+	wbemInvalidClass = 0x80041010
+)
+
+const hintDCOM = "the account needs remote launch and activation rights of DCOM, and remote rights on the namespace of WMI: those of an administrator"
+
+var hresultMeanings = map[uint32]meaning{
+	0x80041001:       {"WBEM_E_FAILED", transport.ErrRejected, ""},
+	wbemNotFound:     {"WBEM_E_NOT_FOUND", fs.ErrNotExist, ""},
+	0x80041003:       {"WBEM_E_ACCESS_DENIED", fs.ErrPermission, hintDCOM},
+	0x80041006:       {"WBEM_E_OUT_OF_MEMORY", transport.ErrBusy, ""},
+	0x8004100E:       {"WBEM_E_INVALID_NAMESPACE", errors.ErrUnsupported, ""},
+	wbemInvalidClass: {"WBEM_E_INVALID_CLASS", errors.ErrUnsupported, "the host does not know this class of WMI"},
+	0x80041017:       {"WBEM_E_INVALID_QUERY", errors.ErrUnsupported, ""},
+	0x80041032:       {"WBEM_E_CALL_CANCELLED", transport.ErrBusy, ""},
+	0x80041033:       {"WBEM_E_SHUTTING_DOWN", transport.ErrBusy, "the host shuts down"},
+	0x80041068:       {"WBEM_E_SERVER_TOO_BUSY", transport.ErrBusy, ""},
+	0x80040154:       {"REGDB_E_CLASSNOTREG", errors.ErrUnsupported, "the host has no WMI"},
+	0x80080005:       {"CO_E_SERVER_EXEC_FAILURE", transport.ErrRejected, "the service Winmgmt does not start"},
+}
 
 // meant is the error for a code. Of one that is not known m has no name.
 func meant(code transport.Code, m meaning) *transport.Error {
