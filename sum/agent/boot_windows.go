@@ -43,5 +43,6 @@ func systemCreated() string {
 	if err := windows.NtQuerySystemInformation(windows.SystemTimeOfDayInformation, unsafe.Pointer(&t), uint32(unsafe.Sizeof(t)), &n); err != nil || t.boot == 0 {
 		return ""
 	}
-	return strconv.FormatInt(t.boot, 10)
+	// Both move when the clock is set.
+	return strconv.FormatInt(t.boot-int64(t.bootBias), 10)
 }

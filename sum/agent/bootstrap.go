@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"time"
+
+	"github.com/roundsman-go/roundsman/sum/channel"
 )
 
 // Names in an agent's directory that the manager uses.
@@ -25,6 +27,20 @@ const (
 	LogName           = "agent.log"
 	SocketName        = "agent.sock"
 )
+
+// ServicePrefix begins the names of all services of Windows, and of all pipes, that an
+// agent has: what was left of one is found by it.
+const ServicePrefix = "roundsman-"
+
+// ServiceName is the name of the service as which the agent with an ID runs on Windows.
+func ServiceName(id string) string { return ServicePrefix + "agent-" + id }
+
+// RemoveServiceName is the name of the service as which the command remove runs there,
+// once, for the agent with an ID.
+func RemoveServiceName(id string) string { return ServicePrefix + "remove-" + id }
+
+// PipeName is the name of the pipe of the agent with an ID, without \\.\pipe\.
+func PipeName(id string) string { return ServicePrefix + "agent-" + id }
 
 const (
 	// DefaultPort is where an agent that listens on TCP begins to look for a
@@ -42,7 +58,14 @@ const (
 // DefaultBaseDirs are the directories below which an agent's directory is made,
 // best first: as root, and for a user whose home directory is home. /tmp is not
 // among them: others may write there, and it is often mounted noexec.
+//
+// In a program that runs on Windows, with a home directory of Windows, they are those of
+// that host: roundsman in its own directory, %SystemRoot%, where administrators alone can
+// write, or what is the user's own.
 func DefaultBaseDirs(root bool, home string) []string {
+	if runtime.GOOS == "windows" && filepath.IsAbs(home) {
+		return nativeBaseDirs(root, home)
+	}
 	if root {
 		return []string{"/var/lib/roundsman", "/opt/roundsman"}
 	}
@@ -51,13 +74,19 @@ func DefaultBaseDirs(root bool, home string) []string {
 
 // Bootstrap is what the manager leaves in the agent's directory, in a file that
 // only the agent's user can read. The agent deletes it as soon as it has read it.
+// It has either Credentials or Manager.
 type Bootstrap struct {
 	Version int    `json:"version"` // 1
 	Nonce   string `json:"nonce"`   // comes back in Ready, to tell this start from others
 	Target  string `json:"target"`  // for the log
 	// Credentials is what channel.AgentCredentials.MarshalBootstrap gives: it
 	// contains keys.
-	Credentials json.RawMessage `json:"credentials"`
+	Credentials json.RawMessage `json:"credentials,omitempty"`
+	// Manager is the fingerprint of the manager's own key (channel.OwnKey), as
+	// channel.Fingerprint.String gives it: for a way on which others may read, but change
+	// nothing. Then the agent makes a key that never leaves its memory, and says in
+	// Ready which.
+	Manager string `json:"manager,omitempty"`
 	// LeaseSeconds is how long the agent stays without hearing from the manager;
 	// 0 means DefaultLease.
 	LeaseSeconds int `json:"lease_seconds,omitempty"`
@@ -110,12 +139,35 @@ func (b Bootstrap) check() error {
 		return fmt.Errorf("version %d of %s is not known to this agent, which knows %d", b.Version, BootstrapName, fileVersion)
 	case b.Nonce == "":
 		return fmt.Errorf("%s has no nonce", BootstrapName)
+	case (len(b.Credentials) == 0) == (b.Manager == ""):
+		return fmt.Errorf("%s must have either credentials or the fingerprint of the manager's key", BootstrapName)
 	case b.Network != "" && b.Network != "unix" && b.Network != "tcp" && b.Network != "pipe":
 		return fmt.Errorf("network %q: want unix, tcp or pipe", b.Network)
 	case b.network() == "pipe" && runtime.GOOS != "windows":
 		return fmt.Errorf("network %q: %w", b.Network, errNotHere)
 	}
 	return nil
+}
+
+// identity is who the agent is, and whom it trusts. The fingerprint is that of a key of
+// its own, and else empty.
+func (b Bootstrap) identity() (cred *channel.AgentCredentials, fingerprint string, err error) {
+	if b.Manager == "" {
+		cred, err = channel.ParseAgentBootstrap(b.Credentials)
+		return cred, "", err
+	}
+	manager, err := channel.ParseFingerprint(b.Manager)
+	if err != nil {
+		return nil, "", fmt.Errorf("the manager's key: %w", err)
+	}
+	key, err := channel.NewOwnKey()
+	if err != nil {
+		return nil, "", err
+	}
+	if cred, err = key.Agent(manager); err != nil {
+		return nil, "", err
+	}
+	return cred, key.Fingerprint().String(), nil
 }
 
 // Ready is what an agent leaves in its directory once it listens. It holds no
@@ -129,6 +181,9 @@ type Ready struct {
 	Addr         string `json:"addr"`       // path of the socket, host:port, or name of the pipe
 	Epoch        string `json:"epoch"`      // see channel.Client
 	AgentVersion string `json:"agent_version"`
+	// Fingerprint is that of the agent's own key, where the Bootstrap has Manager: what the
+	// manager must pin (channel.OwnKey.Manager).
+	Fingerprint string `json:"fingerprint,omitempty"`
 }
 
 // readJSON reads a small JSON file.

@@ -126,13 +126,34 @@
 // show under Wine 8: the program built for windows/amd64 installs a component over TCP,
 // is killed (TerminateProcess) in the middle, and another agent has the result; exit codes
 // above 1<<31 stay positive; a program is cancelled with its job object; a job runs over
-// the named pipe, dialled on the same host; locks, exit codes, holding the host and the
-// refusal of a restart have tests of their own. That the service control manager of Wine starts the program and
-// hears of its failure was seen once by hand, and is in no test. Not shown at all:
-// rights to files, directories, pipes and events, which Wine reduces to modes of Unix;
-// the pipe over SMB; stop and shutdown of the service; the restart itself
-// (InitiateSystemShutdownEx), whose calls tests record; the number of the boot where
-// Windows counts them; NewInProcess and Remove; programs that look for viruses or
-// quarantine; the firewall. The agent's own program cannot be deleted while it runs: it
-// stays, with its directory, for whoever brought it, or goes with the next boot.
+// the named pipe, dialled on the same host; the service control manager starts and stops
+// it, hears why it failed, and finds no entry of it after its lease; remove, as another
+// service, ends and clears what is left; a manager is itself the agent ([NewInProcess],
+// [Remove]); locks, exit codes, holding the host and the refusal of a restart have tests
+// of their own. Calls with the form of those of Windows, but none of it, show the shutdown
+// of the service, the restart (InitiateSystemShutdownEx), and manage-bde.exe. Not shown at
+// all: rights to files, directories, pipes and events, which Wine reduces to modes of Unix,
+// beyond that descriptors as Windows has them are understood; accounts of a domain; the pipe
+// over SMB; the deletion at the next boot, which is only asked for; the number of the boot
+// where Windows counts them; programs that look for viruses or quarantine; the firewall,
+// whose rules outlive a boot there, as the file does that says that there are some.
+//
+// # On Windows
+//
+// The directory lies below %SystemRoot%, where administrators alone can write. The agent
+// believes nothing in a directory that somebody else owns or can write to, or whose parent
+// he can, or that he could exchange.
+//
+// The program of a process that runs cannot be deleted. So an agent that is told to leave
+// leaves its program, beside the logs, to the manager that told it so. At the end of its
+// lease there is none: the program goes with the next boot, and its directory if nothing
+// else is in it. That cannot be taken back: who brings the program anew before that boot
+// will have to do so again after it. An agent that is a service deletes its entry when it
+// leaves in one of these ways. When its service is stopped, or its process killed, the
+// entry stays; so does that of remove. All entries begin with [ServicePrefix], and
+// all directories are below the one of [DefaultBaseDirs].
+//
+// Names of a job's files that Windows would take for something else, as a device, a stream
+// or another file, are refused ([Job.Check]). A job can have BitLocker suspended for one
+// start of the host (Job.SuspendBitLocker): of the drive of Windows alone.
 package agent

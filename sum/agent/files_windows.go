@@ -104,49 +104,93 @@ func removeFile(name string) error {
 	return patiently(func() error { return os.Remove(name) })
 }
 
-// removeAll deletes a tree. The program of a process that runs cannot be deleted: it
-// goes with the next boot, if nobody deletes it before.
+// removeAll deletes a tree, but for the program of this process, which cannot be deleted
+// while it runs, and the directories that this is in. An agent's program that another
+// process runs goes with the next boot, if nobody deletes it before.
 func removeAll(name string) error {
-	if filepath.Base(name) != programName {
-		return patiently(func() error { return removeTree(name) })
+	var self os.FileInfo
+	if exe, err := os.Executable(); err == nil {
+		self, _ = os.Stat(exe)
 	}
-	err := removeTree(name)
-	if err == nil || !inUse(err) {
+	err := patiently(func() error {
+		_, err := removeTree(name, self)
 		return err
+	})
+	if err != nil && inUse(err) && filepath.Base(name) == programName {
+		if uerr := deleteAtBoot(name); uerr != nil {
+			return errors.Join(err, uerr)
+		}
+		return nil
 	}
-	file, uerr := windows.UTF16PtrFromString(name)
-	if uerr == nil {
-		uerr = windows.MoveFileEx(file, nil, windows.MOVEFILE_DELAY_UNTIL_REBOOT)
-	}
-	if uerr != nil {
-		return errors.Join(err, uerr)
-	}
-	return nil
+	return err
 }
 
-// removeTree is os.RemoveAll by what older systems know, too. Nobody else can exchange
-// what is in our directories meanwhile.
-func removeTree(name string) error {
+// removeTree is os.RemoveAll by what older systems know, too, but for one file. It reports
+// whether that stays. Nobody else can exchange what is in our directories meanwhile.
+func removeTree(name string, but os.FileInfo) (stays bool, err error) {
 	fi, err := os.Lstat(name)
 	if err == nil && !fi.IsDir() {
+		if but != nil && os.SameFile(fi, but) {
+			return true, nil
+		}
 		err = removeFile(name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil || !fi.IsDir() {
-		return err
+		return false, err
 	}
 	entries, err := os.ReadDir(name)
 	errs := []error{err}
 	for _, e := range entries {
-		errs = append(errs, removeTree(filepath.Join(name, e.Name())))
+		stay, err := removeTree(filepath.Join(name, e.Name()), but)
+		stays, errs = stays || stay, append(errs, err)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
+	if err := errors.Join(errs...); err != nil || stays {
+		return stays, err
 	}
 	if err := os.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return false, nil
+}
+
+// deleteAtBoot has Windows delete a file, or a directory that is empty then, when it starts
+// next. Only administrators may ask for that.
+func deleteAtBoot(name string) error {
+	path, err := windows.UTF16PtrFromString(name)
+	if err == nil {
+		err = windows.MoveFileEx(path, nil, windows.MOVEFILE_DELAY_UNTIL_REBOOT)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "MoveFileEx", Path: name, Err: err}
+	}
+	return nil
+}
+
+// leaveRest is for what an agent cannot delete itself, where nobody is there to do it: its
+// program goes with the next boot, and its directory, if nothing else is in it.
+func (h home) leaveRest() error {
+	entries, err := os.ReadDir(string(h))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return err
+	}
+	rest := 0
+	for _, e := range entries {
+		if e.Name() != programName {
+			rest++
+			continue
+		}
+		if err := deleteAtBoot(h.path(programName)); err != nil {
+			return err
+		}
+	}
+	if rest == 0 {
+		return deleteAtBoot(string(h))
 	}
 	return nil
 }
@@ -160,11 +204,9 @@ func emptyFile(f *os.File) error {
 	return errors.Join(w.Truncate(0), w.Close())
 }
 
-// linkProgram gives a program another name.
+// linkProgram gives a program another name: as a copy, since a link to a program that
+// runs cannot be deleted either.
 func linkProgram(program, name string) error {
-	if os.Link(program, name) == nil {
-		return nil
-	}
 	return copyFile(name, program, 0o700, io.Discard)
 }
 

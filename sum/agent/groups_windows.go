@@ -71,6 +71,22 @@ const (
 	jobObjectTerminate = 0x8
 )
 
+// createJobObject makes a job object, or is ERROR_ALREADY_EXISTS: what is there is not
+// ours, and whoever made it could end what is put into it. (That of package windows gives
+// a handle of what is there.)
+func createJobObject(sa *windows.SecurityAttributes, name *uint16) (windows.Handle, error) {
+	r, _, err := windows.NewLazySystemDLL("kernel32.dll").NewProc("CreateJobObjectW").Call(uintptr(unsafe.Pointer(sa)), uintptr(unsafe.Pointer(name)))
+	h := windows.Handle(r)
+	switch {
+	case h == 0:
+		return 0, err
+	case err == windows.ERROR_ALREADY_EXISTS:
+		windows.CloseHandle(h)
+		return 0, err
+	}
+	return h, nil
+}
+
 func openJobObject(access uint32, name *uint16) (windows.Handle, error) {
 	h, _, err := windows.NewLazySystemDLL("kernel32.dll").NewProc("OpenJobObjectW").Call(uintptr(access), 0, uintptr(unsafe.Pointer(name)))
 	if h == 0 {
@@ -123,11 +139,8 @@ func intoGroup(pid int, extra []*os.File, endWithUs bool) (job windows.Handle, e
 	if err != nil {
 		return 0, err
 	}
-	job, err = windows.CreateJobObject(sa, name)
-	if err != nil { // ERROR_ALREADY_EXISTS as well: what is there is not ours
-		if job != 0 {
-			windows.CloseHandle(job)
-		}
+	job, err = createJobObject(sa, name)
+	if err != nil {
 		return 0, os.NewSyscallError("CreateJobObject", err)
 	}
 	defer func() {
@@ -135,7 +148,8 @@ func intoGroup(pid int, extra []*os.File, endWithUs bool) (job windows.Handle, e
 			windows.CloseHandle(job)
 		}
 	}()
-	// Until it runs it ends with this process, for nobody else would let it run.
+	// Until it runs it ends with this process, for nobody else would let it run. If
+	// this process is ended just then, so is a program that has barely begun.
 	if err := limitJob(job, true); err != nil {
 		return 0, err
 	}
@@ -161,12 +175,15 @@ func intoGroup(pid int, extra []*os.File, endWithUs bool) (job windows.Handle, e
 			return 0, err
 		}
 	}
+	if err := resume(pid); err != nil {
+		return 0, err
+	}
 	if !endWithUs {
 		if err := limitJob(job, false); err != nil {
 			return 0, err
 		}
 	}
-	return job, resume(pid)
+	return job, nil
 }
 
 // limitJob says whether closing the last handle of a job object ends what is in it.

@@ -39,15 +39,26 @@ func (h home) fresh() bool {
 	return len(ids) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
 }
 
-// prepare makes the directories. The agent runs programs with its own rights, so
-// a directory that others can write to would give them those rights.
-func (h home) prepare() error {
+// check refuses a directory in which somebody else could have put something.
+func (h home) check() error {
 	fi, err := os.Lstat(string(h))
 	if err != nil {
 		return err
 	}
 	if !fi.IsDir() || !ownedByMe(string(h), fi) {
-		return fmt.Errorf("%s is not a directory that belongs to this user", h)
+		return fmt.Errorf("%s %w", h, errNotOurs)
+	}
+	return h.checkRights()
+}
+
+// errNotOurs says of a directory that nothing in it can be believed.
+var errNotOurs = errors.New("is not a directory that belongs to this user alone")
+
+// prepare makes the directories. The agent runs programs with its own rights, so
+// a directory that others can write to would give them those rights.
+func (h home) prepare() error {
+	if err := h.check(); err != nil {
+		return err
 	}
 	for _, dir := range []string{string(h), h.blobs(), h.jobs()} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -106,7 +117,8 @@ func (h home) removeSocket() {
 	}
 }
 
-// clear deletes everything but logs and returns what stays. Where no job ever ran
+// clear deletes everything but logs, and on Windows the program of this process, which
+// cannot be deleted while it runs, and returns the logs that stay. Where no job ever ran
 // and the log says nothing of note that is nothing, and the directory goes too. The
 // caller holds the lock, whose file goes last: until then nobody else can begin here.
 func (h home) clear() (left []string, err error) {

@@ -73,10 +73,13 @@ const usage = `usage:
 // serve and shim have the option -unit where systemd starts them: they then print
 // to agent.log, and the shim ends an ordinary job when its unit is stopped.
 //
-// On Windows serve has the option -service, with the name of the service as which the
-// service control manager starts it. It is then that service: stop and shutdown end it
-// as a signal does elsewhere, and so do its manager and the end of its lease. connect
-// has the name of a pipe instead of a socket.
+// On Windows serve and remove have the option -service, with the name of the service as
+// which the service control manager starts them ([ServiceName], [RemoveServiceName]). Each
+// is then that service, and the statuses above are its service-specific exit code; what it
+// has to say goes to agent.log. Stop and shutdown end serve as a signal does elsewhere. When
+// its manager says so, and at the end of its lease, it deletes the entry of its service,
+// too; remove deletes that of the agent, and leaves its own. connect has the name of a
+// pipe instead of a socket.
 //
 // No command takes a secret from its arguments or its environment.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -119,7 +122,8 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			}
 			ctx, stop := notifyEnd()
 			defer stop()
-			return serve(ctx, home(path))
+			_, err := serve(ctx, home(path))
+			return err
 		}
 	case "connect":
 		flags.StringVar(&path, "socket", "", "")
@@ -139,7 +143,13 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		run = func() error { return runShim(path, inUnit, stderr) }
 	case "remove":
 		flags.StringVar(&path, "dir", "", "")
-		run = func() error { return remove(home(path), stdout) }
+		flags.StringVar(&service, "service", "", "")
+		run = func() error {
+			if service != "" {
+				return removeAsService(home(path), service)
+			}
+			return remove(home(path), stdout)
+		}
 	default:
 		fmt.Fprintf(stderr, "roundsman-agent: no command %q\n%s", name, usage)
 		return ExitUsage
@@ -165,15 +175,21 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "roundsman-agent %s: %v\n", name, err)
-		switch {
-		case errors.Is(err, ErrJobRunning):
-			return ExitJobRunning
-		case isNoSpace(err):
-			return ExitNoSpace
-		}
-		return ExitFailed
 	}
-	return 0
+	return exitStatus(err)
+}
+
+// exitStatus is how a command ends that failed with err, or with nil did not.
+func exitStatus(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, ErrJobRunning):
+		return ExitJobRunning
+	case isNoSpace(err):
+		return ExitNoSpace
+	}
+	return ExitFailed
 }
 
 // version is the module's, as the build recorded it.
@@ -269,15 +285,11 @@ func remove(h home, stdout io.Writer) error {
 // removeAgent ends the agent of a directory and deletes everything but logs, which
 // it returns.
 func removeAgent(ctx context.Context, h home, me holder) (left []string, err error) {
-	fi, err := os.Lstat(string(h))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if _, err := os.Lstat(string(h)); errors.Is(err, fs.ErrNotExist) {
+		return nil, h.forgetService()
 	}
-	if err != nil {
+	if err := h.check(); err != nil {
 		return nil, err
-	}
-	if !fi.IsDir() || !ownedByMe(string(h), fi) {
-		return nil, fmt.Errorf("%s is not a directory that belongs to this user", h)
 	}
 	// Before and after: the agent may take a job until it is gone.
 	if ids := h.busy(); len(ids) > 0 {
@@ -292,5 +304,6 @@ func removeAgent(ctx context.Context, h home, me holder) (left []string, err err
 		return nil, fmt.Errorf("%w: %s", ErrJobRunning, ids[0])
 	}
 	h.abandon()
-	return h.clear()
+	left, err = h.clear()
+	return left, errors.Join(err, h.forgetService())
 }

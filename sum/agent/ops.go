@@ -102,6 +102,11 @@ type Job struct {
 	Profile Profile
 	Timeout time.Duration // 0: no limit
 	NoKill  bool          // a timeout or Cancel is only recorded, never enforced
+	// SuspendBitLocker suspends BitLocker of the drive of Windows until the host has been
+	// started once, before the program begins: for what changes that which the TPM measures.
+	// Where that fails the program is not started. Where there is no BitLocker, or it is off,
+	// nothing is needed, and the job's log says so.
+	SuspendBitLocker bool `json:",omitempty"`
 }
 
 // JobFile is a staged file and its name in the job's directory.

@@ -17,7 +17,7 @@ const pipePrefix = `\\.\pipe\`
 // pipeName is the full name of a named pipe; without a name it is that of the agent's.
 func pipeName(h home, name string) string {
 	if name == "" {
-		name = "roundsman-agent-" + h.id()
+		name = PipeName(h.id())
 	}
 	if len(name) >= len(pipePrefix) && strings.EqualFold(name[:len(pipePrefix)], pipePrefix) {
 		return name

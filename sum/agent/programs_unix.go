@@ -24,11 +24,17 @@ const (
 	firstProcess = 1
 
 	defaultNetwork = "unix"
+
+	// staysWhileItRuns is for Windows.
+	staysWhileItRuns = false
 )
 
 // defaultPath is for an agent that was started without one. Package managers refuse
 // to work without the sbin directories.
 func defaultPath() string { return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" }
+
+// nativeBaseDirs is for Windows.
+func nativeBaseDirs(bool, string) []string { return nil }
 
 // hostBaseDirs are the default base directories of this host.
 func hostBaseDirs() []string { return DefaultBaseDirs(os.Geteuid() == 0, homeDir()) }
@@ -113,3 +119,18 @@ func dialLocal(ctx context.Context, path string) (net.Conn, error) {
 
 // serveAsService is for Windows.
 func serveAsService(home, string) error { return errNotHere }
+
+// removeAsService is for Windows.
+func removeAsService(home, string) error { return errNotHere }
+
+// forgetService is for Windows.
+func (home) forgetService() error { return nil }
+
+// leaveRest is for Windows, where the program of a process that runs cannot be deleted.
+func (home) leaveRest() error { return nil }
+
+// checkRights is for Windows, where a directory has a list of rights beside its owner.
+func (home) checkRights() error { return nil }
+
+// thisBitLocker is for Windows.
+func thisBitLocker() bitLocker { return bitLocker{run: runInGroup} }

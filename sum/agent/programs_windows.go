@@ -22,6 +22,9 @@ const (
 	firstProcess = 4
 
 	defaultNetwork = "pipe"
+
+	// staysWhileItRuns: the program of a process that runs cannot be deleted.
+	staysWhileItRuns = true
 )
 
 // windowsDir is where Windows is.
@@ -32,13 +35,22 @@ func windowsDir() string {
 	return `C:\Windows`
 }
 
-// hostBaseDirs are the default base directories of this host.
-func hostBaseDirs() []string {
-	dir, err := windows.KnownFolderPath(windows.FOLDERID_ProgramData, 0)
-	if err != nil || !filepath.IsAbs(dir) {
-		dir = filepath.VolumeName(windowsDir()) + `\ProgramData`
+// nativeBaseDirs are the default base directories of this host, for an administrator and
+// for a user with a home directory. Below the first administrators alone can write.
+func nativeBaseDirs(administrator bool, home string) []string {
+	if administrator {
+		return []string{filepath.Join(windowsDir(), "roundsman")}
 	}
-	return []string{filepath.Join(dir, "roundsman")}
+	return []string{filepath.Join(home, `AppData\Local\roundsman`)}
+}
+
+// hostBaseDirs are those of the user of this process.
+func hostBaseDirs() []string {
+	home, err := windows.KnownFolderPath(windows.FOLDERID_Profile, 0)
+	if err != nil || !filepath.IsAbs(home) {
+		home = windowsDir()
+	}
+	return nativeBaseDirs(windows.GetCurrentProcessToken().IsElevated(), home)
 }
 
 // rootDir is a directory that is always there.
@@ -114,3 +126,13 @@ func isExecutable(fi fs.FileInfo) bool { return fi.Mode().IsRegular() }
 
 // runningProgram is the program of this process.
 func runningProgram() (string, error) { return os.Executable() }
+
+// thisBitLocker is that of the drive of Windows. A program of 32 bits finds those of 64 bits
+// in Sysnative.
+func thisBitLocker() bitLocker {
+	tool := filepath.Join(windowsDir(), `Sysnative\manage-bde.exe`)
+	if _, err := os.Stat(tool); err != nil {
+		tool = filepath.Join(windowsDir(), `System32\manage-bde.exe`)
+	}
+	return bitLocker{tool: tool, drive: filepath.VolumeName(windowsDir()), run: runInGroup}
+}

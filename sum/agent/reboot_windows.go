@@ -27,12 +27,16 @@ func (s *service) restartHost(_ context.Context, message string, delay time.Dura
 	return restartBy(initiateShutdown, message, delay)
 }
 
+// restartBy reports with taken that the host goes down, whoever asked for that.
 func restartBy(initiate func(message string, delay time.Duration) error, message string, delay time.Duration) (taken bool, err error) {
 	switch err := initiate(rebootMessage(message), restartDelay(delay)); err {
 	case nil:
 		return true, nil
 	case windows.ERROR_ACCESS_DENIED, windows.ERROR_PRIVILEGE_NOT_HELD, windows.ERROR_NOT_ALL_ASSIGNED:
 		return false, fault(channel.CodeRefused, "this user may not restart this host: %v", err)
+	case windows.ERROR_SHUTDOWN_IS_SCHEDULED, windows.ERROR_SHUTDOWN_IN_PROGRESS:
+		// Somebody else's, with a message and a time of its own: nothing may begin here.
+		return true, fault(channel.CodeRefused, "this host is about to shut down or restart already, as somebody else has asked: %v", err)
 	default:
 		return false, fault(channel.CodeInternal, "Windows does not restart: %v", err)
 	}

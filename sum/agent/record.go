@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -270,6 +271,11 @@ func (j Job) Check() error {
 			return fmt.Errorf("file %q: bad digest or size", f.Name)
 		}
 		names[f.Name] = f
+	}
+	if runtime.GOOS == "windows" {
+		if err := checkWindowsNames(j.Files); err != nil {
+			return err
+		}
 	}
 	for _, a := range j.Argv {
 		if strings.ContainsRune(a, 0) {

@@ -25,37 +25,47 @@ const (
 	maxSocket = 100              // bytes; sun_path has 104 or 108
 )
 
-// serve is the service, from the taking of the directory to its clearing.
-func serve(ctx context.Context, h home) error {
+// serve is the service, from the taking of the directory to its clearing. It reports
+// whether it leaves for good: because its manager said so, or nobody came any more.
+func serve(ctx context.Context, h home) (gone bool, err error) {
+	// Before anything that is there is believed.
+	if err := h.check(); err != nil {
+		return false, err
+	}
 	var boot Bootstrap
 	if err := readJSON(h.path(BootstrapName), &boot); err != nil {
-		return err
+		return false, err
 	}
-	credentials, err := channel.ParseAgentBootstrap(boot.Credentials)
-	if err = errors.Join(boot.check(), err); err != nil {
-		return errors.Join(err, os.Remove(h.path(BootstrapName)))
+	err = boot.check()
+	var credentials *channel.AgentCredentials
+	var fingerprint string
+	if err == nil {
+		credentials, fingerprint, err = boot.identity()
+	}
+	if err != nil {
+		return false, errors.Join(err, os.Remove(h.path(BootstrapName)))
 	}
 	found := h.snapshot()
 	if err := h.prepare(); err != nil {
-		return err
+		return false, err
 	}
 	lock, err := takeOver(ctx, h, holder{process: thisProcess()})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer lock.Close()
 	// Again: whoever held the lock may have deleted everything as it left.
 	if err := h.prepare(); err != nil {
-		return err
+		return false, err
 	}
 	// Only now: until it is gone, nobody who cleans up takes the directory away.
 	if err := os.Remove(h.path(BootstrapName)); err != nil {
-		return err
+		return false, err
 	}
 	boot.Credentials = nil
 	logFile, err := openAgentLog(h.path(LogName), maxAgentLog)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer logFile.Close()
 	log := slog.New(slog.NewTextHandler(logFile, nil)).With("pid", os.Getpid())
@@ -70,37 +80,38 @@ func serve(ctx context.Context, h home) error {
 	}
 	ports, err := portalloc.New(portalloc.Config{Generation: portalloc.Classic})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer ports.Close(context.WithoutCancel(ctx))
 	ln, err := listen(ctx, ports, h, boot)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer ln.cleanup()
 	walls, err := openWalls(ctx, boot, listenPort(ln), log)
 	if err != nil {
 		ln.Close()
-		return err
+		return false, err
 	}
 	defer walls.close(ctx)
 	release, err := walls.allow(ctx, listenPort(ln))
 	if err != nil {
 		ln.Close()
-		return err
+		return false, err
 	}
 	if err := h.noteLease(boot.lease()); err != nil {
 		ln.Close()
-		return err
+		return false, err
 	}
 	h.prune(boot.keepLogs(), log)
 	ready := Ready{
 		Version: fileVersion, Nonce: boot.Nonce, PID: os.Getpid(), StartTime: processStart(os.Getpid()),
 		Network: ln.Addr().Network(), Addr: ln.Addr().String(), Epoch: server.Epoch(), AgentVersion: version(),
+		Fingerprint: fingerprint,
 	}
 	if err := writeJSON(h.path(ReadyName), ready); err != nil {
 		ln.Close()
-		return err
+		return false, err
 	}
 	svc.doors = newDoors(ctx, server)
 	if boot.Network == "tcp" {
@@ -115,7 +126,8 @@ func serve(ctx context.Context, h home) error {
 		defer reports.Wait()
 		defer cancel()
 	}
-	return svc.run(ctx, ln, release)
+	err = svc.run(ctx, ln, release)
+	return svc.gone, err
 }
 
 // run serves until the lease ends, the manager says so, or ctx ends.
@@ -147,6 +159,7 @@ func (s *service) run(ctx context.Context, ln net.Listener, release func()) erro
 		return errors.Join(err, quit())
 	case <-s.stopped:
 		s.log.Info("agent leaves: the manager asked")
+		s.gone = true
 		return quit()
 	case <-ctx.Done():
 		s.log.Info("agent leaves: it was told to by a signal")
@@ -160,8 +173,9 @@ func (s *service) run(ctx context.Context, ln net.Listener, release func()) erro
 			return err
 		}
 		s.home.abandon()
+		s.gone = true
 		_, cerr := s.home.clear()
-		return errors.Join(err, cerr)
+		return errors.Join(err, cerr, s.home.leaveRest())
 	}
 }
 

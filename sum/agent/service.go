@@ -39,6 +39,7 @@ type service struct {
 	found   snapshot // of the directory, when this process began
 	held    bool     // of kept: a job kept the lease
 	fresh   bool     // nothing was known here when this process began
+	gone    bool     // of run: nobody comes back for this agent
 
 	mu       sync.Mutex // held while a job is accepted or the agent leaves
 	leaving  bool

@@ -267,7 +267,7 @@ func TestStatusOverTheWire(t *testing.T) {
 	require.EqualValues(t, 1, seconds(time.Nanosecond))
 	require.EqualValues(t, 0, seconds(-time.Second))
 	require.EqualValues(t, 1<<32-1, seconds(1<<62))
-	j := Job{ID: "i", Component: "c", Version: "v", Argv: []string{"a"}, Env: []string{"e"}, Profile: ProfileDeb, Timeout: time.Minute, NoKill: true,
+	j := Job{ID: "i", Component: "c", Version: "v", Argv: []string{"a"}, Env: []string{"e"}, Profile: ProfileDeb, Timeout: time.Minute, NoKill: true, SuspendBitLocker: true,
 		Files: []JobFile{{Name: "n", SHA256: "s", Size: 1, Executable: true}}}
 	require.Equal(t, j, jobFromWire(jobToWire(j)))
 }

@@ -36,6 +36,7 @@ type shim struct {
 	// stopped, if not nil, gets a signal when the unit of the job is stopped.
 	stopped   <-chan os.Signal
 	stopAsked bool
+	bitLocker *bitLocker // nil: that of this host
 
 	rec  record
 	job  Job
@@ -91,6 +92,13 @@ func (s *shim) run(ctx context.Context) error {
 		return s.failed("start", err)
 	}
 	defer out.Close()
+	if err := s.suspendBitLocker(ctx, out); err != nil {
+		return s.failed("bitlocker", err)
+	}
+	if s.job.SuspendBitLocker && s.cancelled() { // that took its time
+		s.rec.State, s.rec.Cancel = Cancelled, true
+		return s.end(transport.Result{Verdict: transport.VerdictCancelled, Text: "cancelled before it began"})
+	}
 	cmd.ExtraFiles = []*os.File{s.host.inherited()}
 	// From here on a dead shim means that the program may have run.
 	s.rec.State, s.rec.Started, s.rec.BootID, s.rec.Shim = Running, time.Now().UTC(), bootID(), thisProcess()
@@ -409,6 +417,7 @@ func (s *shim) janitor(ctx context.Context) error {
 			defer lock.Close()
 			s.home.abandon()
 			_, err := s.home.clear()
+			err = errors.Join(err, s.home.forgetService(), s.home.leaveRest())
 			s.log.Info("removed what a dead agent left", "error", err)
 			return err
 		}

@@ -38,7 +38,22 @@ func spawnSelf(h home, id string, log *slog.Logger) (<-chan struct{}, error) {
 	if err := linkProgram(self, name); err != nil {
 		return nil, err
 	}
-	return spawn(h, id, name, log)
+	ended, err := spawn(h, id, name, log)
+	if err != nil || !staysWhileItRuns {
+		return ended, err
+	}
+	// Its own program it could not delete.
+	cleaned := make(chan struct{})
+	go func() {
+		defer close(cleaned)
+		<-ended
+		if rec, err := h.readRecord(id); err == nil && rec.State.Final() {
+			if err := removeAll(h.jobDir(id)); err != nil {
+				log.Warn("the directory of a job stays until the agent leaves", "job", id, "error", err)
+			}
+		}
+	}()
+	return cleaned, nil
 }
 
 func spawn(h home, id, self string, log *slog.Logger) (<-chan struct{}, error) {

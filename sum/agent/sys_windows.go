@@ -179,19 +179,26 @@ func logTo(h home) error {
 // the process System was created, as its clock said then; and as that is no
 // better than the clock of the mainboard, whose battery may be empty, the number
 // that Windows gives to each boot, where it counts them. What a fast start-up resumes is the
-// same boot: services live on through it.
+// same boot: services live on through it. It is "" when it cannot be found out.
 func bootID() string {
 	id := systemCreated()
 	if id == "" {
 		return ""
 	}
 	k, err := registry.OpenKey(registry.LOCAL_MACHINE, `SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters`, registry.QUERY_VALUE)
-	if err != nil {
+	if errors.Is(err, registry.ErrNotExist) {
 		return id
 	}
-	defer k.Close()
-	if n, _, err := k.GetIntegerValue("BootId"); err == nil {
-		id += "-" + strconv.FormatUint(n, 10)
+	if err != nil {
+		return "" // not known, rather than another than a moment ago
 	}
-	return id
+	defer k.Close()
+	n, _, err := k.GetIntegerValue("BootId")
+	switch {
+	case err == nil:
+		return id + "-" + strconv.FormatUint(n, 10)
+	case errors.Is(err, registry.ErrNotExist), errors.Is(err, registry.ErrUnexpectedType):
+		return id
+	}
+	return ""
 }

@@ -224,3 +224,31 @@ func TestWindowsReboot(t *testing.T) {
 	require.NotNil(t, by, "no job begins until then")
 	require.False(t, by.Restart.IsZero())
 }
+
+// Where a restart is due already, whoever asked for it, no job may begin.
+func TestWindowsRestartIsDue(t *testing.T) {
+	for answer, taken := range map[error]bool{
+		nil: true, windows.ERROR_SHUTDOWN_IS_SCHEDULED: true, windows.ERROR_SHUTDOWN_IN_PROGRESS: true,
+		windows.ERROR_ACCESS_DENIED: false, windows.ERROR_NOT_READY: false,
+	} {
+		got, err := restartBy(func(string, time.Duration) error { return answer }, "", 0)
+		require.Equal(t, taken, got, "%v", answer)
+		require.Equal(t, answer == nil, err == nil, "%v", answer)
+	}
+}
+
+// A job object that somebody else has made under the name of a program's does not get it.
+func TestWindowsForeignGroup(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	ownGroup(cmd)
+	require.NoError(t, cmd.Start())
+	name, err := windows.UTF16PtrFromString(groupName(cmd.Process.Pid))
+	require.NoError(t, err)
+	foreign, err := createJobObject(nil, name)
+	require.NoError(t, err)
+	defer windows.CloseHandle(foreign)
+	_, err = intoGroup(cmd.Process.Pid, nil, false)
+	require.ErrorIs(t, err, windows.ERROR_ALREADY_EXISTS)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+}

@@ -89,7 +89,7 @@ type wineAgent struct {
 
 func (l *wineLab) agent(t *testing.T) *wineAgent {
 	t.Helper()
-	base := filepath.Join(l.C(), "ProgramData", "roundsman")
+	base := filepath.Join(l.C(), "windows", "roundsman")
 	require.NoError(t, os.MkdirAll(base, 0o700))
 	dir, err := os.MkdirTemp(base, "agent-")
 	require.NoError(t, err)
@@ -101,6 +101,9 @@ func (l *wineLab) agent(t *testing.T) *wineAgent {
 	return a
 }
 
+// native is the name that the directory has there. Z: is where others can write.
+func (a *wineAgent) native() string { return `C:\windows\roundsman\` + filepath.Base(a.dir) }
+
 func (a *wineAgent) putProgram() {
 	data, err := os.ReadFile(a.lab.program)
 	require.NoError(a.t, err)
@@ -111,7 +114,7 @@ func (a *wineAgent) putProgram() {
 func (a *wineAgent) serve() {
 	a.t.Helper()
 	a.putBootstrap()
-	a.serving = a.lab.Command(context.Background(), a.path(agent.WindowsBinaryName), "serve", "-dir", a.lab.Path(a.dir))
+	a.serving = a.lab.Command(context.Background(), a.path(agent.WindowsBinaryName), "serve", "-dir", a.native())
 	a.serving.Dir = a.lab.Dir
 	var out lockedBuffer
 	a.serving.Stdout, a.serving.Stderr = &out, &out
@@ -239,7 +242,7 @@ func (l *wineLab) installs(t *testing.T) {
 	}
 	require.ElementsMatch(t, want, a.files(), "only logs stay")
 	for _, name := range left {
-		require.True(t, strings.HasPrefix(name, l.Path(a.dir)), name)
+		require.True(t, strings.HasPrefix(name, a.native()), name)
 	}
 	entries, err := os.ReadDir(filepath.Dir(a.dir))
 	require.NoError(t, err)

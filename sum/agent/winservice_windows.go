@@ -2,9 +2,13 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"unsafe"
 
+	"golang.org/x/sys/windows"
 	"golang.org/x/sys/windows/svc"
 )
 
@@ -12,52 +16,91 @@ import (
 // starts with the option -service and its name. Whether this process is one is not
 // found out but said.
 func serveAsService(h home, name string) error {
-	if err := logTo(h); err != nil {
-		return err
-	}
-	s := &windowsService{home: h}
-	// It returns when the service has stopped, and fails at once where the service
-	// control manager did not start this process.
-	if err := svc.Run(name, s); err != nil {
-		return fmt.Errorf("the service control manager did not start this process as %s: %w", name, err)
+	return runService(&windowsService{home: h, name: name, work: func(ctx context.Context) (bool, error) {
+		var boot Bootstrap
+		if err := readJSON(h.path(BootstrapName), &boot); err != nil {
+			return false, err
+		}
+		gone, err := serve(ctx, h)
+		var ready Ready
+		if err != nil && (readJSON(h.path(ReadyName), &ready) != nil || ready.Nonce != boot.Nonce) {
+			err = h.whyNotStarted(err)
+		}
+		if err != nil && h.waitsFor(boot.Nonce) {
+			err = errors.Join(err, os.Remove(h.path(BootstrapName)))
+		}
+		return gone, err
+	}})
+}
+
+// removeAsService is the command remove as a service. The entry of that stays, as its exit
+// code is there.
+func removeAsService(h home, name string) error {
+	return runService(&windowsService{home: h, name: name, work: func(ctx context.Context) (bool, error) {
+		_, err := removeAgent(ctx, h, holder{process: thisProcess()})
+		return false, err
+	}})
+}
+
+// runService returns when the service has stopped, and fails at once where the service
+// control manager did not start this process.
+func runService(s *windowsService) error {
+	if err := svc.Run(s.name, s); err != nil {
+		return fmt.Errorf("the service control manager did not start this process as %s: %w", s.name, err)
 	}
 	return s.err
 }
 
-// windowsService is the service, as the service control manager knows it.
+// windowsService is a service, as the service control manager knows it.
 type windowsService struct {
 	home home
-	err  error // of serve
+	name string
+	// work is what it does. gone is that its entry is to be deleted.
+	work func(ctx context.Context) (gone bool, err error)
+	err  error // of work
 }
 
-// failedExit is the service's own exit code where serve failed; why is in agent.log.
-const failedExit = 1
-
-// Execute implements svc.Handler. The service stops when it is told to, when the host
-// shuts down, when its manager says so, and at the end of its lease.
-func (s *windowsService) Execute(_ []string, requests <-chan svc.ChangeRequest, status chan<- svc.Status) (bool, uint32) {
-	const accepts = svc.AcceptStop | svc.AcceptShutdown
+// Execute implements svc.Handler. The service stops when its work is done, when it is told
+// to, and when the host shuts down. Its exit code is that of the command, and why is in
+// agent.log; but ERROR_INVALID_OWNER of Windows where the directory is not ours alone.
+func (s *windowsService) Execute(args []string, requests <-chan svc.ChangeRequest, status chan<- svc.Status) (specific bool, code uint32) {
+	if len(args) > 0 && args[0] != "" {
+		s.name = args[0] // as the service control manager knows it
+	}
 	status <- svc.Status{State: svc.StartPending, WaitHint: uint32(startTime.Milliseconds())}
+	// There is no log where others could exchange it.
+	if s.err = s.home.check(); errors.Is(s.err, errNotOurs) {
+		return false, uint32(windows.ERROR_INVALID_OWNER)
+	}
+	if s.err == nil {
+		s.err = logTo(s.home)
+	}
+	if s.err != nil {
+		return true, uint32(exitStatus(s.err))
+	}
 	ctx, stop := notifyEnd()
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	done := make(chan struct{})
+	done, gone := make(chan struct{}), false
 	go func() {
 		defer close(done)
-		s.err = serve(ctx, s.home)
+		gone, s.err = s.work(ctx)
 	}()
-	// Whether it listens is told by ready.json, with the bootstrap's nonce.
-	status <- svc.Status{State: svc.Running, Accepts: accepts}
+	// Whether an agent listens is told by ready.json, with the bootstrap's nonce.
+	status <- svc.Status{State: svc.Running, Accepts: svc.AcceptStop | svc.AcceptShutdown}
 	for {
 		select {
 		case <-done:
 			status <- svc.Status{State: svc.StopPending}
-			if s.err != nil {
-				fmt.Fprintf(os.Stderr, "roundsman-agent serve: %v\n", s.err)
-				return true, failedExit
+			if gone {
+				// It goes when this process has stopped.
+				s.err = errors.Join(s.err, deleteService(s.name, nil))
 			}
-			return false, 0
+			if s.err != nil {
+				fmt.Fprintf(os.Stderr, "roundsman-agent as %s: %v\n", s.name, s.err)
+			}
+			return true, uint32(exitStatus(s.err))
 		case r := <-requests:
 			switch r.Cmd {
 			case svc.Interrogate:
@@ -68,4 +111,59 @@ func (s *windowsService) Execute(_ []string, requests <-chan svc.ChangeRequest, 
 			}
 		}
 	}
+}
+
+// deleteService deletes the entry of a service, if it is there and ours allows it. One that
+// runs goes when it has stopped.
+func deleteService(name string, ours func(commandLine string) bool) error {
+	fail := func(call string, err error) error {
+		switch {
+		case err == nil, errors.Is(err, windows.ERROR_SERVICE_DOES_NOT_EXIST), errors.Is(err, windows.ERROR_SERVICE_MARKED_FOR_DELETE):
+			return nil
+		}
+		return fmt.Errorf("deleting the service %s: %w", name, os.NewSyscallError(call, err))
+	}
+	manager, err := windows.OpenSCManager(nil, nil, windows.SC_MANAGER_CONNECT)
+	if err != nil {
+		return fail("OpenSCManager", err)
+	}
+	defer windows.CloseServiceHandle(manager)
+	p, err := windows.UTF16PtrFromString(name)
+	if err != nil {
+		return fail("OpenService", err)
+	}
+	h, err := windows.OpenService(manager, p, windows.DELETE|windows.SERVICE_QUERY_CONFIG)
+	if err != nil {
+		return fail("OpenService", err)
+	}
+	defer windows.CloseServiceHandle(h)
+	if ours != nil {
+		if command, err := commandLine(h); err != nil || !ours(command) {
+			return fail("QueryServiceConfig", err)
+		}
+	}
+	return fail("DeleteService", windows.DeleteService(h))
+}
+
+// commandLine is what a service is started by.
+func commandLine(service windows.Handle) (string, error) {
+	buf := make([]uint64, 8<<10/8) // aligned; no more is ever needed
+	config := (*windows.QUERY_SERVICE_CONFIG)(unsafe.Pointer(&buf[0]))
+	var needed uint32
+	if err := windows.QueryServiceConfig(service, config, uint32(len(buf)*8), &needed); err != nil {
+		return "", err
+	}
+	return windows.UTF16PtrToString(config.BinaryPathName), nil
+}
+
+// forgetService deletes the entry of the service of this directory's agent, which cannot do
+// it itself any more. One of that name that is another directory's stays.
+func (h home) forgetService() error {
+	if !windows.GetCurrentProcessToken().IsElevated() {
+		return nil // who may not make one has none
+	}
+	dir := strings.ToLower(string(h))
+	return deleteService(ServiceName(h.id()), func(command string) bool {
+		return strings.Contains(strings.ToLower(command), dir+`\`+programName)
+	})
 }

@@ -22,6 +22,7 @@ func jobFromWire(r *channel.InstallRequest) Job {
 	j := Job{
 		ID: r.JobID, Component: r.Component, Version: r.Version, Argv: r.Args, Env: r.Env,
 		Profile: Profile(r.Profile), Timeout: time.Duration(r.TimeoutSeconds) * time.Second, NoKill: r.NoKill,
+		SuspendBitLocker: r.SuspendBitLocker,
 	}
 	for _, f := range r.Files {
 		j.Files = append(j.Files, JobFile(f))
@@ -33,6 +34,7 @@ func jobToWire(j Job) *channel.InstallRequest {
 	r := &channel.InstallRequest{
 		JobID: j.ID, Component: j.Component, Version: j.Version, Args: j.Argv, Env: j.Env,
 		Profile: string(j.Profile), TimeoutSeconds: seconds(j.Timeout), NoKill: j.NoKill,
+		SuspendBitLocker: j.SuspendBitLocker,
 	}
 	for _, f := range j.Files {
 		r.Files = append(r.Files, channel.File(f))

@@ -128,6 +128,9 @@ type InstallRequest struct {
 	// NoKill says that the payload may never be interrupted, as a flash may
 	// not: a timeout is then only reported.
 	NoKill bool `xml:"NoKill,omitempty"`
+	// SuspendBitLocker says that BitLocker of the drive of Windows must be suspended for
+	// one start of the host before the command begins.
+	SuspendBitLocker bool `xml:"SuspendBitLocker,omitempty"`
 }
 
 // File is one file of a component, laid out in the job's directory.

@@ -74,6 +74,9 @@ func (c *Component) check() error {
 			return bad(fmt.Sprintf("env[%d]", i), fmt.Errorf("%.80q", name), "want NAME=value with a name that an agent accepts, such as RM_SOMETHING")
 		}
 	}
+	if c.SuspendBitLocker && len(c.Kinds) > 0 && !slices.Contains(c.Kinds, "windows") && !slices.Contains(c.Kinds, "local") {
+		return bad("suspend_bitlocker", errors.New("none of the kinds runs Windows"), "")
+	}
 	switch c.Activation {
 	case transport.ActivationNone, transport.ActivationReset, transport.ActivationReboot, transport.ActivationPowerCycle:
 	default:

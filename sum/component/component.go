@@ -42,6 +42,8 @@ type Component struct {
 	Env           []string      // NAME=value
 	Timeout       time.Duration // 0: no limit
 	NoKill        bool          // a timeout or cancel is recorded, never enforced
+	// SuspendBitLocker: see agent.Job.
+	SuspendBitLocker bool
 	// Activation is what makes the component take effect where the installer's
 	// exit status cannot tell.
 	Activation transport.Activation
@@ -83,6 +85,7 @@ func (c *Component) Job(id string, o JobOptions) agent.Job {
 	j := agent.Job{
 		ID: id, Component: c.Name, Version: c.Version,
 		Env: slices.Clone(c.Env), Profile: c.Profile, Timeout: c.Timeout, NoKill: c.NoKill,
+		SuspendBitLocker: c.SuspendBitLocker,
 	}
 	for _, arg := range c.Install {
 		if arg != Force {
@@ -129,6 +132,8 @@ type canonical struct {
 	Timeout       time.Duration
 	NoKill        bool
 	Activation    transport.Activation
+
+	SuspendBitLocker bool `json:",omitempty"` // so that older digests hold
 }
 
 type canonicalFile struct {
@@ -147,6 +152,7 @@ func (c *Component) Digest() string {
 		ProbeArgv: none(c.ProbeArgv), ProbeTimeout: c.ProbeTimeout,
 		Install: none(c.Install), RewriteArgs: none(c.RewriteArgs), DowngradeArgs: none(c.DowngradeArgs),
 		Profile: c.Profile, Env: none(c.Env), Timeout: c.Timeout, NoKill: c.NoKill, Activation: c.Activation,
+		SuspendBitLocker: c.SuspendBitLocker,
 	}
 	for _, f := range c.Payload.Files {
 		k.Files = append(k.Files, canonicalFile{f.Name, f.Size, f.Digest(), c.executable(f.Name)})

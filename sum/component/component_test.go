@@ -53,6 +53,7 @@ func TestDigest(t *testing.T) {
 		"DowngradeArgs": func(c *Component) { c.DowngradeArgs = nil }, "Profile": func(c *Component) { c.Profile = agent.ProfileDeb },
 		"Env": func(c *Component) { c.Env = nil }, "Timeout": func(c *Component) { c.Timeout = 0 },
 		"NoKill": func(c *Component) { c.NoKill = false }, "Activation": func(c *Component) { c.Activation = "" },
+		"SuspendBitLocker": func(c *Component) { c.SuspendBitLocker = true },
 	}
 	seen := map[string]string{want: "unchanged"}
 	for name, change := range other {
@@ -87,6 +88,8 @@ func TestJob(t *testing.T) {
 	require.Equal(t, "RM_A=1", c.Env[0])
 	c.Executable = nil
 	require.False(t, c.Job("", JobOptions{}).Files[1].Executable)
+	c.SuspendBitLocker = true
+	require.True(t, c.Job("", JobOptions{}).SuspendBitLocker)
 }
 
 func TestCompareAndProbe(t *testing.T) {

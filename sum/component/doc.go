@@ -40,6 +40,10 @@
 //	                 if zero proves nothing. See [agent.Profile].
 //	timeout_seconds  number; 0 or absent: no limit
 //	no_kill          true: a timeout or cancel is recorded, and never enforced
+//	suspend_bitlocker
+//	                 true: on Windows BitLocker of the drive of Windows is suspended until the
+//	                 host has been started once, before the program begins, as for firmware
+//	                 that the TPM measures. Where that fails the program is not started.
 //	env              list of NAME=value, for names that [agent.Environment] accepts
 //	activation       what makes it take effect: "", "reset", "reboot", "power-cycle"
 //

@@ -39,6 +39,8 @@ type manifest struct {
 	Env            []string       `json:"env"`
 
 	Activation transport.Activation `json:"activation"`
+
+	SuspendBitLocker bool `json:"suspend_bitlocker"`
 }
 
 type manifestProbe struct {
@@ -162,6 +164,7 @@ func (m *manifest) component() (*Component, error) {
 		Payload: transport.Payload{Name: m.Name, Version: m.Version},
 		Install: m.Install, RewriteArgs: m.RewriteArgs, DowngradeArgs: m.DowngradeArgs,
 		Profile: m.Profile, Env: m.Env, NoKill: m.NoKill, Activation: m.Activation,
+		SuspendBitLocker: m.SuspendBitLocker,
 	}
 	var err error
 	if c.Timeout, err = seconds("timeout_seconds", m.TimeoutSeconds, maxTimeout); err != nil {

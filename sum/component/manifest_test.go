@@ -37,7 +37,8 @@ var fullManifest = `{
   ],
   "install": ["./setup", "-s", "{force}", "--tmp={dir}", "{dir}"],
   "rewrite_args": ["-f"], "downgrade_args": ["-g", "-f2"],
-  "profile": "hpe-linux", "timeout_seconds": 3600, "no_kill": true, "env": ["RM_QUIET=a=b"], "activation": "reboot"
+  "profile": "hpe-linux", "timeout_seconds": 3600, "no_kill": true, "env": ["RM_QUIET=a=b"], "activation": "reboot",
+  "suspend_bitlocker": true
 }`
 
 var fullFiles = map[string]string{ManifestName: fullManifest, "setup": setupText, "lib/image.bin": "image", "lib/tool": "t"}
@@ -60,7 +61,7 @@ func TestLoadManifest(t *testing.T) {
 		Match:   Match{Device: &DeviceMatch{Class: "nic", HardwareIDs: []string{"pci:8086:1572"}, Part: Firmware}},
 		Payload: transport.Payload{Name: "NIC firmware", Version: "10.54.7"}, Executable: []string{"lib/tool"}, Source: dir,
 		Install: []string{"./setup", "-s", "{force}", "--tmp={dir}", "{dir}"}, RewriteArgs: []string{"-f"}, DowngradeArgs: []string{"-g", "-f2"},
-		Profile: agent.ProfileHPELinux, Env: []string{"RM_QUIET=a=b"}, Timeout: time.Hour, NoKill: true, Activation: transport.ActivationReboot,
+		Profile: agent.ProfileHPELinux, Env: []string{"RM_QUIET=a=b"}, Timeout: time.Hour, NoKill: true, Activation: transport.ActivationReboot, SuspendBitLocker: true,
 	}, c)
 	c.Payload.Files = files
 
@@ -117,6 +118,7 @@ func TestBadManifests(t *testing.T) {
 		"too long":          {fullManifest + strings.Repeat(" ", maxManifest), "", ErrInvalid, "longer than"},
 		"deep":              {`{"x":` + strings.Repeat("[", 2000), "", ErrInvalid, "deeper"},
 		"unknown":           {e(`"no_kill"`, `"nokill"`), "", ErrInvalid, "nokill"},
+		"bitlocker, linux":  {e(`["linux", "local"]`, `["linux"]`), "suspend_bitlocker", ErrInvalid, "Windows"},
 		"unknown below":     {e(`"class"`, `"klass"`), "", ErrInvalid, "klass"},
 		"twice":             {e(`"no_kill": true`, `"no_kill": true, "no_kill": false`), "", ErrInvalid, "no_kill"},
 		"twice below":       {e(`"class": "nic"`, `"class": "nic", "class": "nic"`), "", ErrInvalid, "twice"},
