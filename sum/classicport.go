@@ -37,7 +37,7 @@ func (n *Node) portTaken(ctx context.Context, conn transport.Conn, err error) er
 	}
 	text := fmt.Sprintf("TCP port %d of the target is taken%s. So the new agent listens on %d, where the manager does not reach it (%s): "+
 		"let one manager at a time work on a target whose firewalls know port %[1]d alone",
-		agent.DefaultPort, holder(ctx, conn, *place), mine, why)
+		agent.DefaultPort, holder(ctx, conn, *place, n.t.Kind == Windows), mine, why)
 	return &brief{text, err}
 }
 
@@ -60,8 +60,12 @@ const (
 
 // holder says which agent beside the one at mine has the first port, as text behind
 // "is taken".
-func holder(ctx context.Context, conn transport.Conn, mine agent.Place) string {
-	unknown := ", and not by an agent below " + path.Dir(mine.Dir) + " (ss -ltnp on the target says by what)"
+func holder(ctx context.Context, conn transport.Conn, mine agent.Place, windows bool) string {
+	who := "ss -ltnp"
+	if windows {
+		who = "netstat -ano"
+	}
+	unknown := ", and not by an agent below " + path.Dir(mine.Dir) + " (" + who + " on the target says by what)"
 	ctx, cancel := context.WithTimeout(ctx, holderLimit)
 	defer cancel()
 	base := path.Dir(mine.Dir)
@@ -84,7 +88,13 @@ func holder(ctx context.Context, conn transport.Conn, mine agent.Place) string {
 			json.Unmarshal(buf.Bytes(), &ready) != nil || ready.Network != "tcp" || tcpPort(ready.Addr) != agent.DefaultPort {
 			continue
 		}
-		if _, err := transport.Stat(ctx, conn, "/proc/"+strconv.Itoa(ready.PID)); errors.Is(err, fs.ErrNotExist) {
+		var st transport.ServiceStatus
+		if windows {
+			st, err = transport.QueryService(ctx, conn, agent.ServiceName(id))
+		} else {
+			_, err = transport.Stat(ctx, conn, "/proc/"+strconv.Itoa(ready.PID))
+		}
+		if errors.Is(err, fs.ErrNotExist) || st.State == transport.ServiceStopped {
 			continue // it died, and its directory stayed
 		}
 		// One that stands in this manager's own journal would have been taken over.

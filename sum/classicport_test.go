@@ -12,6 +12,7 @@ import (
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/transporttest"
 )
 
 // dropped starts agents that cannot be reached at the port on which they listen.
@@ -72,6 +73,50 @@ func TestFirstPortTaken(t *testing.T) {
 			if tt.not != "" {
 				require.NotContains(t, err.Error(), tt.not)
 			}
+			_ = s.Close(context.Background())
+		})
+	}
+}
+
+// TestFirstPortTakenOnWindows: of an agent there its service says whether it lives.
+func TestFirstPortTakenOnWindows(t *testing.T) {
+	const here = "/var/lib/roundsman/0123456789abcdef"
+	for name, tt := range map[string]struct {
+		create, start bool
+		want          string
+	}{
+		"alive":   {true, true, "is taken by the agent in " + here},
+		"stopped": {true, false, "(netstat -ano on the target says by what)"},
+		"gone":    {false, false, "(netstat -ano on the target says by what)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, classic := newLab(t, "a server with services only"), newFakeClassicLab(t, sum.ClassicOptions{Stay: true})
+			l.ports, l.way, l.config = classic.ports, classic.way, classic.config
+			at := l.at[l.targets[0].Name]
+			require.NoError(t, at.WriteFile(here+"/ready.json", []byte(`{"version":1,"network":"tcp","addr":"[::]:62286","pid":77}`)))
+			conn, err := l.fake.Dial(t.Context(), at.Endpoint())
+			require.NoError(t, err)
+			service := agent.ServiceName("0123456789abcdef")
+			at.OnService(func(transport.ServiceConfig) bool { return true }, func(ctx context.Context, _ *transporttest.Target, _ transport.ServiceConfig, _ []string) transport.Code {
+				<-ctx.Done()
+				return transport.Code{}
+			})
+			if tt.create {
+				require.NoError(t, transport.CreateService(t.Context(), conn, transport.ServiceConfig{Name: service, Argv: []string{`C:\x.exe`}}))
+			}
+			if tt.start {
+				require.NoError(t, transport.StartService(t.Context(), conn, service))
+			}
+			require.NoError(t, conn.Close(t.Context()))
+			edit := l.config
+			l.config = func(c *sum.Config) {
+				edit(c)
+				c.Installer = dropped{l.agents, 62287}
+			}
+			s := l.open()
+			_, err = sum.Inventory(t.Context(), l.nodes(s)[0])
+			require.ErrorContains(t, err, tt.want)
 			_ = s.Close(context.Background())
 		})
 	}

@@ -486,7 +486,13 @@ func (p *preflight) judge(facts agent.Facts) {
 		}
 		p.add(Finding{}.as(FindNotRoot, s, fmt.Sprintf("the login is user %d, not root: %s", facts.UID, fails), "log in as root, or use sudo"))
 	}
-	if skew := facts.Skew.Abs(); skew > clockTolerance+facts.Within {
+	if skew := facts.Skew.Abs(); facts.Within < 0 {
+		text := "the target's clock cannot be seen without a program there"
+		if facts.Free < 0 {
+			text = "the target's clock, and how much room it has, cannot be seen without a program there"
+		}
+		p.add(Finding{}.as(FindUntried, Notice, text, ""))
+	} else if skew > clockTolerance+facts.Within {
 		side := "ahead of"
 		if facts.Skew < 0 {
 			side = "behind"

@@ -76,6 +76,7 @@ func TestPreflightFacts(t *testing.T) {
 		"not root, no package": {facts: with(func(f *agent.Facts) { f.UID = 1000 }), code: sum.FindNotRoot, want: sum.Notice, other: true, text: "such as packages"},
 		"clock ahead":          {facts: with(func(f *agent.Facts) { f.Skew = 87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
 		"clock behind":         {facts: with(func(f *agent.Facts) { f.Skew = -87600 * time.Hour }), code: sum.FindClock, want: sum.Notice},
+		"clock not seen":       {facts: with(func(f *agent.Facts) { f.Within, f.Free = -1, -1 }), code: sum.FindUntried, want: sum.Notice, text: "how much room it has"},
 		"not known":            {facts: with(func(f *agent.Facts) { f.HoldersErr = errors.New("not readable") }), code: sum.FindUntried, want: sum.Notice},
 		"restart":              {facts: with(func(f *agent.Facts) { f.Holders = []agent.HostHolder{{Agent: "x", Restart: time.Now()}} }), code: sum.FindBusy, want: sum.Blocks, advice: "after the restart", text: "a restart of the host"},
 		"another manager":      {facts: with(func(f *agent.Facts) { f.Holders = []agent.HostHolder{{Agent: "x", Component: "bios"}} }), code: sum.FindBusy, want: sum.Blocks},

@@ -89,8 +89,9 @@ func (a *app) command() *cobra.Command {
 the result by a second inventory, and leaves nothing behind but logs.
 
 A TARGET is a URL: kind://[user@]host[:port][/object], such as
-linux://root@db1 or linux://ops@[2001:db8::7]:2222; or local:, which is the
-manager's own host and takes no connection. --fleet FILE takes many.
+linux://root@db1, linux://ops@[2001:db8::7]:2222 or "windows://LAB;ops@db2"; or
+local:, which is the manager's own host and takes no connection. --fleet FILE
+takes many.
 
 ` + exitHelp,
 		SilenceUsage:      true,

@@ -78,8 +78,9 @@ func (f *sessionFlags) addAgent(cmd *cobra.Command) {
 	s.BoolVar(&f.openFirewall, "open-firewall", false, "let targets through this host's firewall to the ports that they need, and with --generation classic this host through theirs, while the ports are in use")
 }
 
-const sessionHelp = `A TARGET is a URL such as linux://root@db1, or local: for this host. Keys,
-known_hosts, the agent and ~/.ssh/config are found as OpenSSH finds them. A
+const sessionHelp = `A TARGET is a URL such as linux://root@db1, "windows://LAB;ops@db2" (an
+administrator, of the domain LAB), or local: for this host. Keys, known_hosts, the
+agent and ~/.ssh/config are found as OpenSSH finds them, for Linux targets. A
 password comes from --password-file, from ROUNDSMAN_PASSWORD (for sudo:
 ROUNDSMAN_SUDO_PASSWORD), or from a prompt on a terminal, once for each user name.`
 

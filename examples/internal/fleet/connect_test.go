@@ -436,8 +436,8 @@ func TestKindsWithoutDriver(t *testing.T) {
 	r, err := fleet.New(newWorld(t).cfg)
 	require.NoError(t, err)
 	for _, k := range sum.Kinds() {
-		_, _, err := r.Resolve(t.Context(), sum.Target{Kind: k, Address: "a"})
-		if k == sum.Linux || k == sum.Local {
+		_, _, err := r.Resolve(t.Context(), sum.Target{Kind: k, Address: "a", User: "ops"})
+		if k == sum.Linux || k == sum.Windows || k == sum.Local {
 			require.NoError(t, err)
 			continue
 		}

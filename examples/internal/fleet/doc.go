@@ -22,6 +22,12 @@
 // with a ProxyCommand is refused: it would be reached another way than the user
 // meant. A target whose host key is not known is refused, never asked about.
 //
+// # Windows servers
+//
+// A target of kind windows is reached over SMB with a user name, such as
+// windows://DOMAIN;user@host, and a password. Nothing of OpenSSH's configuration counts
+// there, jump hosts included.
+//
 // # The manager's own host
 //
 // A target of kind local is this host: nothing is dialled, no password is needed,

@@ -25,7 +25,7 @@ type Resolver struct {
 	jumps jumps
 
 	mu     sync.Mutex
-	routes map[string]transport.Transport // by chain of jump hosts; "" is the direct one
+	routes map[string]transport.Transport // by chain of jump hosts; "" is the direct one, and smbRoute that over SMB
 }
 
 // New returns a Resolver. It reads OpenSSH's configuration, once; keys and
@@ -43,8 +43,8 @@ func New(cfg Config) (*Resolver, error) {
 	return r, nil
 }
 
-// Resolve implements sum.Resolve for targets of kind linux, over SSH, and of kind
-// local. For a kind without a driver the error matches errors.ErrUnsupported and
+// Resolve implements sum.Resolve for targets of kind linux, over SSH, of kind windows,
+// over SMB, and of kind local. For a kind without a driver the error matches errors.ErrUnsupported and
 // names the kind.
 func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
 	fail := func(err error) (transport.Transport, transport.Endpoint, error) {
@@ -53,13 +53,16 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 	if t.Kind == sum.Local {
 		return r.local(t)
 	}
-	if t.Kind != sum.Linux {
+	if t.Kind != sum.Linux && t.Kind != sum.Windows {
 		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: errors.ErrUnsupported,
 			Hint: fmt.Sprintf("this program has no driver for targets of kind %q", t.Kind)})
 	}
 	if t.Object != "" {
 		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: transport.ErrInvalid,
 			Hint: fmt.Sprintf("a server of kind %q has no object, such as %q", t.Kind, t.Object)})
+	}
+	if t.Kind == sum.Windows {
+		return r.windows(t)
 	}
 	s, err := r.lookup(t.Address, t.User)
 	if err != nil {
@@ -154,15 +157,22 @@ func (r *Resolver) sudoPassword(user string, login transport.Secret) transport.S
 // route has its own limit of handshakes: that of the host which bears them.
 func (r *Resolver) route(hops []settings) transport.Transport {
 	key := chainKey(hops)
+	return r.decorated(key, func() transport.Transport {
+		if len(hops) > 0 {
+			return &jumping{r, hops}
+		}
+		return &ssh.Transport{DialContext: r.dialNetwork}
+	})
+}
+
+// decorated returns the transport of a route, which is made once.
+func (r *Resolver) decorated(key string, plain func() transport.Transport) transport.Transport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if t := r.routes[key]; t != nil {
 		return t
 	}
-	var t transport.Transport = &ssh.Transport{DialContext: r.dialNetwork}
-	if len(hops) > 0 {
-		t = &jumping{r, hops}
-	}
+	t := plain()
 	if r.cfg.Debug {
 		t = transport.Log(t, r.cfg.Logger)
 	}

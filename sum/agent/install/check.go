@@ -3,7 +3,6 @@ package install
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -99,12 +98,15 @@ echo none
 // Where no program of ours is executed, Facts say why, and Dial and Listen fail with
 // errors.ErrUnsupported.
 func (in *Installer) Inspect(ctx context.Context, conn transport.Conn, opts agent.InspectOptions) (agent.Inspector, error) {
-	r := &run{in: in, conn: conn, opts: agent.StartOptions{Target: opts.Target, ID: "check", Place: nil, BaseDirs: opts.BaseDirs}}
+	r := newRun(in, conn, agent.StartOptions{Target: opts.Target, ID: "check", Place: nil, BaseDirs: opts.BaseDirs})
 	if err := r.check(); err != nil {
 		return nil, err
 	}
 	if p := opts.Place; p != nil && !validPlace(*p, p.ID) {
 		opts.Place = nil
+	}
+	if isWindows(conn) {
+		return newWindowsCheck(ctx, r, opts)
 	}
 	if p := opts.Place; in.Agentless || p != nil && p.Addr == agentless.Addr {
 		return (&agentless.Installer{Logger: in.Logger}).Inspect(ctx, conn, opts)
@@ -143,7 +145,7 @@ func (in *Installer) Inspect(ctx context.Context, conn transport.Conn, opts agen
 	if err := r.findBinary(ctx); err != nil {
 		return nil, err
 	}
-	packed, err := gzipped(ctx, r.bin)
+	packed, err := in.packed.gzip(ctx, r.bin)
 	if err != nil {
 		return nil, k.fail(err)
 	}
@@ -367,21 +369,6 @@ func (k *check) whyRefused(ctx context.Context, name string, said []byte) error 
 		denied.Hint = p.hint(who, name, k.bin.Digest())
 	}
 	return denied
-}
-
-func gzipped(ctx context.Context, f transport.File) ([]byte, error) {
-	src, err := f.Open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
-	var buf bytes.Buffer
-	w := gzip.NewWriter(&buf)
-	if _, err := io.Copy(w, src); err != nil {
-		return nil, err
-	}
-	err = w.Close()
-	return buf.Bytes(), err
 }
 
 // Facts implements agent.Inspector.

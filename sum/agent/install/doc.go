@@ -1,6 +1,6 @@
 // Package install is the manager's side of an agent's life: it brings the agent
-// to a target over any connection that keeps files and runs programs, starts it,
-// connects to it, and removes it without a trace but logs.
+// to a target over any connection that keeps files and runs programs, or on Windows
+// services, starts it, connects to it, and removes it without a trace but logs.
 //
 //	in := &install.Installer{Source: &install.GoBuild{}}
 //	a, err := in.Start(ctx, conn, agent.StartOptions{Target: "db1", ID: "m1-db1", Opened: journal})
@@ -37,12 +37,43 @@
 //
 // # How it is reached
 //
-// The agent listens on a Unix socket that only its own user can open. The
-// channel goes through the connection that is there already: by forwarding to
+// The agent listens on a Unix socket that only its own user can open (on Windows: see
+// there). The channel goes through the connection that is there already: by forwarding to
 // that socket, or where the server forbids this through the agent's command
 // "connect", whose standard input and output are piped. No further port of the
 // target is used, unless StartOptions.Classic asks for the conversation of HP SUM 4
 // to 6 (see [agent.Classic]), or [Installer.Network] for its port alone.
+//
+// # Windows
+//
+// A connection with files, services and named pipes, but without programs to run, leads
+// to a Windows server. The agent's directory is below roundsman in the share, which is
+// ADMIN$ and so the Windows directory, where administrators alone write; base directories
+// of the caller's lie in the share, too, and must be such. There the program is put and
+// read back, and then run as a service of its own, with the names of agent.ServiceName,
+// agent.PipeName and agent.WindowsBinaryName, so that security software can be told of
+// them beforehand. It is reached over its named pipe, through the connection, and who it
+// is shows in a key that it has made itself: nothing secret is written to the share.
+//
+//	refused there                         is said to be
+//	logins without administrator rights   fs.ErrPermission, and what UAC may have to do with it
+//	a virus scanner's quarantine          agent.ErrQuarantined, with the path to except
+//	rules for programs (AppLocker, WDAC)  agent.ErrPolicy, with path and SHA-256
+//	a service that ends at once           agent.ErrStart, with its exit code and its log
+//
+// A service with our name that was there is a leftover of the same ID, and replaced.
+// Removal goes the other way round: the agent's own service is stopped and deleted; where
+// something may be in use the agent's command remove is run as a service, once, and
+// refuses while a job runs; then the files go, and the program last, which Windows lets
+// nobody delete while it runs. It is waited for some seconds; what is left is then named.
+//
+// Inspect puts nothing there and creates no service. So the room and the clock of such a
+// target, and its way to the manager, are not known before an agent is. An agent of the
+// generation Classic is asked for news and tells of none: who may call the manager is
+// settled by a key that the agent makes only when it starts.
+//
+// None of this has run on Windows itself: it is tested against Samba, a model of the
+// service control manager and the agent of Linux, with each fault above injected.
 //
 // # The manager's own host
 //

@@ -347,7 +347,7 @@ func TestCancelledStartLeavesNothing(t *testing.T) {
 
 func TestClassicPort(t *testing.T) {
 	l := newLab(t, sshtest.Config{NoStreamLocal: true})
-	in := installer()
+	in := &install.Installer{Source: &built} // not the common one, which it changes
 	in.Network, in.Listen = "tcp", "127.0.0.1"
 	a, err := in.Start(t.Context(), l.dial(), l.opts())
 	require.NoError(t, err)

@@ -37,7 +37,9 @@ func (a *installed) Remove(ctx context.Context) ([]string, error) {
 	// take the only place that a limit leaves.
 	cerr := a.Close(ctx)
 	if err == nil {
-		if left, rest, werr := a.waitGone(ctx); werr == nil && !rest {
+		left, rest, werr := a.waitGone(ctx)
+		// On Windows it leaves its program, which it cannot delete, and maybe its service.
+		if werr == nil && !rest && !isWindows(a.conn) {
 			if len(left) == 0 {
 				removeEmpty(ctx, a.conn, a.made)
 			}
@@ -60,8 +62,12 @@ func (a *installed) waitGone(ctx context.Context) (left []string, rest bool, err
 	deadline := time.Now().Add(transport.CloseGrace)
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		d, err := readDir(ctx, a.conn, a.place.Dir)
-		if err != nil || len(d.Rest) == 0 || time.Now().After(deadline) {
-			return d.Logs, len(d.Rest) != 0, err
+		left := len(d.Rest)
+		if d.Binary && isWindows(a.conn) {
+			left--
+		}
+		if err != nil || left == 0 || time.Now().After(deadline) {
+			return d.Logs, left != 0, err
 		}
 		select {
 		case <-ctx.Done():

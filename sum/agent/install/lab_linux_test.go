@@ -96,7 +96,10 @@ func (l *lab) dir() string { return filepath.Join(l.base, l.id) }
 
 func (l *lab) place() agent.Place { return agent.Place{ID: l.id, Dir: l.dir()} }
 
-func installer() *install.Installer { return &install.Installer{Source: &built} }
+// common is what most tests install with: what it has compressed serves them all.
+var common = install.Installer{Source: &built}
+
+func installer() *install.Installer { return &common }
 
 func (l *lab) start(conn transport.Conn) agent.Agent {
 	l.t.Helper()

@@ -113,8 +113,8 @@ func Look(ctx context.Context, conn transport.Conn, p agent.Place) (Contents, er
 }
 
 // Find lists the directories of agents below base directories, sorted; nil means
-// agent.DefaultBaseDirs for the user of the connection, and a name that starts
-// with "~/" is below that user's home directory. Missing base directories have
+// agent.DefaultBaseDirs for the user of the connection, or on Windows roundsman in the
+// share, and a name that starts with "~/" is below that user's home directory. Missing base directories have
 // none. What is not recognized as an agent's directory is left out.
 func Find(ctx context.Context, conn transport.Conn, baseDirs []string) ([]agent.Place, error) {
 	fail := func(err error) ([]agent.Place, error) { return nil, &agent.Error{Op: "find", Err: err} }
@@ -126,7 +126,7 @@ func Find(ctx context.Context, conn transport.Conn, baseDirs []string) ([]agent.
 		}
 	}
 	if baseDirs == nil {
-		baseDirs = agent.DefaultBaseDirs(s.uid == 0, s.home)
+		baseDirs = s.baseDirs()
 	}
 	var out []agent.Place
 	for _, base := range baseDirs {
@@ -158,6 +158,6 @@ func Find(ctx context.Context, conn transport.Conn, baseDirs []string) ([]agent.
 
 // ours reports whether an agent left something in the directory.
 func (c contents) ours() bool {
-	known := []string{agent.BinaryName, agent.BootstrapName, agent.ReadyName, lockName, blobsName, agentless.Marker}
+	known := []string{agent.BinaryName, agent.WindowsBinaryName, agent.BootstrapName, agent.ReadyName, lockName, blobsName, agentless.Marker}
 	return len(c.Logs) > 0 || slices.ContainsFunc(c.Rest, func(name string) bool { return slices.Contains(known, path.Base(name)) })
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/install"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/ssh/sshtest"
 	"github.com/stretchr/testify/require"
@@ -81,7 +82,7 @@ func TestClassicPortBehindAJumpHost(t *testing.T) {
 		t.Run(listen, func(t *testing.T) {
 			l := newLab(t, sshtest.Config{NoStreamLocal: true})
 			conn := &behind{tap: l.dial()}
-			in := installer()
+			in := &install.Installer{Source: &built} // not the common one, which it changes
 			in.Network, in.Listen = "tcp", listen
 			a, err := in.Start(t.Context(), conn, l.opts())
 			require.NoError(t, err)
@@ -97,7 +98,7 @@ func TestClassicPortBehindAJumpHost(t *testing.T) {
 	}
 	t.Run("own dial", func(t *testing.T) {
 		l := newLab(t, sshtest.Config{})
-		in := installer()
+		in := &install.Installer{Source: &built}
 		in.Network, in.Listen = "tcp", "0.0.0.0:0"
 		in.DialContext = func(_ context.Context, _, addr string) (net.Conn, error) {
 			t.Error("dialed " + addr)

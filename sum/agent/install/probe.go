@@ -18,8 +18,16 @@ const maxOutput = 64 << 10 // bytes that are kept of a program's output
 // system is what must be known of a target before anything is put there.
 type system struct {
 	goos, goarch string
-	uid          int
+	uid          int // -1 on Windows
 	home         string
+}
+
+// baseDirs are the base directories of who is not told any.
+func (s system) baseDirs() []string {
+	if s.goos == "windows" {
+		return []string{windowsBase}
+	}
+	return agent.DefaultBaseDirs(s.uid == 0, s.home)
 }
 
 // probeScript prints one "name=value" a line, in any POSIX shell.
@@ -30,6 +38,9 @@ func probe(ctx context.Context, conn transport.Conn) (system, error) {
 	id, err := conn.Identify(ctx)
 	if err != nil {
 		return system{}, err
+	}
+	if isWindows(conn) {
+		return windowsSystem(id)
 	}
 	out, exit, err := output(ctx, conn, "/bin/sh", "-c", probeScript)
 	if err != nil {
@@ -203,7 +214,7 @@ func candidates(opts agent.StartOptions, s system) []string {
 	}
 	bases := opts.BaseDirs
 	if bases == nil {
-		bases = agent.DefaultBaseDirs(s.uid == 0, s.home)
+		bases = s.baseDirs()
 	}
 	var out []string
 	for _, b := range bases {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"debug/elf"
+	"debug/pe"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -91,7 +92,11 @@ func checkBinary(ctx context.Context, f transport.File, goos, goarch string) err
 	if err := f.Check(); err != nil {
 		return err
 	}
-	if goos != "linux" {
+	switch goos {
+	case "linux":
+	case "windows":
+		return checkPortable(ctx, f, goarch)
+	default:
 		return nil
 	}
 	want, known := machines[goarch]
@@ -115,6 +120,41 @@ func checkBinary(ctx context.Context, f transport.File, goos, goarch string) err
 	machine := elf.Machine(order.Uint16(h[18:]))
 	if machine != want.machine || class != want.class || data != want.data {
 		return noBinary(goos, goarch, fmt.Errorf("what the source gave is for %v, %v, %v", machine, class, data), "")
+	}
+	return nil
+}
+
+// portables are the machines of programs for Windows (PE Format, "Machine Types").
+var portables = map[string]uint16{
+	"386": pe.IMAGE_FILE_MACHINE_I386, "amd64": pe.IMAGE_FILE_MACHINE_AMD64, "arm64": pe.IMAGE_FILE_MACHINE_ARM64,
+}
+
+// checkPortable is checkBinary for Windows: a program begins with that of MS-DOS, which
+// says at 60 where its own header is.
+func checkPortable(ctx context.Context, f transport.File, goarch string) error {
+	want, known := portables[goarch]
+	if !known {
+		return nil
+	}
+	r, err := f.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	none := noBinary("windows", goarch, errors.New("what the source gave is no program for Windows"), "")
+	var dos [64]byte
+	if _, err := io.ReadFull(r, dos[:]); err != nil || string(dos[:2]) != "MZ" {
+		return none
+	}
+	if _, err := r.Seek(int64(binary.LittleEndian.Uint32(dos[60:])), io.SeekStart); err != nil {
+		return none
+	}
+	var h [6]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil || string(h[:4]) != "PE\x00\x00" {
+		return none
+	}
+	if machine := binary.LittleEndian.Uint16(h[4:]); machine != want {
+		return noBinary("windows", goarch, fmt.Errorf("what the source gave is for machine %#04x", machine), "")
 	}
 	return nil
 }

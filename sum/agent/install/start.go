@@ -27,21 +27,6 @@ const (
 	opDialAgent = "dial the agent"
 )
 
-// launch starts the agent that is in r.dir and connects to it.
-func (r *run) launch(ctx context.Context) (*installed, error) {
-	manager, theirs, err := channel.NewIdentity(r.opts.Target)
-	if err != nil {
-		return nil, r.fail(nil, err, "")
-	}
-	way := &way{run: r}
-	a, err := way.start(ctx, manager, theirs)
-	if err != nil {
-		way.close()
-		return nil, err
-	}
-	return a, nil
-}
-
 // way is how one agent is reached, and reaches the manager.
 type way struct {
 	*run
@@ -58,6 +43,7 @@ func (w *way) close() {
 	})
 }
 
+// start runs the agent on a target that runs programs.
 func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, theirs *channel.AgentCredentials) (*installed, error) {
 	if c := r.opts.Classic; c != nil && c.Callback != nil {
 		var err error
@@ -65,8 +51,12 @@ func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, th
 			return nil, r.fail(nil, err, "")
 		}
 	}
-	nonce := channel.NewJobID()
-	if err := r.putBootstrap(ctx, theirs, nonce); err != nil {
+	credentials, err := theirs.MarshalBootstrap()
+	if err != nil {
+		return nil, r.fail(nil, err, "")
+	}
+	boot := agent.Bootstrap{Nonce: channel.NewJobID(), Credentials: credentials, Network: "unix"}
+	if err := r.putBootstrap(ctx, boot); err != nil {
 		return nil, err
 	}
 	out, exit, err := output(ctx, r.conn, r.name(agent.BinaryName), "start", "-dir", r.dir)
@@ -84,10 +74,15 @@ func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, th
 		return nil, &agent.Error{Op: "start", Target: r.opts.Target, Kind: agent.ErrStart, Code: exitCode(exit),
 			Err: fmt.Errorf("%.2000s", bytes.TrimSpace(out)), Hint: "see " + r.name(agent.LogName)}
 	}
-	ready, err := r.ready(ctx, nonce)
+	ready, err := r.ready(ctx, boot.Nonce)
 	if err != nil {
 		return nil, err
 	}
+	return r.connect(ctx, manager, ready)
+}
+
+// connect connects to the agent, which has said that it is ready.
+func (r *way) connect(ctx context.Context, manager *channel.ManagerCredentials, ready agent.Ready) (*installed, error) {
 	place := r.place()
 	place.Addr = ready.Addr
 	if err := r.opened(ctx, place); err != nil {
@@ -167,30 +162,26 @@ func (r *way) move(ctx context.Context, first *agent.Client, manager *channel.Ma
 	return next, there.Addr, nil
 }
 
-func (r *way) putBootstrap(ctx context.Context, theirs *channel.AgentCredentials, nonce string) error {
-	credentials, err := theirs.MarshalBootstrap()
-	if err != nil {
-		return r.fail(nil, err, "")
-	}
+// putBootstrap leaves the agent what it begins with: b has the nonce, who the manager is,
+// and the network of a target whose agent has no port.
+func (r *way) putBootstrap(ctx context.Context, b agent.Bootstrap) error {
 	walls, err := r.walls()
 	if err != nil {
 		return r.fail(nil, err, "")
 	}
-	network := r.in.Network
-	switch {
-	case r.opts.Classic != nil:
-		network = "tcp"
-	case network == "":
-		network = "unix"
+	if r.opts.Classic != nil || r.in.Network == "tcp" {
+		b.Network = "tcp"
 	}
-	data, err := json.Marshal(agent.Bootstrap{
-		Version: 1, Nonce: nonce, Target: r.opts.Target, Credentials: credentials,
-		// A lease that is not whole seconds is rounded up: it must not become 0,
-		// which is the default.
-		LeaseSeconds:    int((max(r.opts.Lease, 0) + time.Second - 1) / time.Second),
-		KeepLogsSeconds: keepSeconds(r.opts.KeepLogs),
-		Network:         network, Listen: r.in.Listen, AllowForeign: r.in.AllowForeign, Callback: r.callback, Firewall: walls,
-	})
+	b.Version, b.Target = 1, r.opts.Target
+	// A lease that is not whole seconds is rounded up: it must not become 0, which is the
+	// default.
+	b.LeaseSeconds = int((max(r.opts.Lease, 0) + time.Second - 1) / time.Second)
+	b.KeepLogsSeconds = keepSeconds(r.opts.KeepLogs)
+	if b.Network == "tcp" {
+		b.Listen = r.in.Listen
+	}
+	b.AllowForeign, b.Callback, b.Firewall = r.in.AllowForeign, r.callback, walls
+	data, err := json.Marshal(b)
 	if err != nil {
 		return r.fail(nil, err, "")
 	}
@@ -239,7 +230,7 @@ func parseReady(data []byte, nonce string) (agent.Ready, error) {
 		err = fmt.Errorf("version %d is not known", ready.Version)
 	case ready.Nonce != nonce:
 		err = errors.New("it was written by another start")
-	case ready.Network != "unix" && ready.Network != "tcp", ready.Addr == "",
+	case ready.Network != "unix" && ready.Network != "tcp" && ready.Network != "pipe", ready.Addr == "",
 		ready.Network == "unix" && !path.IsAbs(ready.Addr):
 		err = fmt.Errorf("network %.20q, address %.200q", ready.Network, ready.Addr)
 	}
@@ -255,8 +246,11 @@ type dialer struct {
 
 func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
 	conn := d.run.conn
-	if d.ready.Network == "tcp" {
+	switch d.ready.Network {
+	case "tcp":
 		return d.dialTCP(ctx)
+	case "pipe":
+		return transport.Dial(ctx, conn, "pipe", agent.PipeName(d.run.opts.ID))
 	}
 	var refused error
 	if !d.command.Load() {

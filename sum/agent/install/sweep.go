@@ -21,7 +21,8 @@ import (
 // Sweep implements agent.Installer. The agent's own command "remove" does the
 // work, as only it can tell whether a job runs; where that is missing while there
 // is something to ask it, it is sent again. What no job can be using is deleted
-// through the connection.
+// through the connection. On Windows the services of the agent go with it, and a program
+// that runs still is waited for some seconds, and then named as what is left.
 func (in *Installer) Sweep(ctx context.Context, conn transport.Conn, p agent.Place) ([]string, error) {
 	if conn == nil || !validPlace(p, p.ID) {
 		return nil, &agent.Error{Op: "sweep", Kind: transport.ErrInvalid, Err: fmt.Errorf("%q is not the directory of an agent %q", p.Dir, p.ID)}
@@ -30,13 +31,16 @@ func (in *Installer) Sweep(ctx context.Context, conn transport.Conn, p agent.Pla
 	if err != nil {
 		return nil, &agent.Error{Op: "sweep", Err: err}
 	}
-	if d.agentless || p.Addr == agentless.Addr {
+	if !isWindows(conn) && (d.agentless || p.Addr == agentless.Addr) {
 		return (&agentless.Installer{Logger: in.Logger}).Sweep(ctx, conn, p)
 	}
 	return in.sweep(ctx, conn, p, "")
 }
 
 func (in *Installer) sweep(ctx context.Context, conn transport.Conn, p agent.Place, target string) ([]string, error) {
+	if isWindows(conn) {
+		return (&windowsSweep{in: in, conn: conn, place: p, target: target}).run(ctx)
+	}
 	fail := func(kind, err error, hint string) ([]string, error) {
 		return nil, &agent.Error{Op: "sweep", Target: target, Kind: kind, Err: err, Hint: hint}
 	}
@@ -99,7 +103,8 @@ func (in *Installer) sweep(ctx context.Context, conn transport.Conn, p agent.Pla
 // sendAgain puts the agent's program back, so that it can be asked to remove the
 // rest.
 func (in *Installer) sendAgain(ctx context.Context, conn transport.Conn, p agent.Place, target string) error {
-	r := &run{in: in, conn: conn, dir: p.Dir, opts: agent.StartOptions{Target: target, ID: p.ID}}
+	r := newRun(in, conn, agent.StartOptions{Target: target, ID: p.ID})
+	r.dir = p.Dir
 	var err error
 	if r.sys, err = probe(ctx, conn); err != nil {
 		return err
@@ -110,7 +115,11 @@ func (in *Installer) sendAgain(ctx context.Context, conn transport.Conn, p agent
 	if err := checkBinary(ctx, r.bin, r.sys.goos, r.sys.goarch); err != nil {
 		return err
 	}
-	return r.putBinary(ctx)
+	if w, ok := r.host.(windows); ok {
+		_, err = w.putProgram(ctx)
+		return err
+	}
+	return unix{r}.putBinary(ctx)
 }
 
 const (
@@ -151,7 +160,7 @@ func readDir(ctx context.Context, conn transport.Conn, dir string) (contents, er
 				return c, err
 			}
 			continue
-		case e.Name == agent.BinaryName:
+		case e.Name == agent.BinaryName, e.Name == agent.WindowsBinaryName:
 			c.Binary = true
 		case e.Name == lockName:
 			c.Lock = true

@@ -1,0 +1,82 @@
+package install_test
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/transport/smb/smbtest"
+	"github.com/stretchr/testify/require"
+)
+
+// TestWindowsInspect: without a program on the target it is said what can be seen, and
+// what cannot; and nothing is changed.
+func TestWindowsInspect(t *testing.T) {
+	t.Parallel()
+	l := newWinLab(t, false)
+	l.add("LanmanServer", smbtest.Running)
+	base := filepath.Join(l.srv.Admin(), "roundsman")
+	inspect := func(opts agent.InspectOptions) (agent.Facts, *winTap) {
+		t.Helper()
+		conn := l.dial()
+		opts.Target = "win1"
+		look, err := winInstaller().Inspect(t.Context(), conn, opts)
+		require.NoError(t, err)
+		f, err := look.Facts(t.Context())
+		require.NoError(t, err)
+		_, err = look.Dial(t.Context(), netip.MustParseAddrPort("192.0.2.1:1"))
+		require.ErrorIs(t, err, errors.ErrUnsupported)
+		_, err = look.Listen(t.Context(), agent.ListenOptions{})
+		require.ErrorIs(t, err, errors.ErrUnsupported)
+		require.NoError(t, look.Close(t.Context()))
+		require.Zero(t, conn.count("put")+conn.count("mkdir")+conn.count("remove")+conn.count("start"))
+		return f, &conn
+	}
+	f, _ := inspect(agent.InspectOptions{})
+	require.Equal(t, agent.Facts{OS: "windows", Arch: "amd64", UID: -1, Dir: "/roundsman", Free: -1, Within: -1}, f)
+	require.NoDirExists(t, base)
+	require.Len(t, l.scm.List(), 1, "no service was made")
+
+	// Another manager, whose agent runs or whose fate is not known.
+	mark := `{"agent":"m2","job":"0123456789abcdef0123456789abcdef","component":"bios","version":"2.0"}` + "\nheld\n"
+	name := filepath.Join(base, agent.HostLockPrefix+"0123456789abcdef0123456789abcdef.4.5.6")
+	require.NoError(t, os.Mkdir(base, 0o700))
+	require.NoError(t, os.WriteFile(name, []byte(mark), 0o600))
+	f, _ = inspect(agent.InspectOptions{})
+	require.Empty(t, f.Holders)
+	require.ErrorContains(t, f.HoldersErr, `"bios 2.0" runs there`)
+	require.ErrorContains(t, f.HoldersErr, "or was killed")
+	l.add(agent.ServiceName("m2"), smbtest.Running)
+	f, _ = inspect(agent.InspectOptions{})
+	require.NoError(t, f.HoldersErr)
+	require.Len(t, f.Holders, 1)
+	require.Equal(t, "m2", f.Holders[0].Agent)
+	require.NoError(t, os.WriteFile(name, []byte("no JSON"), 0o600))
+	f, _ = inspect(agent.InspectOptions{})
+	require.ErrorContains(t, f.HoldersErr, "cannot be read")
+	require.NoError(t, os.Remove(name))
+
+	// Its own agent's payloads count.
+	l.write("blobs/x", "blobs/y")
+	p := l.place()
+	f, conn := inspect(agent.InspectOptions{Place: &p})
+	require.EqualValues(t, 2, f.Staged)
+	require.Zero(t, conn.count("create"), "that it may is known")
+
+	// Rights, and directories.
+	l.scm.SetFaults(smbtest.Faults{CreateDenied: true})
+	f, _ = inspect(agent.InspectOptions{})
+	require.Empty(t, f.Dir)
+	require.Len(t, f.Unfit, 1)
+	require.ErrorIs(t, f.Unfit[0], fs.ErrPermission)
+	require.ErrorContains(t, f.Unfit[0], "UAC")
+	l.scm.SetFaults(smbtest.Faults{})
+	require.NoError(t, os.WriteFile(filepath.Join(l.srv.Admin(), "file"), nil, 0o600))
+	f, _ = inspect(agent.InspectOptions{BaseDirs: []string{"/file", "relative", "/elsewhere/deep"}})
+	require.Equal(t, "/elsewhere/deep", f.Dir)
+	require.Len(t, f.Unfit, 2)
+}
