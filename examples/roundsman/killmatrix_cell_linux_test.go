@@ -40,7 +40,7 @@ func (c *matrixCell) config() matrixConfig {
 func (c *matrixCell) deploy(lease, redial time.Duration) {
 	cfg := c.config()
 	cfg.Stop, cfg.Lease, cfg.Redial = c.step.stop, lease, redial
-	c.proc = startMatrixProcess(c.manager, cfg)
+	c.proc = startMatrixProcess(c.t, c.net.Command, c.home, cfg)
 }
 
 // command runs the command line to its end.
@@ -48,7 +48,7 @@ func (c *matrixCell) command(args ...string) (status int, list []map[string]any)
 	c.t.Helper()
 	cfg := c.config()
 	cfg.Args = args
-	p := startMatrixProcess(c.manager, cfg)
+	p := startMatrixProcess(c.t, c.net.Command, c.home, cfg)
 	p.wait(c.t)
 	c.t.Logf("%s: %s", strings.Join(args, " "), p)
 	return p.status(), p.events(c.t)
@@ -193,33 +193,42 @@ func (c *matrixCell) final(found []map[string]any) string {
 
 // again deploys a second time, as an operator would.
 func (c *matrixCell) again(before string) {
-	runs := c.runs("rmslow")
-	status, list := c.command("deploy", "--component", c.pkg, c.target(), "--detailed-exitcode")
-	require.Len(c.t, outcomes(list), 1)
+	deployAgain(c.t, before, func() int { return c.runs("rmslow") }, func() (int, []map[string]any) {
+		return c.command("deploy", "--component", c.pkg, c.target(), "--detailed-exitcode")
+	})
+	require.Equal(c.t, "1.0 install ok installed", c.installed("rmslow"))
+	require.Empty(c.t, c.pending())
+	c.requireClean("the second deployment")
+}
+
+// deployAgain checks what a second deployment does, given what became of the first, and
+// how often the installer ran then.
+func deployAgain(t *testing.T, before string, ran func() int, deploy func() (status int, list []map[string]any)) {
+	t.Helper()
+	runs := ran()
+	status, list := deploy()
+	require.Len(t, outcomes(list), 1)
 	now := outcomes(list)[0]["outcome"]
 	switch before {
 	case "Updated":
-		require.Equal(c.t, 1, runs)
-		require.Equal(c.t, "NotNeeded", now)
-		require.Equal(c.t, 3, status)
+		require.Equal(t, 1, runs)
+		require.Equal(t, "NotNeeded", now)
+		require.Equal(t, 3, status)
 	case "", "Cancelled":
-		require.Equal(c.t, 0, runs, "said not to have begun")
-		require.Equal(c.t, "Updated", now)
+		require.Equal(t, 0, runs, "said not to have begun")
+		require.Equal(t, "Updated", now)
 		runs = 1
 	case "Failed", "Unverified":
 		// Something went wrong, and everybody was told: it is the operator who lets
 		// it run again.
-		require.Contains(c.t, []any{"Updated", "NotNeeded"}, now)
+		require.Contains(t, []any{"Updated", "NotNeeded"}, now)
 		if now == "Updated" {
 			runs++
 		}
 	default:
-		require.Fail(c.t, "outcome "+before)
+		require.Fail(t, "outcome "+before)
 	}
-	require.Equal(c.t, "1.0 install ok installed", c.installed("rmslow"))
-	require.Equal(c.t, runs, c.runs("rmslow"), "runs of the installer")
-	require.Empty(c.t, c.pending())
-	c.requireClean("the second deployment")
+	require.Equal(t, runs, ran(), "runs of the installer")
 }
 
 func (c *matrixCell) String() string { return fmt.Sprintf("%s at %s", c.fault.name, c.step.name) }

@@ -38,7 +38,7 @@ func TestKillMatrix(t *testing.T) {
 	}
 	realtest.NeedRoot(t)
 	realtest.Need(t, "dpkg-deb")
-	m := &matrix{pkg: deb(t, "rmslow", "1.0", waitFor), agent: matrixAgent(t)}
+	m := &matrix{pkg: deb(t, "rmslow", "1.0", waitFor), agent: matrixAgent(t, "linux", goEnv(t, "GOARCH"))}
 	var steps []matrixStep
 	require.True(t, t.Run("undisturbed", func(t *testing.T) { steps = m.undisturbed(t) }))
 
@@ -62,10 +62,10 @@ func TestKillMatrix(t *testing.T) {
 	wg.Wait()
 }
 
-// matrixAgent is the file of an agent for this machine.
-func matrixAgent(t *testing.T) string {
+// matrixAgent is the file of an agent for a platform.
+func matrixAgent(t *testing.T, goos, goarch string) string {
 	t.Helper()
-	f, err := (&install.GoBuild{}).Open(t.Context(), "linux", goEnv(t, "GOARCH"))
+	f, err := (&install.GoBuild{}).Open(t.Context(), goos, goarch)
 	require.NoError(t, err)
 	r, err := f.Open(t.Context())
 	require.NoError(t, err)

@@ -39,6 +39,7 @@ type matrixConfig struct {
 	Target     string
 	Identity   string
 	KnownHosts string
+	Windows    *windowsLogin // in place of these two, for a target of TestWindows
 	Journal    string
 	Lease      time.Duration
 	Redial     time.Duration
@@ -70,33 +71,16 @@ func TestMatrixProcess(t *testing.T) {
 func matrixManager(cfg matrixConfig) int {
 	s := newStepper(cfg.Stop)
 	in := &install.Installer{Source: fileSource(cfg.Agent)}
-	key, err := os.ReadFile(cfg.Identity)
-	if err != nil {
-		panic(err)
-	}
-	signer, err := ssh.ParseKey(key, transport.Secret{})
-	if err != nil {
-		panic(err)
-	}
-	// A line that is cut has to be found out before the test's time is over.
-	options := ssh.Options{Signers: []xssh.Signer{signer}, KeepAlive: time.Second, ConnectTimeout: 20 * time.Second}
-	resolve := func(tr transport.Transport) sum.Resolve {
-		return func(_ context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
-			return tr, transport.Endpoint{
-				Address: t.Address, Credentials: transport.Credentials{User: t.User},
-				Trust: transport.Trust{KnownHosts: []string{cfg.KnownHosts}}, Options: options,
-			}, nil
-		}
-	}
 	ctx := context.Background()
 	if len(cfg.Args) > 0 {
-		a := &app{resolve: resolve(&ssh.Transport{}), installer: in}
+		a := &app{resolve: cfg.resolve(nil), installer: in}
 		return a.run(ctx, append(cfg.Args, "--json", "--journal", cfg.Journal), os.Stdin, os.Stdout, os.Stderr, os.Environ())
 	}
 	w := &work{command: "deploy", flags: &sessionFlags{}, rep: newReporter(os.Stdout, true, false, nil), stderr: os.Stderr,
 		log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	var err error
 	if w.session, err = sum.Open(ctx, sum.Config{
-		Resolve: resolve(steppedTransport{&ssh.Transport{}, s}), Installer: steppedInstaller{in, s},
+		Resolve: cfg.resolve(s), Installer: steppedInstaller{in, s},
 		Journal: cfg.Journal, Lease: cfg.Lease, Redial: cfg.Redial, Logger: w.log,
 	}); err != nil {
 		panic(err)
@@ -118,6 +102,39 @@ func matrixManager(cfg matrixConfig) int {
 	})
 	w.close(ctx)
 	return w.tally.status(false, false)
+}
+
+// resolve is how targets are reached: step by step, where s is not nil.
+func (cfg matrixConfig) resolve(s *stepper) sum.Resolve {
+	var tr transport.Transport
+	var ep transport.Endpoint
+	if cfg.Windows != nil {
+		tr, ep = cfg.Windows.endpoint()
+	} else {
+		key, err := os.ReadFile(cfg.Identity)
+		if err != nil {
+			panic(err)
+		}
+		signer, err := ssh.ParseKey(key, transport.Secret{})
+		if err != nil {
+			panic(err)
+		}
+		// A line that is cut has to be found out before the test's time is over.
+		tr, ep = &ssh.Transport{}, transport.Endpoint{
+			Trust:   transport.Trust{KnownHosts: []string{cfg.KnownHosts}},
+			Options: ssh.Options{Signers: []xssh.Signer{signer}, KeepAlive: time.Second, ConnectTimeout: 20 * time.Second},
+		}
+	}
+	if s != nil {
+		tr = steppedTransport{tr, s}
+	}
+	return func(_ context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
+		ep := ep
+		if ep.Address == "" {
+			ep.Address, ep.Credentials = t.Address, transport.Credentials{User: t.User}
+		}
+		return tr, ep, nil
+	}
 }
 
 // fileSource is a Source that has one binary.
@@ -328,7 +345,7 @@ func (a steppedAgent) Remove(ctx context.Context) ([]string, error) {
 }
 
 // readOnly are the calls that change nothing anywhere. A row of them is one step.
-var readOnly = []string{"identify", "stat", "list", "run sh", "run sha256sum", "run agent version", "get ready.json"}
+var readOnly = []string{"identify", "stat", "list", "run sh", "run sha256sum", "run agent version", "get ready.json", "query"}
 
 // mergeSteps takes the calls of an undisturbed deployment and returns its steps:
 // of a row of calls that only read, or of the same kind, the first.

@@ -36,25 +36,27 @@ type matrixProcess struct {
 	steps []string
 }
 
-func startMatrixProcess(m *manager, cfg matrixConfig) *matrixProcess {
-	m.t.Helper()
+// startMatrixProcess starts a manager, whose command line is what command makes of a
+// program and its arguments.
+func startMatrixProcess(t *testing.T, command func(ctx context.Context, name string, args ...string) *exec.Cmd, home string, cfg matrixConfig) *matrixProcess {
+	t.Helper()
 	text, err := json.Marshal(cfg)
-	require.NoError(m.t, err)
+	require.NoError(t, err)
 	self, err := os.Executable()
-	require.NoError(m.t, err)
+	require.NoError(t, err)
 	steps, theirSteps, err := os.Pipe()
-	require.NoError(m.t, err)
+	require.NoError(t, err)
 	theirGoOn, goOn, err := os.Pipe()
-	require.NoError(m.t, err)
+	require.NoError(t, err)
 	p := &matrixProcess{goOn: goOn, ended: make(chan struct{})}
-	p.cmd = m.net.Command(context.Background(), self, "-test.run=^TestMatrixProcess$")
-	p.cmd.Env = append(os.Environ(), matrixVariable+"="+string(text), "HOME="+m.home, "SSH_AUTH_SOCK=", "ROUNDSMAN_PASSWORD=")
+	p.cmd = command(context.Background(), self, "-test.run=^TestMatrixProcess$")
+	p.cmd.Env = append(os.Environ(), matrixVariable+"="+string(text), "HOME="+home, "SSH_AUTH_SOCK=", "ROUNDSMAN_PASSWORD=")
 	p.cmd.ExtraFiles = []*os.File{theirSteps, theirGoOn} // stepsFD, goOnFD
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.errs
 	err = p.cmd.Start()
 	_ = theirSteps.Close()
 	_ = theirGoOn.Close()
-	require.NoError(m.t, err)
+	require.NoError(t, err)
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -70,7 +72,7 @@ func startMatrixProcess(m *manager, cfg matrixConfig) *matrixProcess {
 		<-read
 		close(p.ended)
 	}()
-	m.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill()
 		<-p.ended
 		_ = goOn.Close()
@@ -187,11 +189,17 @@ func (c *matrixCell) requireClean(after string) {
 // pending returns what the journal holds open.
 func (c *matrixCell) pending() []sum.Target {
 	c.t.Helper()
-	s, err := sum.Open(context.Background(), sum.Config{Journal: c.journal,
+	return pendingIn(c.t, c.journal)
+}
+
+// pendingIn returns what a journal holds open.
+func pendingIn(t *testing.T, journal string) []sum.Target {
+	t.Helper()
+	s, err := sum.Open(context.Background(), sum.Config{Journal: journal,
 		Resolve: func(context.Context, sum.Target) (transport.Transport, transport.Endpoint, error) {
 			panic("nobody dials")
 		}})
-	require.NoError(c.t, err)
+	require.NoError(t, err)
 	defer s.Close(context.Background())
 	return s.Pending()
 }
@@ -201,17 +209,23 @@ func (c *matrixCell) pending() []sum.Target {
 func (c *matrixCell) recover(left []string) []map[string]any {
 	c.t.Helper()
 	status, list := c.command("recover")
+	return recovered(c.t, status, list, left)
+}
+
+// recovered checks what recover said, and returns the outcomes that it told.
+func recovered(t *testing.T, status int, list []map[string]any, left []string) []map[string]any {
+	t.Helper()
 	found := outcomes(list)
 	said := false
 	for _, e := range list {
-		require.NotEqual(c.t, "error", e["event"], "%v", e)
+		require.NotEqual(t, "error", e["event"], "%v", e)
 		said = said || e["event"] == "recovered" && (e["removed"] != nil || len(found) > 0)
 	}
 	for _, o := range found {
-		require.Equal(c.t, true, o["recovered"], "%v", o)
+		require.Equal(t, true, o["recovered"], "%v", o)
 	}
 	if len(left) > 0 {
-		require.True(c.t, said, "recover does not say what it did about %q", left[:min(len(left), 20)])
+		require.True(t, said, "recover does not say what it did about %q", left[:min(len(left), 20)])
 	}
 	want := 0
 	if len(found) > 0 {
@@ -222,7 +236,7 @@ func (c *matrixCell) recover(left []string) []map[string]any {
 			want = exitFailed
 		}
 	}
-	require.Equal(c.t, want, status)
+	require.Equal(t, want, status)
 	return found
 }
 
@@ -242,11 +256,16 @@ func (c *matrixCell) agentDir() string {
 func (c *matrixCell) jobEnded() bool {
 	c.t.Helper()
 	out := c.host.Run("sh", "-c", "cat /var/lib/roundsman/*/jobs/*.json 2>/dev/null || :")
+	return endedWell([]byte(out))
+}
+
+// endedWell reports whether a record is of a job whose installer has ended.
+func endedWell(data []byte) bool {
 	var record struct {
 		State string          `json:"state"`
 		Exit  *transport.Exit `json:"exit"`
 	}
-	return json.Unmarshal([]byte(out), &record) == nil && record.State == "Done" && record.Exit != nil
+	return json.Unmarshal(data, &record) == nil && record.State == "Done" && record.Exit != nil
 }
 
 // kinds are the outcomes in short.

@@ -24,10 +24,11 @@ import (
 // It is not Windows. Among other things, the program of a process that runs can be
 // deleted there, and rights to files are no more than modes of Unix.
 type Wine struct {
-	Dir    string // the prefix, and more; for files that both sides use, too
-	wine   string
-	server *exec.Cmd
-	ended  chan struct{}
+	Dir     string // the prefix, and more; for files that both sides use, too
+	wine    string
+	program string // its server's
+	server  *exec.Cmd
+	ended   chan struct{} // closed when the server has
 }
 
 const winePattern = "realtest-wine-"
@@ -37,19 +38,33 @@ const winePattern = "realtest-wine-"
 // Go programs need and Wine 8 lacks.
 func NewWine(t testing.TB) *Wine {
 	t.Helper()
-	w := &Wine{wine: needWine(t, "wine64"), ended: make(chan struct{})}
-	server := needWine(t, "wineserver64")
+	w := &Wine{wine: needWine(t, "wine64"), program: needWine(t, "wineserver64")}
 	gcc := Need(t, "x86_64-w64-mingw32-gcc")
 	sweepWine()
 	var err error
 	if w.Dir, err = os.MkdirTemp("", winePattern+strconv.Itoa(os.Getpid())+"-"); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { w.close(t) })
 	if err := os.Mkdir(w.prefix(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// The server ends with this process.
-	w.server = exec.Command(server, "-f", "-p")
+	if err := w.startServer(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	// Services of Wine, which go on to run, hold the pipe of its output.
+	if out, err := w.Command(ctx, "cmd.exe", "/c", "exit").CombinedOutput(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		t.Fatalf("wineboot: %v: %s", err, out)
+	}
+	w.forwarder(t, gcc)
+	return w
+}
+
+// startServer starts the server, which ends with this process.
+func (w *Wine) startServer() error {
+	w.server, w.ended = exec.Command(w.program, "-f", "-p"), make(chan struct{})
 	w.server.Env = w.env()
 	w.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
@@ -64,22 +79,10 @@ func NewWine(t testing.TB) *Wine {
 		started <- nil
 		_ = w.server.Wait()
 	}()
-	err = <-started
-	t.Cleanup(func() { w.close(t) })
-	if err != nil {
-		t.Fatal(err)
+	if err := <-started; err != nil {
+		return err
 	}
-	if err := w.awaitServer(); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	// Services of Wine, which go on to run, hold the pipe of its output.
-	if out, err := w.Command(ctx, "wineboot.exe", "-i").CombinedOutput(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		t.Fatalf("wineboot: %v: %s", err, out)
-	}
-	w.forwarder(t, gcc)
-	return w
+	return w.awaitServer()
 }
 
 // awaitServer waits until the server can be found: else the first program would start
@@ -150,26 +153,33 @@ func (w *Wine) C() string { return filepath.Join(w.prefix(), "drive_c") }
 
 // close ends all that runs there, and deletes the directory.
 func (w *Wine) close(t testing.TB) {
-	if w.server.Process != nil {
+	if w.server != nil && w.server.Process != nil {
 		_ = w.server.Process.Kill()
 		<-w.ended
 	}
-	// Processes of Wine end when they find that their server is gone.
+	if err := w.endProcesses(); err != nil {
+		t.Error(err)
+	}
+	letDelete(w.prefix())
+	if err := os.RemoveAll(w.Dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// endProcesses ends what runs there, when the server has ended: processes of Wine end
+// when they find that it is gone.
+func (w *Wine) endProcesses() error {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		pids := processesWith("WINEPREFIX=" + w.prefix())
 		if len(pids) == 0 {
-			break
+			return nil
 		}
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 		if time.Now().After(end) {
-			t.Errorf("processes of Wine do not end: %v", pids)
-			break
+			return fmt.Errorf("processes of Wine do not end: %v", pids)
 		}
-	}
-	if err := os.RemoveAll(w.Dir); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -201,6 +211,7 @@ func sweepWine() {
 		for _, pid := range processesWith("WINEPREFIX=" + filepath.Join(dir, "prefix")) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
+		letDelete(filepath.Join(dir, "prefix"))
 		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "what a killed test left of Wine:", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -41,6 +42,11 @@ type Config struct {
 	// Services is what the service control manager knows; nil means a new one
 	// without services. It serves one server at a time, and Close stops what runs.
 	Services *Services
+
+	// Windows is a directory of this machine that is to be behind ADMIN$, such as
+	// C:\Windows of a prefix of Wine; "" means an empty one of the server's own.
+	// Close leaves it alone.
+	Windows string
 }
 
 // protocols are the dialects in the words of smb.conf(5), oldest first.
@@ -67,6 +73,9 @@ func (c Config) withDefaults() (Config, error) {
 	least, most := slices.Index(protocols, c.MinProtocol), slices.Index(protocols, c.MaxProtocol)
 	if least < 0 || most < least {
 		return c, fmt.Errorf("smbtest: no dialects from %q to %q; known are %s", c.MinProtocol, c.MaxProtocol, strings.Join(protocols, ", "))
+	}
+	if strings.ContainsAny(c.Windows, "\r\n\x00%") || c.Windows != "" && !filepath.IsAbs(c.Windows) {
+		return c, fmt.Errorf("smbtest: Windows is %q, not a plain absolute path", c.Windows)
 	}
 	// They end up in files of Samba's, in lines and between separators.
 	if strings.ContainsAny(c.User+c.Domain, "\r\n\x00=%!*@+&\"\\/:;#, ") {
@@ -134,7 +143,7 @@ func (c Config) conf(dir string, port int) string {
 	line("create mask", "0755")
 	for _, s := range shares {
 		fmt.Fprintf(&b, "[%s]\n", s.name)
-		line("path", dir+"/"+s.dir)
+		line("path", c.path(dir, s))
 		line("read only", map[bool]string{true: "yes", false: "no"}[s.readOnly])
 		if s.admin {
 			line("valid users", "root")
@@ -151,13 +160,23 @@ func (c Config) loopback() string {
 	return "127.0.0.1"
 }
 
-// shares are the shares beside IPC$.
-var shares = []struct {
+type share struct {
 	name, dir string
 	native    string // where it would lie on Windows
 	readOnly  bool
 	admin     bool // for administrators only
-}{
+}
+
+// path is the directory behind a share of a server that keeps everything in dir.
+func (c Config) path(dir string, s share) string {
+	if s.admin && c.Windows != "" {
+		return c.Windows
+	}
+	return filepath.Join(dir, filepath.FromSlash(s.dir))
+}
+
+// shares are the shares beside IPC$.
+var shares = []share{
 	{name: "ADMIN$", dir: "shares/admin", native: `C:\Windows`, admin: true},
 	{name: "files", dir: "shares/files", native: `D:\files`},
 	{name: "ro", dir: "shares/ro", native: `D:\ro`, readOnly: true},

@@ -32,14 +32,17 @@
 // # What is not
 //
 //   - The pipe svcctl leads to [Services], an in-memory model of the service
-//     control manager (MS-SCMR) that runs nothing unless [Services.Run] is set.
+//     control manager (MS-SCMR) that runs nothing unless [Services.Run] is set, or
+//     hands everything on to a [Services.Backend], such as Wine.
 //     The NDR that it speaks is go-msrpc's, which is also what clients in Go use:
 //     an error of that code shows on neither side.
-//   - Of the other pipes there are only those of [Server.Listen]. Samba's own
-//     (srvsvc, winreg, samr, ...) are off, DCOM and WMI do not exist.
+//   - Of the other pipes there are only those of [Server.Listen] and
+//     [Server.Forward]. Samba's own (srvsvc, winreg, samr, ...) are off, DCOM and
+//     WMI do not exist.
 //   - A running executable can be unlinked here, not on Windows. [Server.Hold]
 //     makes the removal of a file fail as a sharing violation, as where a program
-//     has it open; [Server.Pin] makes it fail as where it is a program that runs.
+//     has it open; [Server.Pin] makes it fail as where it is a program that runs,
+//     which is done by itself for programs of a Services.Backend.
 //   - There is no user account control that filters the rights of administrators,
 //     no Windows Defender, no firewall and no event log. Nor are there domains:
 //     the account is a local one, whatever domain a client names with it.

@@ -22,8 +22,21 @@ func (s *Server) pipeDir() string { return filepath.Join(s.dir, "rpc", "np") }
 // It is a pipe in byte mode: a stream in both directions, whatever the sizes of
 // reads and writes. Half of it cannot be closed.
 func (s *Server) Listen(pipe string) (net.Listener, error) {
-	// smbd folds the name.
-	base := strings.ToLower(strings.TrimPrefix(strings.TrimPrefix(pipe, `\\.\pipe`), `\`))
+	l, err := s.listen(pipe, nil)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// pipeBase is the name of a pipe as smbd has it, which folds it.
+func pipeBase(pipe string) string {
+	return strings.ToLower(strings.TrimPrefix(strings.TrimPrefix(pipe, `\\.\pipe`), `\`))
+}
+
+// listen makes a pipe. What f is not nil for f has the connections, and Accept has none.
+func (s *Server) listen(pipe string, f *forward) (*pipeListener, error) {
+	base := pipeBase(pipe)
 	if base == "" || strings.ContainsAny(base, "/\\\x00") {
 		return nil, fmt.Errorf("smbtest: %q is no name of a pipe", pipe)
 	}
@@ -40,7 +53,7 @@ func (s *Server) Listen(pipe string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("smbtest: listen on pipe %s: %w", pipe, err)
 	}
-	l := &pipeListener{ln: ln, s: s, addr: pipeAddr(base), queue: make(chan *pipeConn), done: make(chan struct{}), conns: make(map[*pipeConn]bool)}
+	l := &pipeListener{ln: ln, s: s, addr: pipeAddr(base), f: f, queue: make(chan *pipeConn), done: make(chan struct{}), conns: make(map[*pipeConn]bool)}
 	s.pipes[l] = true
 	l.wg.Go(l.accept)
 	return l, nil
@@ -56,6 +69,7 @@ type pipeListener struct {
 	ln    net.Listener
 	s     *Server
 	addr  pipeAddr
+	f     *forward // nil: Accept has the connections
 	queue chan *pipeConn
 	done  chan struct{}
 	once  sync.Once
@@ -81,6 +95,10 @@ func (l *pipeListener) accept() {
 		l.conns[pc] = true
 		l.mu.Unlock()
 		l.wg.Go(func() {
+			if l.f != nil {
+				l.f.serve(pc)
+				return
+			}
 			if err := greet(c); err != nil {
 				_ = pc.Close()
 				return

@@ -15,6 +15,7 @@ type proxy struct {
 	ln       net.Listener
 	to       string
 	netbios  bool
+	opening  func(name string) // before a request to open it passes
 	requests atomic.Int64
 	wg       sync.WaitGroup
 
@@ -31,12 +32,12 @@ type proxied struct {
 	closed         bool     // guarded by proxy.mu
 }
 
-func newProxy(cfg Config, to string) (*proxy, error) {
+func newProxy(cfg Config, to string, opening func(name string)) (*proxy, error) {
 	ln, err := net.Listen("tcp", net.JoinHostPort(cfg.loopback(), "0"))
 	if err != nil {
 		return nil, fmt.Errorf("smbtest: %w", err)
 	}
-	p := &proxy{ln: ln, to: to, netbios: cfg.NetBIOS, conns: make(map[*proxied]bool)}
+	p := &proxy{ln: ln, to: to, netbios: cfg.NetBIOS, opening: opening, conns: make(map[*proxied]bool)}
 	p.change = sync.NewCond(&p.mu)
 	p.wg.Go(func() {
 		for {
@@ -106,6 +107,17 @@ func (p *proxy) up(pc *proxied) {
 			n = 0
 		} else {
 			p.requests.Add(1)
+			// What opens something is short, and read as a whole.
+			if n <= maxOpen {
+				called = make([]byte, n)
+				if _, err := io.ReadFull(r, called); err != nil {
+					return
+				}
+				if name := createName(called); name != "" {
+					p.opening(name)
+				}
+				n = 0
+			}
 		}
 		if _, err := pc.server.Write(append(head[:], called...)); err != nil {
 			return
@@ -115,6 +127,9 @@ func (p *proxy) up(pc *proxied) {
 		}
 	}
 }
+
+// maxOpen is the length of the longest request to open something that is looked at.
+const maxOpen = 4096
 
 // RFC 1002, 4.3.1 and 4.3.4.
 const (

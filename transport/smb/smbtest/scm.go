@@ -80,6 +80,9 @@ func (s *Services) closeHandle(id [16]byte) Win32 {
 		return ErrInvalidHandle
 	}
 	delete(s.handles, id)
+	if h.there != 0 {
+		return s.there(func(b Backend) error { return b.CloseService(h.there) })
+	}
 	if h.svc != nil {
 		s.reap(h.svc)
 	}
@@ -91,7 +94,8 @@ func (s *Services) closeHandle(id [16]byte) Win32 {
 type scm struct {
 	svcctl.UnimplementedSvcctlServer
 	services *Services
-	ordinary bool              // the client is no administrator
+	ordinary bool // the client is no administrator
+	use      func(Backend, string) (started func(), err error)
 	mine     map[[16]byte]bool // guarded by services.mu
 }
 
@@ -191,12 +195,17 @@ func (c *scm) CreateServiceW(_ context.Context, r *svcctl.CreateServiceWRequest)
 	if code == 0 {
 		code = c.services.mayCreate(name, display, command, r.ServiceType, r.StartType)
 	}
-	if code != 0 {
+	if display == "" {
+		display = name
+	}
+	if code == 0 && c.services.Backend != nil {
+		out.Service, code = c.createThere(name, display, command, r.StartType, r.DesiredAccess)
 		out.Return = uint32(code)
 		return out, nil
 	}
-	if display == "" {
-		display = name
+	if code != 0 {
+		out.Return = uint32(code)
+		return out, nil
 	}
 	svc := &service{Service: Service{Name: name, DisplayName: display, Command: command, Account: text(r.ServiceStartName),
 		Type: r.ServiceType, StartType: r.StartType, State: Stopped, ExitCode: ErrNeverStarted}}
@@ -236,6 +245,11 @@ func (c *scm) OpenServiceW(_ context.Context, r *svcctl.OpenServiceWRequest) (*s
 	_, code := c.enter("OpenServiceW "+text(r.ServiceName), r.ServiceManager, true, 0)
 	defer c.leave()
 	out := &svcctl.OpenServiceWResponse{Service: &svcctl.Handle{}}
+	if code == 0 && c.services.Backend != nil {
+		out.Service, code = c.openThere(text(r.ServiceName), r.DesiredAccess)
+		out.Return = uint32(code)
+		return out, nil
+	}
 	svc := c.services.byName[strings.ToLower(text(r.ServiceName))]
 	if code == 0 && svc == nil {
 		code = ErrNoService
@@ -256,7 +270,11 @@ func (c *scm) StartServiceW(_ context.Context, r *svcctl.StartServiceWRequest) (
 				args = append(args, text(a.StringPointer))
 			}
 		}
-		code = c.services.start(h.svc, args)
+		if c.services.Backend != nil {
+			code = c.startThere(h, args)
+		} else {
+			code = c.services.start(h.svc, args)
+		}
 	}
 	return &svcctl.StartServiceWResponse{Return: uint32(code)}, nil
 }
@@ -269,6 +287,11 @@ func (c *scm) ControlService(_ context.Context, r *svcctl.ControlServiceRequest)
 	h, code := c.enter("ControlService", r.Service, false, rights)
 	defer c.leave()
 	out := &svcctl.ControlServiceResponse{ServiceStatus: &svcctl.ServiceStatus{}, Return: uint32(code)}
+	if code == 0 && c.services.Backend != nil {
+		code = c.controlThere(h, r.Control)
+		out.ServiceStatus, out.Return = h.svc.status(), uint32(code)
+		return out, nil
+	}
 	if code != 0 {
 		return out, nil
 	}
@@ -289,10 +312,13 @@ func (c *scm) ControlService(_ context.Context, r *svcctl.ControlServiceRequest)
 func (c *scm) DeleteService(_ context.Context, r *svcctl.DeleteServiceRequest) (*svcctl.DeleteServiceResponse, error) {
 	h, code := c.enter("DeleteService", r.Service, false, serviceDelete)
 	defer c.leave()
-	if code == 0 {
-		if h.svc.Deleted {
-			code = ErrMarkedForDelete
-		}
+	switch {
+	case code != 0:
+	case c.services.Backend != nil:
+		code = c.services.there(func(b Backend) error { return b.DeleteService(h.there) })
+	case h.svc.Deleted:
+		code = ErrMarkedForDelete
+	default:
 		h.svc.Deleted = true
 	}
 	return &svcctl.DeleteServiceResponse{Return: uint32(code)}, nil
@@ -301,6 +327,9 @@ func (c *scm) DeleteService(_ context.Context, r *svcctl.DeleteServiceRequest) (
 func (c *scm) QueryServiceStatus(_ context.Context, r *svcctl.QueryServiceStatusRequest) (*svcctl.QueryServiceStatusResponse, error) {
 	h, code := c.enter("QueryServiceStatus", r.Service, false, serviceQueryStatus)
 	defer c.leave()
+	if code == 0 {
+		code = c.services.refresh(h)
+	}
 	out := &svcctl.QueryServiceStatusResponse{ServiceStatus: &svcctl.ServiceStatus{}, Return: uint32(code)}
 	if code == 0 {
 		out.ServiceStatus = h.svc.status()
@@ -319,7 +348,9 @@ func (c *scm) QueryServiceStatusEx(_ context.Context, r *svcctl.QueryServiceStat
 	case r.BufferLength < 36:
 		code, out.BytesNeededLength = ErrInsufficientBuffer, 36
 	default:
-		copy(out.Buffer, appendStatus(nil, h.svc, true))
+		if code = c.services.refresh(h); code == 0 {
+			copy(out.Buffer, appendStatus(nil, h.svc, true))
+		}
 	}
 	out.Return = uint32(code)
 	return out, nil
@@ -328,6 +359,7 @@ func (c *scm) QueryServiceStatusEx(_ context.Context, r *svcctl.QueryServiceStat
 func (c *scm) QueryServiceConfigW(_ context.Context, r *svcctl.QueryServiceConfigWRequest) (*svcctl.QueryServiceConfigWResponse, error) {
 	h, code := c.enter("QueryServiceConfigW", r.Service, false, serviceQueryConfig)
 	defer c.leave()
+	code = c.services.here(code)
 	out := &svcctl.QueryServiceConfigWResponse{ServiceConfig: &svcctl.QueryServiceConfigW{}}
 	if code == 0 {
 		account := h.svc.Account
@@ -352,6 +384,7 @@ func (c *scm) QueryServiceConfigW(_ context.Context, r *svcctl.QueryServiceConfi
 func (c *scm) ChangeServiceConfigW(_ context.Context, r *svcctl.ChangeServiceConfigWRequest) (*svcctl.ChangeServiceConfigWResponse, error) {
 	h, code := c.enter("ChangeServiceConfigW", r.Service, false, serviceChangeConfig)
 	defer c.leave()
+	code = c.services.here(code)
 	display := text(r.DisplayName)
 	if code == 0 {
 		if code = c.services.displayTaken(h.svc, display); h.svc.Deleted {
@@ -383,6 +416,7 @@ func (c *scm) ChangeServiceConfigW(_ context.Context, r *svcctl.ChangeServiceCon
 func (c *scm) ChangeServiceConfig2W(_ context.Context, r *svcctl.ChangeServiceConfig2WRequest) (*svcctl.ChangeServiceConfig2WResponse, error) {
 	h, code := c.enter("ChangeServiceConfig2W", r.Service, false, serviceChangeConfig)
 	defer c.leave()
+	code = c.services.here(code)
 	if code == 0 && h.svc.Deleted {
 		code = ErrMarkedForDelete
 	}

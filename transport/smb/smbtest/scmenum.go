@@ -93,6 +93,7 @@ func (s *Services) enumerate(typ, state, size, resume uint32, process bool) (buf
 func (c *scm) EnumServicesStatusW(_ context.Context, r *svcctl.EnumServicesStatusWRequest) (*svcctl.EnumServicesStatusWResponse, error) {
 	_, code := c.enter("EnumServicesStatusW", r.ServiceManager, true, managerEnumerate)
 	defer c.leave()
+	code = c.services.here(code)
 	size := min(r.BufferLength, maxBuffer)
 	out := &svcctl.EnumServicesStatusWResponse{BufferLength: size, Buffer: make([]byte, size)}
 	if code == 0 {
@@ -105,6 +106,7 @@ func (c *scm) EnumServicesStatusW(_ context.Context, r *svcctl.EnumServicesStatu
 func (c *scm) EnumServicesStatusExW(_ context.Context, r *svcctl.EnumServicesStatusExWRequest) (*svcctl.EnumServicesStatusExWResponse, error) {
 	_, code := c.enter("EnumServicesStatusExW", r.ServiceManager, true, managerEnumerate)
 	defer c.leave()
+	code = c.services.here(code)
 	size := min(r.BufferLength, maxBuffer)
 	out := &svcctl.EnumServicesStatusExWResponse{BufferLength: size, Buffer: make([]byte, size)}
 	if code == 0 && r.InfoLevel != 0 {

@@ -3,8 +3,10 @@ package smbtest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -16,11 +18,15 @@ type Server struct {
 	smbd  *smbd
 	proxy *proxy
 
-	mu     sync.Mutex
-	closed bool
-	pipes  map[*pipeListener]bool
-	holds  map[*hold]bool
-	wg     sync.WaitGroup // the RPC endpoint
+	mu       sync.Mutex
+	closed   bool
+	pipes    map[*pipeListener]bool
+	holds    map[*hold]bool
+	uses     map[string]*usage   // by local path
+	forwards map[string]*forward // by pipeBase
+	wg       sync.WaitGroup      // the RPC endpoint, and what watches programs
+
+	closing chan struct{} // closed by Close
 }
 
 // NewServer starts a server on a free port of the loopback interface and returns
@@ -35,7 +41,8 @@ func NewServer(cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("smbtest: %w", err)
 	}
-	s := &Server{cfg: cfg, dir: dir, pipes: make(map[*pipeListener]bool), holds: make(map[*hold]bool)}
+	s := &Server{cfg: cfg, dir: dir, pipes: make(map[*pipeListener]bool), holds: make(map[*hold]bool),
+		uses: make(map[string]*usage), forwards: make(map[string]*forward), closing: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			_ = s.Close()
@@ -70,11 +77,11 @@ func NewServer(cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.wg.Go(func() { serveRPC(svcctl, scm{services: cfg.Services, ordinary: cfg.Ordinary}) })
+	s.wg.Go(func() { serveRPC(svcctl, scm{services: cfg.Services, ordinary: cfg.Ordinary, use: s.use}) })
 	if s.smbd, err = startSMBD(cfg, dir); err != nil {
 		return nil, err
 	}
-	if s.proxy, err = newProxy(cfg, s.smbd.addr); err != nil {
+	if s.proxy, err = newProxy(cfg, s.smbd.addr, s.opening); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -106,7 +113,7 @@ func (s *Server) Admin() string { return s.Dir("ADMIN$") }
 func (s *Server) Dir(share string) string {
 	for _, sh := range shares {
 		if strings.EqualFold(share, sh.name) {
-			return filepath.Join(s.dir, filepath.FromSlash(sh.dir))
+			return s.cfg.path(s.dir, sh)
 		}
 	}
 	return ""
@@ -168,12 +175,16 @@ func (s *Server) Close() error {
 	s.mu.Lock()
 	closed := s.closed
 	s.closed = true
-	pipes, holds := s.pipes, s.holds
+	pipes, holds, forwards := s.pipes, s.holds, slices.Collect(maps.Values(s.forwards))
 	s.pipes, s.holds = nil, nil
 	s.mu.Unlock()
 	if closed {
 		s.wg.Wait()
 		return nil
+	}
+	close(s.closing)
+	for _, f := range forwards {
+		_ = f.Close()
 	}
 	if s.proxy != nil {
 		s.proxy.close()
@@ -184,11 +195,11 @@ func (s *Server) Close() error {
 	for l := range pipes {
 		l.shut()
 	}
+	s.wg.Wait() // while what is pinned can be released
 	var err error
 	if s.smbd != nil {
 		err = s.smbd.stop()
 	}
-	s.wg.Wait()
 	s.cfg.Services.Close()
 	return errors.Join(err, os.RemoveAll(s.dir))
 }

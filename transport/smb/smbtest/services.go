@@ -44,6 +44,7 @@ const (
 	ErrFileNotFound       Win32 = 2
 	ErrAccessDenied       Win32 = 5
 	ErrInvalidHandle      Win32 = 6
+	ErrGenFailure         Win32 = 31
 	ErrInvalidParameter   Win32 = 87
 	ErrInsufficientBuffer Win32 = 122
 	ErrInvalidName        Win32 = 123
@@ -63,6 +64,8 @@ const (
 	ErrServiceExists      Win32 = 1073
 	ErrNeverStarted       Win32 = 1077
 	ErrDuplicateName      Win32 = 1078
+
+	errNotImplemented Win32 = 120
 )
 
 // Service describes a service at one moment.
@@ -110,6 +113,16 @@ type Services struct {
 	// with Exit. Run must not be changed once a server uses the Services.
 	Run func(name string, argv []string) (stop func(), err error)
 
+	// Backend, if set, has the services instead: what clients create, start, stop and
+	// delete they do there. As long as the program of a service runs that was created
+	// through this Services, a file of it on a share cannot be removed, as with
+	// Server.Pin. Of the Faults Denied, CreateDenied and StartError are what happens
+	// before the Backend is asked; the others, Run, Add, List, Lookup, Hold and Exit are
+	// for services in memory. Clients cannot enumerate services or change their
+	// configuration (ERROR_CALL_NOT_IMPLEMENTED). Close leaves the services alone.
+	// Backend must not be changed once a server uses the Services.
+	Backend Backend
+
 	wg sync.WaitGroup // stops under way
 
 	mu      sync.Mutex
@@ -118,6 +131,8 @@ type Services struct {
 	handles map[[16]byte]*handle
 	calls   []string
 	lastPID uint32
+
+	programs map[string]string // of a Backend's services, by name in lower case
 }
 
 type service struct {
@@ -135,6 +150,7 @@ type life struct {
 type handle struct {
 	svc    *service // nil for the manager
 	access uint32
+	there  uint64 // the Backend's, if there is one
 }
 
 // SetFaults replaces the faults.
