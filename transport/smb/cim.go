@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unicode/utf16"
 )
@@ -37,6 +38,16 @@ func (r row) get(name string) string {
 		return strings.TrimSpace(v[0])
 	}
 	return ""
+}
+
+// size is how many bytes of text a row has.
+func (r row) size() (n int) {
+	for _, values := range r {
+		for _, v := range values {
+			n += len(v)
+		}
+	}
+	return n
 }
 
 // cursor reads an encoded object. After an error every read is of zeroes.
@@ -89,11 +100,24 @@ func (c *cursor) counted() []byte {
 // heap takes a heap (MS-WMIO, section 2.2.66). The highest bit of its length is set.
 func (c *cursor) heap() []byte { return c.take(c.u32() &^ (1 << 31)) }
 
-// text reads an Encoded-String (MS-WMIO, section 2.2.78).
+// skipText passes over an Encoded-String.
+func (c *cursor) skipText() {
+	wide := c.u8() != 0
+	for n := uint16(1); n != 0; {
+		if wide {
+			n = c.u16()
+		} else {
+			n = uint16(c.u8())
+		}
+	}
+}
+
+// text reads an Encoded-String (MS-WMIO, section 2.2.78), or the beginning of a long one:
+// any number of values may lead to the same.
 func (c *cursor) text() string {
 	wide := c.u8() != 0
 	var s []uint16
-	for {
+	for len(s) < maxText {
 		u := uint16(0)
 		if wide {
 			u = c.u16()
@@ -103,9 +127,7 @@ func (c *cursor) text() string {
 		if u == 0 {
 			break
 		}
-		if len(s) < maxText {
-			s = append(s, u)
-		}
+		s = append(s, u)
 	}
 	return cleanText(string(utf16.Decode(s)))
 }
@@ -142,8 +164,8 @@ type property struct {
 }
 
 // decodeObject reads an instance in the encoding of MS-WMIO, section 2.2.1, with its
-// class.
-func decodeObject(b []byte) (row, error) {
+// class, and of its properties those that are wanted.
+func decodeObject(b []byte, want ...string) (row, error) {
 	c := cursor{b: b}
 	if c.u32() != 0x12345678 {
 		return nil, badFrame("an object of WMI without its signature")
@@ -154,8 +176,8 @@ func decodeObject(b []byte) (row, error) {
 		return nil, badFrame("an object of WMI that is no instance")
 	}
 	if flags&objectDecoration != 0 {
-		c.text() // the server
-		c.text() // the namespace
+		c.skipText() // the server
+		c.skipText() // the namespace
 	}
 	props, size, err := decodeClass(c.counted())
 	if err != nil {
@@ -181,6 +203,9 @@ func decodeObject(b []byte) (row, error) {
 	for _, p := range props {
 		// Two bits each: null, and the same as in the class (MS-WMIO, section 2.2.26).
 		if int(p.order) >= len(props) || nulls[p.order/4]>>(p.order%4*2)&3 != 0 {
+			continue
+		}
+		if out[p.name] != nil || !slices.Contains(want, p.name) {
 			continue
 		}
 		v := at(values, p.offset)

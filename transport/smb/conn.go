@@ -25,9 +25,11 @@ type conn struct {
 	silence func() time.Duration // how long the line has been silent; nil: not known
 	// again logs in once more, for a tunnel.
 	again func(ctx context.Context) (session, error)
-	// aside opens connections beside that of SMB, with the account who; nil: there is none.
+	// aside opens connections beside that of SMB; nil: there is no account for them.
 	aside aside
-	who   account
+	// credential is that account as go-msrpc wants it. It is a function so that who
+	// formats or logs a connection does not get to see it.
+	credential func() any
 
 	ctx    context.Context // ends when the connection is closed or lost; its cause says which
 	cancel context.CancelCauseFunc

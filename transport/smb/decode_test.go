@@ -1,9 +1,12 @@
 package smb
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/oiweiwei/go-msrpc/dcerpc"
@@ -18,6 +21,46 @@ func reply(typ, flags byte, body []byte, auth int) []byte {
 	size := 16 + len(body)
 	b := append([]byte{5, 0, typ, flags, 0x10, 0, 0, 0, byte(size), byte(size >> 8), byte(auth), byte(auth >> 8), 1, 0, 0, 0}, body...)
 	return b
+}
+
+// asked is a type of message that one of the server's answers.
+func asked(reply byte) byte {
+	switch reply {
+	case pduBindAck, pduBindNak:
+		return pduBind
+	case pduAlterResp:
+		return pduAlter
+	}
+	return pduRequest
+}
+
+// TestAnswers has a server answer what it was not asked.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	replies := map[byte][]byte{
+		pduResponse: reply(pduResponse, 3, make([]byte, 24), 0), pduFault: reply(pduFault, 3, append(make([]byte, 8), 5, 0, 0, 0, 0, 0, 0, 0), 0),
+		pduBindAck: reply(pduBindAck, 3, append([]byte{0xB8, 0x10, 0xB8, 0x10}, make([]byte, 30)...), 0),
+		pduBindNak: reply(pduBindNak, 3, []byte{8, 0, 1, 5, 0}, 0), pduAlterResp: reply(pduAlterResp, 3, make([]byte, 34), 0),
+	}
+	good := map[byte][]byte{pduBind: {pduBindAck, pduBindNak}, pduAlter: {pduAlterResp, pduFault}, pduRequest: {pduResponse, pduFault}}
+	for request, answers := range good {
+		for typ, b := range replies {
+			var a arriving
+			a.ended(b)
+			require.Error(t, a.bad, "%d, and nothing was asked", typ)
+			a = arriving{}
+			a.expect(1, request)
+			if !slices.Contains(answers, typ) {
+				a.ended(b)
+				require.Error(t, a.bad, "%d to %d", typ, request)
+				continue
+			}
+			require.Equal(t, 1, a.ended(b))
+			require.NoError(t, a.bad, "%d to %d", typ, request)
+			a.ended(b)
+			require.Error(t, a.bad, "%d to %d, for the second time", typ, request)
+		}
+	}
 }
 
 func TestArriving(t *testing.T) {
@@ -40,7 +83,9 @@ func TestArriving(t *testing.T) {
 		"response, seal":       {reply(pduResponse, 3, sealed, 16), false, false},
 		"response, other seal": {reply(pduResponse, 3, sealed, 12), true, false},
 		"response, cut seal":   {reply(pduResponse, 3, sealed[:31], 16), true, false},
-		"fault":                {reply(pduFault, 3, make([]byte, 16), 0), true, true},
+		"fault":                {reply(pduFault, 3, append(make([]byte, 8), 5, 0, 0, 0, 0, 0, 0, 0), 0), true, true},
+		"fault of nothing":     {reply(pduFault, 3, make([]byte, 16), 0), true, false},
+		"shutdown":             {reply(17, 3, nil, 0), true, false},
 		"nak":                  {reply(pduBindNak, 3, []byte{8, 0, 1, 5, 0}, 0), true, true},
 		"request":              {reply(0, 3, make([]byte, 24), 0), false, false},
 		"big-endian":           {append([]byte{5, 0, pduResponse, 3, 0}, reply(pduResponse, 3, make([]byte, 24), 0)[5:]...), false, false},
@@ -48,6 +93,7 @@ func TestArriving(t *testing.T) {
 	} {
 		for size := 1; size <= 40; size += 13 {
 			a := arriving{sealed: x.sealed}
+			a.expect(1, asked(x.b[2]))
 			n := 0
 			for b := x.b; len(b) > 0; b = b[min(size, len(b)):] {
 				n += a.ended(b[:min(size, len(b))])
@@ -60,7 +106,7 @@ func TestArriving(t *testing.T) {
 			require.Equal(t, 1, n, what)
 		}
 	}
-	endless := arriving{}
+	endless := arriving{owed: 1}
 	part := reply(pduResponse, 0, make([]byte, 4000), 0)
 	for range maxReply/len(part) + 1 {
 		endless.ended(part)
@@ -73,7 +119,11 @@ func FuzzArriving(f *testing.F) {
 	f.Add(reply(pduBindAck, 3, make([]byte, 34), 16), 17, true)
 	f.Fuzz(func(t *testing.T, b []byte, at int, sealed bool) {
 		at = max(0, min(at, len(b)))
-		whole, parts := arriving{sealed: sealed}, arriving{sealed: sealed}
+		whole := arriving{sealed: sealed}
+		if len(b) > 2 {
+			whole.expect(2, asked(b[2]))
+		}
+		parts := whole
 		n := whole.ended(b)
 		if m := parts.ended(b[:at]) + parts.ended(b[at:]); m != n || (whole.bad == nil) != (parts.bad == nil) {
 			t.Fatalf("%d messages in one piece, %d in two", n, m)
@@ -142,21 +192,52 @@ func thing(t testing.TB) []byte {
 
 func TestDecodeObject(t *testing.T) {
 	t.Parallel()
-	r, err := decodeObject(thing(t))
+	all := []string{"Plain", "Wide", "Null", "List", "Yes", "U8", "S32", "U64", "When", "None"}
+	r, err := decodeObject(thing(t), all...)
 	require.NoError(t, err)
 	require.Equal(t, row{"Plain": {"abc"}, "Wide": {"日本語"}, "List": {"one", "größe"}, "Yes": {"true"}, "U8": {"7"}, "S32": {"-5"},
 		"U64": {"1152921504606846976"}, "When": {"20200716000000.000000+000"}}, r)
+	require.Equal(t, len("abc")+len("日本語")+len("onegröße"), row{"a": r["Plain"], "b": r["Wide"], "c": r["List"]}.size())
+	r, err = decodeObject(thing(t), "U8")
+	require.NoError(t, err)
+	require.Equal(t, row{"U8": {"7"}}, r, "of what was not asked for nothing is read")
 	b := thing(t)
 	for n := range b {
-		_, err := decodeObject(b[:n])
+		_, err := decodeObject(b[:n], all...)
 		require.Error(t, err, n)
 	}
+}
+
+// Of a long text no more is read than is kept: thousands of values may lead to it.
+func TestLongText(t *testing.T) {
+	t.Parallel()
+	for wide, width := range []int{1, 2} {
+		long := append([]byte{byte(wide)}, bytes.Repeat([]byte("x\x00")[:width], 1<<20)...)
+		c := cursor{b: long}
+		require.Len(t, c.text(), maxText)
+		require.Len(t, c.b, len(long)-1-width*maxText)
+		c = cursor{b: append(long, 0, 0, 7)}
+		c.skipText()
+		require.False(t, c.bad)
+		require.Equal(t, byte(7), c.b[len(c.b)-1])
+		require.LessOrEqual(t, len(c.b), 2)
+	}
+}
+
+func TestManyTexts(t *testing.T) {
+	t.Parallel()
+	w := &wmiSession{}
+	r := row{"HardwareID": slices.Repeat([]string{strings.Repeat("x", maxText)}, maxTexts)}
+	for range maxRowsSize / r.size() {
+		require.NoError(t, w.keep(r))
+	}
+	require.Error(t, w.keep(r))
 }
 
 func FuzzDecodeObject(f *testing.F) {
 	f.Add(thing(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := decodeObject(b)
+		r, err := decodeObject(b, "Plain", "Wide", "Null", "List", "Yes", "U8", "S32", "U64", "When")
 		if err != nil {
 			return
 		}

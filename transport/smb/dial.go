@@ -121,9 +121,22 @@ func (d *dial) run(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.again, c.aside, c.who = d.again, d.aside(c.path), d.who
+	c.again, c.aside, c.credential = d.again, d.aside(c.path), d.who.credential
 	c.start()
 	return c, nil
+}
+
+// mount connects to the share of Options.Share while ctx lasts. The operating system's own
+// client cannot be interrupted, and waits for a minute for a host that does not answer;
+// what is left behind ends then.
+func (c *conn) mount(ctx context.Context) error {
+	k, err := c.begin(ctx, "dial", "")
+	if err != nil {
+		return err
+	}
+	defer k.end()
+	c.volume, err = lib(k, func() (volume, error) { return c.session.mount(c.opts.Share) }, nil)
+	return err
 }
 
 // again logs in where d has, for another purpose.

@@ -39,8 +39,10 @@
 // dialled. What the host tells of its address is not believed.
 //
 // On a Windows manager an Endpoint without any credentials uses those of whoever runs the
-// program, through the operating system's own client, Kerberos included. That way is
-// experimental: it is built and vetted, and has never run on Windows.
+// program, through the operating system's own client, Kerberos included, and without WMI.
+// There a pipe has the level Identification, but for winreg and InitShutdown, which
+// need more. That way is experimental: it is built and vetted, and has never run on
+// Windows.
 //
 // # Who proves what
 //
@@ -54,8 +56,11 @@
 // which a weak password can be guessed.
 //
 // Over TCP the same key seals every message (NTLM, packet privacy), each of which
-// is checked here, since go-msrpc v1.5.2 does not. The endpoint mapper is asked in the
-// clear, and only for a port.
+// is checked here, since go-msrpc v1.5.2 does not. A fault has no seal: its code is told, and
+// nothing else is concluded from it. Nor has the choice of an interface, which whoever is
+// on the way could exchange for another one of the same port. The endpoint mapper is asked
+// in the clear, and only for a port; what answers there is a program on the host that the
+// host lets check logins, which anybody's program there can.
 //
 // Nothing secret goes over the share or a service's command line: what is written there
 // can be read by other administrators.
@@ -79,8 +84,11 @@
 // written by taking that attribute away first, of what a link leads to, too. What of its
 // faults could be met from outside is in line.go. One could not: a server that encrypts,
 // and that has the account's key, can make the library read beyond a message, which ends
-// the program. Replies that are signed and not encrypted are checked before. What
-// services answer over MS-RPCE is decoded by go-msrpc, within bounds that are set here.
+// the program. Replies that are signed and not encrypted are checked before. It opens
+// every pipe with the level Impersonation (MS-SMB2, section 2.2.13), which no option
+// changes: a program that has taken the name of a pipe before its service did, and that has
+// SeImpersonatePrivilege, can do on that host what the account can. What services
+// answer over MS-RPCE is decoded by go-msrpc, within bounds that are set here.
 //
 // Connections are safe for concurrent use.
 package smb

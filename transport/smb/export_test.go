@@ -23,7 +23,7 @@ func SealedKeys(ctx context.Context, tc transport.Conn) (names []string, err err
 			return nil, err
 		}
 		err = k.sealed(port, "a test", func(ctx context.Context, cc dcerpc.Conn) error {
-			cli, err := winreg.NewWinregClient(ctx, cc, dcerpc.WithSeal())
+			cli, err := winreg.NewWinregClient(ctx, cc, k.seal())
 			if err != nil {
 				return err
 			}

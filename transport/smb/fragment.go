@@ -3,18 +3,24 @@ package smb
 import (
 	"encoding/binary"
 	"net"
+	"sync"
 	"time"
 )
 
-// Types of fragments that a server sends (C706, section 12.6.4), and what the smallest
-// fragment may be at the most.
+// Types of fragments (C706, section 12.6.4; MS-RPCE, section 2.2.2.10), and what the
+// smallest fragment may be at the most.
 const (
+	pduRequest   = 0
 	pduResponse  = 2
 	pduFault     = 3
+	pduBind      = 11
 	pduBindAck   = 12
 	pduBindNak   = 13
+	pduAlter     = 14
 	pduAlterResp = 15
-	pduShutdown  = 17
+	pduAuth3     = 16
+	pduCancel    = 18
+	pduOrphaned  = 19
 
 	lastFragment = 0x02
 	mustReceive  = 1432 // MustRecvFragSize
@@ -29,11 +35,17 @@ const (
 
 // arriving looks at the fragments of MS-RPCE that a server sends, before the library
 // sees them: it takes the lengths in them as they are, and what it would not survive is
-// bad.
+// bad. So is a message that does not answer what was asked: only the verifiers of
+// responses are checked, and version 1.5.2 of the library takes each of a bind_ack, an
+// alter_context_resp and a fault with the status 0 for a response, too, and a bind_nak
+// for one without any contents.
 type arriving struct {
 	// sealed is whether responses are sealed with NTLM, so that each has a verifier.
 	// Else SMB protects them, and none has.
 	sealed bool
+
+	owed  int  // messages that were asked for
+	asked byte // type of the message that they answer
 
 	head  []byte
 	left  int // bytes of the fragment at hand
@@ -44,7 +56,14 @@ type arriving struct {
 // verifier is the length of a signature of NTLM (MS-NLMP, section 2.2.2.9.1).
 const verifier = 16
 
-// ended says how many messages end in b, the next bytes.
+// expect tells of what the library has sent: n messages that are answered, of a type.
+func (a *arriving) expect(n int, typ byte) {
+	if n > 0 {
+		a.owed, a.asked = a.owed+n, typ
+	}
+}
+
+// ended says how many messages end in b, the next bytes, which are owed no more.
 func (a *arriving) ended(b []byte) (n int) {
 	for len(b) > 0 && a.bad == nil {
 		if a.left > 0 {
@@ -70,6 +89,7 @@ func (a *arriving) ended(b []byte) (n int) {
 		}
 		if a.head[3]&lastFragment != 0 {
 			n++
+			a.owed--
 			a.total = 0
 		}
 		a.left = size - len(a.head)
@@ -85,7 +105,7 @@ func (a *arriving) wanted() int {
 	if len(a.head) < rpcHeader {
 		return rpcHeader
 	}
-	return max(rpcHeader, min(a.size(), rpcHeader+4))
+	return max(rpcHeader, min(a.size(), rpcHeader+12))
 }
 
 func (a *arriving) size() int { return int(binary.LittleEndian.Uint16(a.head[8:])) }
@@ -93,7 +113,7 @@ func (a *arriving) auth() int { return int(binary.LittleEndian.Uint16(a.head[10:
 
 // plausible reports whether the library can read a fragment.
 func (a *arriving) plausible(size int) bool {
-	if size < rpcHeader || size > maxFragment || a.head[0] != 5 || a.head[4]&0xF0 != 0x10 {
+	if size < rpcHeader || size > maxFragment || a.head[0] != 5 || a.head[4]&0xF0 != 0x10 || a.owed <= 0 || !a.answers() {
 		return false
 	}
 	trailer := 0
@@ -107,7 +127,7 @@ func (a *arriving) plausible(size int) bool {
 		}
 		return size >= rpcHeader+8+trailer
 	case pduFault:
-		return size >= rpcHeader+12+trailer
+		return size >= rpcHeader+12+trailer && binary.LittleEndian.Uint32(a.head[24:]) != 0
 	case pduBindAck, pduAlterResp:
 		le := binary.LittleEndian
 		if size < rpcHeader+8+trailer || !a.sealed && trailer > 0 {
@@ -115,8 +135,21 @@ func (a *arriving) plausible(size int) bool {
 		}
 		// Of a buffer of these sizes the library reads forever, or not at all.
 		return a.head[2] == pduAlterResp || le.Uint16(a.head[16:]) >= mustReceive && le.Uint16(a.head[18:]) >= mustReceive
-	case pduBindNak, pduShutdown:
+	case pduBindNak:
 		return trailer == 0
+	}
+	return false
+}
+
+// answers reports whether the fragment at hand belongs to an answer to what was asked.
+func (a *arriving) answers() bool {
+	switch typ := a.head[2]; a.asked {
+	case pduBind:
+		return typ == pduBindAck || typ == pduBindNak
+	case pduAlter:
+		return typ == pduAlterResp || typ == pduFault
+	case pduRequest:
+		return typ == pduResponse || typ == pduFault
 	}
 	return false
 }
@@ -124,16 +157,28 @@ func (a *arriving) plausible(size int) bool {
 // checked is a connection whose fragments are looked at.
 type checked struct {
 	net.Conn
+	mu      sync.Mutex
+	out     pdus
 	in      arriving
 	greeted bool // the first message is there, until when a deadline holds
 }
 
+// Write implements net.Conn.
+func (c *checked) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	c.in.expect(c.out.ended(b), c.out.typ)
+	c.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
 // Read implements net.Conn for the one goroutine of the library that reads.
 func (c *checked) Read(b []byte) (int, error) {
-	if c.in.bad != nil {
-		return 0, c.in.bad
+	if bad := c.bad(); bad != nil {
+		return 0, bad
 	}
 	n, err := c.Conn.Read(b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.in.ended(b[:n]) > 0 && !c.greeted {
 		c.greeted = true
 		_ = c.Conn.SetReadDeadline(time.Time{})
@@ -143,4 +188,11 @@ func (c *checked) Read(b []byte) (int, error) {
 		return 0, c.in.bad
 	}
 	return n, err
+}
+
+// bad is what was wrong with what the server sent, if anything was.
+func (c *checked) bad() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.in.bad
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// inventoryTime is how long an inventory may take.
+// inventoryTime is how long each of the two halves of an inventory may take, and a little
+// more what it last asked for: what was found up to then is told.
 const inventoryTime = 5 * time.Minute
 
 // Inventory implements transport.Inventorier. Software is read from the registry, within
@@ -29,7 +30,7 @@ func (c *conn) Inventory(ctx context.Context) (*transport.Inventory, error) {
 		return nil, &transport.Error{Op: k.op, Target: c.target, Kind: errors.ErrUnsupported, Hint: "Options.WMI asks for it"}
 	}
 	// What hangs may find more when the inventory has been handed out: that is its own.
-	in := &inventory{k: k, end: time.Now().Add(inventoryTime), devices: map[string]*transport.Device{}}
+	in := &inventory{k: k, devices: map[string]*transport.Device{}}
 	inv, err := work(k, func() (*transport.Inventory, error) { return in.read() })
 	if err != nil && k.ctx.Err() != nil {
 		return nil, err
@@ -55,10 +56,10 @@ func (in *inventory) read() (*transport.Inventory, error) {
 	}
 	in.id = id
 	in.bios = transport.Device{ID: "bios", Class: transport.ClassBIOS, Name: "System BIOS"}
-	if err := in.k.registry(in.fromRegistry); err != nil {
+	if err := in.half(func(k *call) error { return k.registry(in.fromRegistry) }); err != nil {
 		in.problem("programs", err)
 	}
-	werr := in.k.wmi(in.end, in.fromWMI)
+	werr := in.half(func(k *call) error { return k.wmi(in.end, in.fromWMI) })
 	if err := in.k.ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -88,6 +89,20 @@ func (in *inventory) read() (*transport.Inventory, error) {
 		}
 	}
 	return &in.inv, werr
+}
+
+// half runs one half of the inventory. A host that answers by and by could go on forever.
+func (in *inventory) half(f func(k *call) error) error {
+	in.end = time.Now().Add(inventoryTime)
+	k := *in.k
+	ctx, cancel := context.WithTimeout(k.ctx, inventoryTime+asideTime)
+	defer cancel()
+	k.ctx = ctx
+	err := f(&k)
+	if err != nil && ctx.Err() != nil && in.k.ctx.Err() == nil {
+		return &transport.Error{Kind: transport.ErrTimeout, Err: fmt.Errorf("not finished within %v", inventoryTime)}
+	}
+	return err
 }
 
 // problem notes what part could not be read, and why.

@@ -26,16 +26,14 @@ func nativePipeBusy(err error) bool { return errors.Is(err, windows.ERROR_PIPE_B
 type native struct{ host string }
 
 // dialNative reaches a share with the credentials of whoever runs the program.
-func dialNative(_ context.Context, target, host string, port uint16, opts Options) (*conn, error) {
+func dialNative(ctx context.Context, target, host string, port uint16, opts Options) (*conn, error) {
 	if port != Port {
 		return nil, &transport.Error{Kind: transport.ErrInvalid, Hint: "with the credentials of whoever runs the program Windows itself chooses the port"}
 	}
-	s := &native{host: uncHost(host)}
-	v, err := s.mount(opts.Share)
-	if err != nil {
+	c := newConn(target, opts, &native{host: uncHost(host)}, nil)
+	if err := c.mount(ctx); err != nil {
 		return nil, err
 	}
-	c := newConn(target, opts, s, v)
 	c.host = host
 	c.hello.computer, _, _ = strings.Cut(host, ".")
 	return c, nil
@@ -47,8 +45,24 @@ func (s *native) mount(share string) (volume, error) {
 	return v, err
 }
 
+// openPipe lets whoever serves the pipe know who asks, and act on behalf of nobody,
+// unless the service is made to: another one may have taken the name.
 func (s *native) openPipe(name string) (stream, error) {
-	return os.OpenFile(`\\`+s.host+`\pipe\`+name, os.O_RDWR|windows.O_FILE_FLAG_OVERLAPPED, 0)
+	path := `\\` + s.host + `\pipe\` + name
+	p, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return nil, err
+	}
+	level := uint32(windows.SECURITY_IDENTIFICATION)
+	if impersonates(name) {
+		level = windows.SECURITY_IMPERSONATION
+	}
+	h, err := windows.CreateFile(p, windows.GENERIC_READ|windows.GENERIC_WRITE, 0, nil, windows.OPEN_EXISTING,
+		windows.FILE_FLAG_OVERLAPPED|windows.SECURITY_SQOS_PRESENT|level, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(h), path), nil
 }
 
 func (s *native) logoff() error { return nil }

@@ -72,6 +72,13 @@ func (c *conn) DialContext(ctx context.Context, network, addr string) (net.Conn,
 
 const pipePrefix = `\\.\pipe\`
 
+// impersonates reports whether the service behind a pipe acts as who asks it, and does
+// not only look at who that is: the registry opens keys so, and a shutdown takes a
+// privilege. Who may only be identified can have rights checked, and opens nothing.
+func impersonates(pipe string) bool {
+	return strings.EqualFold(pipe, "winreg") || strings.EqualFold(pipe, "InitShutdown")
+}
+
 // openPipe opens an instance of a pipe, and waits while all are taken.
 func (k *call) openPipe(by session, name string) (stream, error) {
 	end := time.Now().Add(pipeWait)

@@ -71,7 +71,6 @@ type exchange struct {
 	change *sync.Cond
 	out    pdus
 	in     arriving
-	owed   int // responses
 	closed bool
 }
 
@@ -83,7 +82,7 @@ func newExchange(s stream) *exchange {
 
 func (e *exchange) Write(b []byte) (int, error) {
 	e.mu.Lock()
-	e.owed += e.out.ended(b)
+	e.in.expect(e.out.ended(b), e.out.typ)
 	e.change.Broadcast()
 	e.mu.Unlock()
 	return e.stream.Write(b)
@@ -91,7 +90,7 @@ func (e *exchange) Write(b []byte) (int, error) {
 
 func (e *exchange) Read(b []byte) (int, error) {
 	e.mu.Lock()
-	for e.owed <= 0 && !e.closed {
+	for e.in.owed <= 0 && !e.closed {
 		e.change.Wait()
 	}
 	closed := e.closed
@@ -102,7 +101,7 @@ func (e *exchange) Read(b []byte) (int, error) {
 	n, err := e.stream.Read(b)
 	if n > 0 {
 		e.mu.Lock()
-		e.owed -= e.in.ended(b[:n])
+		e.in.ended(b[:n])
 		bad := e.in.bad
 		e.mu.Unlock()
 		if bad != nil {
@@ -123,7 +122,8 @@ func (e *exchange) Close() error {
 // pdus counts the messages that the library sends.
 type pdus struct {
 	head []byte
-	left int // bytes of the fragment at hand
+	left int  // bytes of the fragment at hand
+	typ  byte // of the last one that was counted
 }
 
 // ended says how many messages end in b, the next bytes. Of AUTH3, CANCEL and ORPHANED,
@@ -145,8 +145,9 @@ func (p *pdus) ended(b []byte) (n int) {
 		}
 		typ, flags := p.head[2], p.head[3]
 		size := int(p.head[8]) | int(p.head[9])<<8
-		if flags&2 != 0 && typ != 16 && typ != 18 && typ != 19 { // PFC_LAST_FRAG
+		if flags&lastFragment != 0 && typ != pduAuth3 && typ != pduCancel && typ != pduOrphaned {
 			n++
+			p.typ = typ
 		}
 		p.left = max(0, size-header)
 		p.head = p.head[:0]
@@ -172,7 +173,9 @@ func rpcCode(status uint32) transport.Code {
 	return transport.Code{Space: "rpc", Value: fmt.Sprintf("0x%08X", status)}
 }
 
-// rpcError finds the code in an error of the library.
+// rpcError finds the code in an error of the library. That of a fault is never one of an
+// operation: a seal has none, and so whoever is on the way could say that a service does
+// not exist.
 func rpcError(err error) error {
 	var te *transport.Error
 	var fault *dcerrors.RPCError
@@ -182,15 +185,11 @@ func rpcError(err error) error {
 	case err == nil, errors.As(err, &te):
 		return err
 	case errors.As(err, &fault):
-		e := &transport.Error{Kind: transport.ErrRejected, Code: rpcCode(fault.Code), Err: errors.New(fault.Name)}
-		if fault.Code == 5 { // ERROR_ACCESS_DENIED as the status of a fault
-			e = winError(5)
-		}
-		return e
+		return faultError(fault.Code, fault.Name)
 	case errors.As(err, &value):
 		switch code := value.Value.(type) {
 		case uint32:
-			return winError(code)
+			return faultError(code, "")
 		case int32:
 			return hresultError(uint32(code))
 		}
@@ -198,6 +197,25 @@ func rpcError(err error) error {
 		return &transport.Error{Kind: transport.ErrRejected, Err: nak}
 	}
 	return &transport.Error{Kind: transport.ErrProtocol, Err: err}
+}
+
+// Win32 codes as the status of a fault (MS-RPCE, section 3.1.1.5.5).
+const (
+	faultAccessDenied = 5
+	faultSecurity     = 1825 // RPC_S_SEC_PKG_ERROR
+)
+
+func faultError(status uint32, name string) error {
+	e := &transport.Error{Kind: transport.ErrRejected, Code: rpcCode(status)}
+	switch {
+	case status == faultAccessDenied:
+		return winError(status)
+	case status == faultSecurity:
+		e.Kind, e.Hint = transport.ErrAuth, "the host does not accept the login: it may allow no NTLM here"
+	case name != "":
+		e.Err = errors.New(name)
+	}
+	return e
 }
 
 // shareRoot is the share as the host itself calls it (MS-SRVS, section 3.1.4.10), or

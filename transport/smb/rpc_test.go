@@ -1,9 +1,13 @@
 package smb
 
 import (
+	"fmt"
 	"io"
+	"io/fs"
 	"testing"
 
+	dcerrors "github.com/oiweiwei/go-msrpc/dcerpc/errors"
+	"github.com/roundsman-go/roundsman/transport"
 	"github.com/stretchr/testify/require"
 )
 
@@ -79,4 +83,14 @@ func FuzzPDUs(f *testing.F) {
 			t.Fatalf("%d messages in one piece, %d in two", n, m)
 		}
 	})
+}
+
+// The status of a fault, which nobody signs, is not the result of an operation.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[uint32]error{5: fs.ErrPermission, 1825: transport.ErrAuth, 1060: transport.ErrRejected, 1062: transport.ErrRejected} {
+		err := rpcError(fmt.Errorf("response: %w", &dcerrors.Error{Value: status}))
+		require.ErrorIs(t, err, want, "%d", status)
+	}
+	require.True(t, refusesPipe(rpcError(&dcerrors.Error{Value: uint32(1764)})))
 }

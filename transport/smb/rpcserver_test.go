@@ -25,6 +25,8 @@ type rpcServer struct {
 	ifaces         map[[16]byte]dcerpc.ServerHandle
 	// spoil may change a response before it is sent.
 	spoil func(pdu []byte)
+	// proof is shown what proves that the client knows the password.
+	proof func(authenticate []byte)
 	flags uint32 // of NTLM that are taken out of the challenge
 }
 
@@ -103,6 +105,9 @@ func (a *rpcAssociation) serve() error {
 		case 11, 14:
 			err = a.bind(pdu, end)
 		case 16:
+			if a.s.proof != nil {
+				a.s.proof(pdu[end+8:])
+			}
 			_, err = gssapi.AcceptSecurityContext(a.security, &gssapi.Token{Payload: pdu[end+8:]}, a.options()...)
 		case 0:
 			err = a.request(pdu, end)

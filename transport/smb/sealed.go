@@ -34,7 +34,10 @@ type aside func(ctx context.Context, port uint16) (net.Conn, error)
 // account of the login. what says what is asked for, and which rule of the Windows
 // firewall lets it in.
 func (k *call) sealed(port uint16, what string, f func(ctx context.Context, cc dcerpc.Conn) error) error {
-	ctx := gssapi.NewSecurityContext(k.ctx, ntlmSeal{}, gssapi.WithCredential(k.c.who.credential()))
+	if k.c.aside == nil {
+		return noAside(what, port)
+	}
+	ctx := gssapi.NewSecurityContext(k.ctx, ntlmSeal{}, gssapi.WithCredential(k.c.credential()))
 	return k.aside(ctx, port, true, what, f)
 }
 
@@ -43,11 +46,18 @@ func (k *call) plain(port uint16, what string, f func(ctx context.Context, cc dc
 	return k.aside(k.ctx, port, false, what, f)
 }
 
+func asideHint(what string, port uint16) string { return fmt.Sprintf("%s on TCP port %d", what, port) }
+
+func noAside(what string, port uint16) error {
+	return &transport.Error{Kind: errors.ErrUnsupported,
+		Hint: asideHint(what, port) + " takes a user and a password: the credentials of whoever runs the program are for SMB alone"}
+}
+
 func (k *call) aside(ctx context.Context, port uint16, sealed bool, what string, f func(ctx context.Context, cc dcerpc.Conn) error) error {
-	hint := fmt.Sprintf("%s on TCP port %d", what, port)
 	if k.c.aside == nil {
-		return &transport.Error{Kind: errors.ErrUnsupported, Hint: hint + " takes a user and a password: the credentials of whoever runs the program are for SMB alone"}
+		return noAside(what, port)
 	}
+	hint := asideHint(what, port)
 	dctx, cancel := context.WithTimeoutCause(ctx, k.c.opts.ConnectTimeout, errConnect)
 	conn, err := k.c.aside(dctx, port)
 	cancel()
@@ -64,11 +74,12 @@ func (k *call) aside(ctx context.Context, port uint16, sealed bool, what string,
 	defer stop()
 	_ = conn.SetReadDeadline(time.Now().Add(k.c.opts.ConnectTimeout))
 	err = speak(ctx, c, asideTime, f)
+	bad := c.bad()
 	if err != nil && ctx.Err() == nil {
 		var op *net.OpError
 		switch {
-		case c.in.bad != nil:
-			err = c.in.bad
+		case bad != nil:
+			err = bad
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 			return &transport.Error{Kind: transport.ErrTimeout, Err: err, Hint: hint + " does not answer: something else may listen there"}
 		case errors.As(err, &op), errors.Is(err, io.EOF):
@@ -78,7 +89,7 @@ func (k *call) aside(ctx context.Context, port uint16, sealed bool, what string,
 			return &transport.Error{Kind: transport.ErrTrust, Err: err, Hint: hint + " is answered by somebody who does not know the account's key, or changed on the way"}
 		}
 	}
-	if c.in.bad != nil && err != nil {
+	if bad != nil && err != nil {
 		return &transport.Error{Kind: transport.ErrProtocol, Err: err, Hint: hint}
 	}
 	err = rpcError(err)
@@ -89,6 +100,14 @@ func (k *call) aside(ctx context.Context, port uint16, sealed bool, what string,
 		return &own
 	}
 	return err
+}
+
+// seal is packet privacy. The response of the login names the host (MS-NLMP, section
+// 2.2.2.1, MsvAvTargetName), so that another one to which it were relayed can refuse it.
+func (k *call) seal() dcerpc.Option {
+	return dcerpc.SecurityOption(func(s *dcerpc.Security) {
+		s.Level, s.TargetName = dcerpc.AuthLevelPktPrivacy, "host/"+k.c.host
+	})
 }
 
 // asideTime is how long a server may take for a fragment beside SMB.

@@ -1,14 +1,18 @@
 package smb_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/oiweiwei/go-msrpc/dcerpc"
 	"github.com/oiweiwei/go-msrpc/msrpc/dcetypes"
@@ -128,7 +132,15 @@ func TestSealedManager(t *testing.T) {
 		}
 		return nil
 	}
-	require.NoError(t, ask(manager()))
+	named := manager()
+	proofs := make(chan []byte, 2)
+	named.proof = func(b []byte) { proofs <- bytes.Clone(b) }
+	require.NoError(t, ask(named))
+	var spn []byte
+	for _, u := range utf16.Encode([]rune("host/127.0.0.1")) {
+		spn = binary.LittleEndian.AppendUint16(spn, u)
+	}
+	require.True(t, bytes.Contains(<-proofs, spn), "it is for this host alone")
 
 	// Nobody else can answer, and nothing can be changed on the way.
 	changed := manager()
@@ -154,7 +166,36 @@ func TestSealedManager(t *testing.T) {
 	bare.user = ""
 	require.Error(t, ask(bare), "no seal at all")
 
-	err := ask(nil)
+	// Nobody can answer without a seal in the form of another message: go-msrpc reads
+	// these as responses, or as nothing that went wrong.
+	for typ, ends := range map[byte]error{2: transport.ErrProtocol, 3: transport.ErrProtocol, 12: transport.ErrProtocol, 13: transport.ErrProtocol,
+		15: transport.ErrProtocol, 17: transport.ErrProtocol} {
+		bare := manager()
+		bare.spoil = func(pdu []byte) {
+			if pdu[2] == 2 || pdu[2] == 3 {
+				clear(pdu[16:])
+				pdu[2], pdu[10] = typ, 0
+			}
+		}
+		ports := map[string]string{"135": mapping.tcp(t), "49670": bare.tcp(t)}
+		conn := dialWith(t, beside(srv, atPorts(ports)), endpoint(srv))
+		require.ErrorIs(t, transport.DeleteService(t.Context(), conn, "roundsman-there"), ends, "%d", typ)
+	}
+	// A fault never has a seal, and so no meaning beyond that.
+	liar := manager()
+	liar.spoil = func(pdu []byte) {
+		if pdu[2] == 2 {
+			clear(pdu[16:])
+			pdu[2], pdu[10] = 3, 0
+			binary.LittleEndian.PutUint32(pdu[24:], 1060)
+		}
+	}
+	err := ask(liar)
+	require.ErrorIs(t, err, transport.ErrRejected)
+	require.NotErrorIs(t, err, fs.ErrNotExist)
+	require.Equal(t, transport.Code{Space: "rpc", Value: "0x00000424"}, transport.CodeOf(err))
+
+	err = ask(nil)
 	require.ErrorIs(t, err, transport.ErrUnreachable)
 	require.ErrorContains(t, err, "49670")
 	closed := dialWith(t, beside(srv, nil), endpoint(srv))
@@ -176,4 +217,47 @@ func TestManagerOfThePipeAlone(t *testing.T) {
 	_, err := transport.QueryService(t.Context(), conn, "roundsman-nowhere")
 	require.ErrorIs(t, err, fs.ErrPermission)
 	require.Zero(t, dialled.Load())
+}
+
+// What was wrong with the port is not remembered: the endpoint mapper is not protected.
+func TestManagerElsewhere(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	refusing(t, srv, 1764)
+	mapping := func(port uint16) string {
+		return (&rpcServer{ifaces: map[[16]byte]dcerpc.ServerHandle{
+			syntax(epm.EpmSyntaxV3_0): epm.NewEpmServerHandle(mapper{port: port})}}).tcp(t)
+	}
+	manager := &rpcServer{user: srv.User(), password: srv.Password(), ifaces: map[[16]byte]dcerpc.ServerHandle{
+		syntax(svcctl.SvcctlSyntaxV2_0): svcctl.NewSvcctlServerHandle(openManager{})}}
+	ports := map[string]string{"135": mapping(49999), "49670": manager.tcp(t)}
+	conn := dialWith(t, beside(srv, atPorts(ports)), endpoint(srv))
+	_, err := transport.QueryService(t.Context(), conn, "roundsman-nowhere")
+	require.ErrorIs(t, err, transport.ErrUnreachable)
+	ports["135"] = mapping(49670)
+	_, err = transport.QueryService(t.Context(), conn, "roundsman-nowhere")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// Who logs a connection does not log its password.
+func TestFormatted(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	for _, opts := range []smb.Options{{}, {NTHash: transport.NewSecret(ntHash(srv.Password()))}} {
+		opts.KeepAlive = -1
+		ep := endpoint(srv)
+		if !opts.NTHash.IsZero() {
+			ep.Credentials.Password = transport.Secret{}
+		}
+		ep.Options = opts
+		conn := dial(t, ep)
+		hash, err := hex.DecodeString(ntHash(srv.Password()))
+		require.NoError(t, err)
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+			text := fmt.Sprintf(verb, conn)
+			for _, secret := range []string{srv.Password(), hex.EncodeToString([]byte(srv.Password())), string(hash), hex.EncodeToString(hash)} {
+				require.NotContains(t, text, secret, verb)
+			}
+		}
+	}
 }

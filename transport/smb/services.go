@@ -93,7 +93,11 @@ func (c *conn) services(ctx context.Context, op, name string, rights uint32, f f
 			}
 			c.managerPort.Store(uint32(port))
 		}
-		return struct{}{}, k.sealed(uint16(c.managerPort.Load()), ruleManager, with(dcerpc.WithSeal()))
+		err := k.sealed(uint16(c.managerPort.Load()), ruleManager, with(k.seal()))
+		if err != nil && !opened {
+			c.managerPort.Store(0) // nobody proved that this is the port: the next call asks again
+		}
+		return struct{}{}, err
 	})
 	return err
 }

@@ -162,6 +162,9 @@ func hresultError(code uint32) *transport.Error {
 	if m, ok := winMeanings[code&0xFFFF]; ok && code>>16 == 0x8007 {
 		e.Kind, e.Hint, e.Err = m.kind, m.hint, errors.New(m.name)
 	}
+	if code == 0x80070005 { // E_ACCESSDENIED
+		e.Hint = hintDCOM + "; " + hintFilter
+	}
 	return e
 }
 

@@ -34,8 +34,9 @@ const (
 
 // Bounds and flags of a query (MS-WMI, sections 2.2.6 and 3.1.4.3.18).
 const (
-	maxRows    = 4096
-	rowsAtOnce = 16
+	maxRows     = 4096
+	maxRowsSize = 32 << 20 // bytes of text, of all queries
+	rowsAtOnce  = 16
 
 	returnImmediately = 0x10
 	forwardOnly       = 0x20
@@ -53,8 +54,9 @@ type wmiSession struct {
 	services iwbemservices.ServicesClient
 	enum     ienumwbemclassobject.EnumClassObjectClient
 	unknown  iremunknown.RemoteUnknownClient
-	refs     []*dcom.IPID // to be released
+	refs     []*dcom.RemoteInterfaceReference // to be released
 	end      time.Time
+	size     int // bytes of text in the rows up to now
 }
 
 // wmi calls f with WMI on the host (MS-WMI, section 3.2): an object of its login is
@@ -62,10 +64,11 @@ type wmiSession struct {
 // which the host tells. Its address, too, is in the answer, and is not believed.
 func (k *call) wmi(end time.Time, f func(w *wmiSession) error) error {
 	var port uint16
-	var login, unknown *dcom.IPID
+	var login *dcom.RemoteInterfaceReference
+	var unknown *dcom.IPID
 	version := &dcom.COMVersion{MajorVersion: 5, MinorVersion: 7}
 	err := k.sealed(mapperPort, ruleDCOM, func(ctx context.Context, cc dcerpc.Conn) error {
-		cli, err := iactivation.NewActivationClient(ctx, cc, dcerpc.WithSeal())
+		cli, err := iactivation.NewActivationClient(ctx, cc, k.seal())
 		if err != nil {
 			return err
 		}
@@ -101,7 +104,7 @@ func (k *call) wmi(end time.Time, f func(w *wmiSession) error) error {
 	}
 	return k.sealed(port, ruleWMI, func(ctx context.Context, cc dcerpc.Conn) error {
 		w := &wmiSession{ctx: ctx, version: version, end: end}
-		if err := w.login(cc, login, unknown); err != nil {
+		if err := w.login(cc, k.seal(), login, unknown); err != nil {
 			return err
 		}
 		defer w.release()
@@ -118,8 +121,8 @@ func newCID() *dcom.CID {
 func (w *wmiSession) this() *dcom.ORPCThis { return &dcom.ORPCThis{Version: w.version, CID: newCID()} }
 
 // login opens the namespace root\cimv2.
-func (w *wmiSession) login(cc dcerpc.Conn, object, unknown *dcom.IPID) error {
-	cli, err := iwbemlevel1login.NewLevel1LoginClient(w.ctx, cc, dcerpc.WithSeal(), dcom.WithIPID(object))
+func (w *wmiSession) login(cc dcerpc.Conn, seal dcerpc.Option, object *dcom.RemoteInterfaceReference, unknown *dcom.IPID) error {
+	cli, err := iwbemlevel1login.NewLevel1LoginClient(w.ctx, cc, seal, dcom.WithIPID(object.IPID))
 	if err != nil {
 		return err
 	}
@@ -132,7 +135,7 @@ func (w *wmiSession) login(cc dcerpc.Conn, object, unknown *dcom.IPID) error {
 		return err
 	}
 	// Without a security of their own they have that of the connection.
-	if w.services, err = iwbemservices.NewServicesClient(w.ctx, cc, dcom.WithIPID(namespace)); err != nil {
+	if w.services, err = iwbemservices.NewServicesClient(w.ctx, cc, dcom.WithIPID(namespace.IPID)); err != nil {
 		return err
 	}
 	if w.enum, err = ienumwbemclassobject.NewEnumClassObjectClient(w.ctx, cc); err != nil {
@@ -157,11 +160,8 @@ func (w *wmiSession) release() {
 	if w.ctx.Err() != nil {
 		return
 	}
-	req := &iremunknown.RemoteReleaseRequest{This: w.this(), InterfaceReferencesCount: uint16(len(w.refs))}
-	for _, id := range w.refs {
-		req.InterfaceReferences = append(req.InterfaceReferences, &dcom.RemoteInterfaceReference{IPID: id, PublicReferencesCount: 5})
-	}
-	_, _ = w.unknown.RemoteRelease(w.ctx, req)
+	_, _ = w.unknown.RemoteRelease(w.ctx, &iremunknown.RemoteReleaseRequest{This: w.this(),
+		InterfaceReferencesCount: uint16(len(w.refs)), InterfaceReferences: w.refs})
 }
 
 // query calls f for each instance of a class, with the properties given.
@@ -176,7 +176,7 @@ func (w *wmiSession) query(class string, properties []string, f func(r row)) err
 		return err
 	}
 	w.refs = append(w.refs, rows)
-	enum := w.enum.IPID(w.ctx, rows)
+	enum := w.enum.IPID(w.ctx, rows.IPID)
 	for n := 0; ; {
 		if time.Now().After(w.end) {
 			return fmt.Errorf("%w: not finished in time, %d are listed", transport.ErrTimeout, n)
@@ -194,12 +194,15 @@ func (w *wmiSession) query(class string, properties []string, f func(r row)) err
 			if err != nil {
 				return err
 			}
-			r, err := decodeObject(b)
+			r, err := decodeObject(b, properties...)
 			if err != nil {
 				return err
 			}
 			if n++; n > maxRows {
 				return fmt.Errorf("there are more than %d", maxRows)
+			}
+			if err := w.keep(r); err != nil {
+				return err
 			}
 			f(r)
 		}
@@ -207,6 +210,14 @@ func (w *wmiSession) query(class string, properties []string, f func(r row)) err
 			return nil
 		}
 	}
+}
+
+// keep counts a row, which is kept.
+func (w *wmiSession) keep(r row) error {
+	if w.size += r.size(); w.size > maxRowsSize {
+		return badFrame("more than %d bytes of text in the rows of WMI", maxRowsSize)
+	}
+	return nil
 }
 
 // Parts of an object reference (MS-DCOM, section 2.2.18).
@@ -229,9 +240,9 @@ func objref(p *dcom.InterfacePointer, kind uint32) ([]byte, error) {
 	return p.Data[objrefHeader:], nil
 }
 
-// reference finds in a STDOBJREF the identifier of the interface. Of where it is, too, it
-// says something, which is not believed.
-func reference(p *dcom.InterfacePointer) (*dcom.IPID, error) {
+// reference finds in a STDOBJREF the identifier of the interface, and how many references
+// to it were given. Of where it is, too, it says something, which is not believed.
+func reference(p *dcom.InterfacePointer) (*dcom.RemoteInterfaceReference, error) {
 	b, err := objref(p, objrefStandard)
 	if err != nil {
 		return nil, err
@@ -239,7 +250,7 @@ func reference(p *dcom.InterfacePointer) (*dcom.IPID, error) {
 	if len(b) < 40 {
 		return nil, badFrame("a reference to an object of %d bytes", len(b))
 	}
-	return (*dcom.IPID)(guid(b[24:40])), nil
+	return &dcom.RemoteInterfaceReference{IPID: (*dcom.IPID)(guid(b[24:40])), PublicReferencesCount: binary.LittleEndian.Uint32(b[4:])}, nil
 }
 
 // custom finds the encoded object in an OBJREF_CUSTOM of WMI.

@@ -126,6 +126,7 @@ func TestWMIRefused(t *testing.T) {
 	_, err = read(&wmiServer{code: denied}, nil)
 	require.Equal(t, transport.Code{Space: "hresult", Value: "0x80070005"}, transport.CodeOf(err))
 	require.ErrorContains(t, err, "agent")
+	require.ErrorContains(t, err, "remote launch")
 
 	_, err = read(&wmiServer{classes: proliant()}, func(ports map[string]string) { delete(ports, "49671") })
 	require.ErrorIs(t, err, transport.ErrUnreachable)

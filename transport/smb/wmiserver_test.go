@@ -53,7 +53,8 @@ func ipid(n uint32) *dcom.IPID { return &dcom.IPID{Data1: n, Data4: make([]byte,
 // standard is a reference to an object.
 func standard(n uint32) *dcom.InterfacePointer {
 	b := append([]byte("MEOW"), 1, 0, 0, 0)
-	b = append(b, make([]byte, 16+24)...)
+	b = append(b, make([]byte, 16+4)...)
+	b = append(append(b, byte(n+2), 0, 0, 0), make([]byte, 16)...) // references
 	b = append(binary.LittleEndian.AppendUint32(b, n), make([]byte, 12)...)
 	b = append(b, 0, 0, 0, 0) // no bindings
 	return &dcom.InterfacePointer{DataCount: uint32(len(b)), Data: b}
@@ -125,7 +126,11 @@ type wmiUnknown struct {
 func (s wmiUnknown) RemoteRelease(_ context.Context, r *iremunknown.RemoteReleaseRequest) (*iremunknown.RemoteReleaseResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.released += len(r.InterfaceReferences)
+	for _, ref := range r.InterfaceReferences {
+		if ref.PublicReferencesCount == ref.IPID.Data1+2 {
+			s.released++
+		}
+	}
 	return &iremunknown.RemoteReleaseResponse{That: s.that()}, nil
 }
 
