@@ -126,7 +126,8 @@
 // show under Wine 8: the program built for windows/amd64 installs a component over TCP,
 // is killed (TerminateProcess) in the middle, and another agent has the result; exit codes
 // above 1<<31 stay positive; a program is cancelled with its job object; a job runs over
-// the named pipe, dialled on the same host; the service control manager starts and stops
+// the named pipe, dialled on the same host, or over SMB through Samba (in the tests of
+// examples/roundsman); the service control manager starts and stops
 // it, hears why it failed, and finds no entry of it after its lease; remove, as another
 // service, ends and clears what is left; a manager is itself the agent ([NewInProcess],
 // [Remove]); locks, exit codes, holding the host and the refusal of a restart have tests
@@ -135,8 +136,8 @@
 // manage-bde.exe, msiexec.exe and the mutex of Windows Installer. Not shown at all: who
 // may leave a job object, which Wine lets everybody; the list of processes for those of
 // other users; that a program may be renamed while it runs; rights to files, directories, pipes and events, which Wine reduces to modes of Unix,
-// beyond that descriptors as Windows has them are understood; accounts of a domain; the pipe
-// over SMB; the deletion at the next boot, which is only asked for; the number of the boot
+// beyond that descriptors as Windows has them are understood; accounts of a domain;
+// the deletion at the next boot, which is only asked for; the number of the boot
 // where Windows counts them; programs that look for viruses or quarantine; the firewall,
 // whose rules outlive a boot there, as the file does that says that there are some.
 //

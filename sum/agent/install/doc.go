@@ -75,8 +75,9 @@
 // generation Classic is asked for news and tells of none: who may call the manager is
 // settled by a key that the agent makes only when it starts.
 //
-// None of this has run on Windows itself: it is tested against Samba, a model of the
-// service control manager and the agent of Linux, with each fault above injected.
+// None of this has run on Windows itself. With each fault above injected it is tested
+// against Samba, a model of the service control manager and the agent of Linux; and the
+// tests of examples/roundsman do it all with the agent of Windows, under Wine behind Samba.
 //
 // # The manager's own host
 //

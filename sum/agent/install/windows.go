@@ -30,7 +30,7 @@ func windowsSystem(id transport.Identity) (system, error) {
 	s := system{goos: "windows", goarch: id.Arch, uid: -1}
 	if s.goarch == "" {
 		return s, &transport.Error{Op: "probe", Kind: errors.ErrUnsupported, Err: errors.New("the target does not say for which processor its programs are"),
-			Hint: "it is read from the Windows directory: connect to the share ADMIN$"}
+			Hint: `that is read from System32\kernel32.dll in the Windows directory, the share ADMIN$, where it is missing or cannot be read`}
 	}
 	return s, nil
 }
