@@ -145,13 +145,25 @@ const oldProgram = tempPrefix + "old-"
 
 // putAway has the next boot delete an agent's program that runs, under another name in the
 // base directory. Its own stays free: who brings the program anew before that boot keeps it,
-// and the directory can go now.
+// and the directory can go now. Where even that is refused it goes at the boot under its
+// own name, with its directory if nothing else is in there.
 func (h home) putAway(program string) error {
 	old := filepath.Join(h.base(), oldProgram+rand.Text()+".exe")
-	if err := os.Rename(program, old); err != nil {
+	err := os.Rename(program, old)
+	if err == nil {
+		return deleteAtBoot(old)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return deleteAtBoot(old)
+	if berr := deleteAtBoot(program); berr != nil {
+		return errors.Join(err, berr)
+	}
+	dir := filepath.Dir(program)
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 1 {
+		return deleteAtBoot(dir)
+	}
+	return nil
 }
 
 // sweepPrograms deletes the programs in the base directory that were put away, but for
