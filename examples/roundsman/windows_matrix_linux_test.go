@@ -137,8 +137,8 @@ func (l *winLab) undisturbed(t *testing.T) []winStep {
 	return steps
 }
 
-// winDefault are the cells that are tested by default. Of the others some went through on a
-// machine with little else to do; beside other tests a process of Wine 8 sometimes hangs
+// winDefault are the cells that are tested by default. Of the others some went through, and
+// some did not: beside other tests a process of Wine 8 sometimes hangs
 // where a service says that it has stopped, and its service then stays until Wine restarts.
 var winDefault = map[string][]string{
 	"create agent":    {"manager killed"},
