@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"runtime"
 
 	"github.com/roundsman-go/roundsman/sum"
@@ -19,16 +20,20 @@ const smbRoute = "smb"
 func (r *Resolver) windows(t sum.Target) (transport.Transport, transport.Endpoint, error) {
 	reach := r.reachTime(settings{})
 	ep := transport.Endpoint{
-		Address: t.Address, Options: smb.Options{ConnectTimeout: reach},
-		Credentials: transport.Credentials{User: t.User, Password: r.cfg.Password},
+		Address: t.Address, Options: smb.Options{ConnectTimeout: reach, WMI: r.cfg.WMI},
+		Credentials: transport.Credentials{User: t.User, Password: r.password(t)},
 	}
 	if t.User == "" {
 		if runtime.GOOS != "windows" || !ep.Credentials.Password.IsZero() {
 			return nil, transport.Endpoint{}, &transport.Error{Op: "resolve", Target: t.Address, Kind: transport.ErrInvalid,
-				Hint: "name an administrator of the target, such as windows://Administrator@" + t.Address + " or, of a domain, windows://DOMAIN;user@" + t.Address}
+				Err: errors.New("no user is named; is " + t.Address + " the host, or a domain, where a shell took the ; behind it for the end of the command?"),
+				Hint: "name an administrator of the target, such as windows://Administrator@" + t.Address +
+					` or, of a domain and in quotes, "windows://DOMAIN;user@` + t.Address + `"`}
 		}
 	} else if ep.Credentials.Password.IsZero() {
-		ep.Credentials.Password = r.asked.get(loginSecret(t.User))
+		if ep.Credentials.Password = r.asked.get(loginSecret(t.User)); ep.Credentials.Password.IsZero() && r.cfg.Ask == nil {
+			return nil, transport.Endpoint{}, noPassword("resolve", t.Address, t.User, nil)
+		}
 	}
 	tr := r.decorated(smbRoute, func() transport.Transport { return &smb.Transport{DialContext: r.dialNetwork} })
 	return &windowsLogin{&patient{tr, reach}, r, t.User}, ep, nil
@@ -50,9 +55,22 @@ func (w *windowsLogin) Dial(ctx context.Context, ep transport.Endpoint) (transpo
 			if ctx.Err() != nil {
 				return nil, transport.ContextError(ctx, "dial", ep.Address, err)
 			}
-			return nil, &transport.Error{Op: "dial", Target: ep.Address, Kind: transport.ErrAuth, Err: err,
-				Hint: "a Windows server wants a password for " + w.user + ", and nobody was there to ask"}
+			return nil, noPassword("dial", ep.Address, w.user, err)
+		}
+		if ep.Credentials.Password.IsZero() {
+			w.r.asked.forget(loginSecret(w.user))
+			return nil, noPassword("dial", ep.Address, w.user, errors.New("the answer was empty"))
 		}
 	}
 	return w.t.Dial(ctx, ep)
+}
+
+// noPassword is the error where the password of a user is missing, and so nothing was
+// dialled.
+func noPassword(op, address, user string, err error) error {
+	if err == nil || errors.Is(err, errors.ErrUnsupported) {
+		err = errors.New("nobody is there to ask")
+	}
+	return &transport.Error{Op: op, Target: address, Kind: sum.ErrNoPassword, Err: err,
+		Hint: "a Windows server wants the password of " + user}
 }
