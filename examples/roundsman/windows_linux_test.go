@@ -174,7 +174,7 @@ const winTarget = "windows://ops@win1.example"
 
 func (l *winLab) config(journal string) matrixConfig {
 	return matrixConfig{Agent: l.agent, Component: l.slow, Target: winTarget, Journal: journal,
-		Windows: &windowsLogin{l.smb.Addr(), l.smb.User(), l.smb.Password()}}
+		Windows: &windowsLogin{Address: l.smb.Addr(), User: l.smb.User(), Password: l.smb.Password()}}
 }
 
 // command runs the command line to its end.

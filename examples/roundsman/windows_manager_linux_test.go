@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -11,14 +12,17 @@ import (
 )
 
 // windowsLogin is how the managers of TestWindows reach their target.
-type windowsLogin struct{ Address, User, Password string }
+type windowsLogin struct {
+	Address, User, Password string
+	ConnectTimeout          time.Duration // 0 means 5 s
+}
 
 func (l *windowsLogin) endpoint() (transport.Transport, transport.Endpoint) {
 	return &smb.Transport{}, transport.Endpoint{
 		Address:     l.Address,
 		Credentials: transport.Credentials{User: l.User, Password: transport.NewSecret(l.Password)},
 		// A line that is cut has to be found out before the test's time is over.
-		Options: smb.Options{ShareRoot: `C:\Windows`, KeepAlive: time.Second, ConnectTimeout: 5 * time.Second},
+		Options: smb.Options{ShareRoot: `C:\Windows`, KeepAlive: time.Second, ConnectTimeout: cmp.Or(l.ConnectTimeout, 5*time.Second)},
 	}
 }
 

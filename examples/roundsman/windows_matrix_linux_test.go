@@ -16,8 +16,8 @@ import (
 )
 
 // testMatrix is TestKillMatrix for a Windows server: see there. Its cells follow one
-// another, on one host. By default the manager is killed at some of the steps, and the
-// agent while the component runs; ROUNDSMAN_KILLMATRIX=all tests all cells, some 160.
+// another, on one host. By default the manager is killed at some of the steps, and there is
+// every fault while the component runs; ROUNDSMAN_KILLMATRIX=all tests all cells, some 150.
 func (l *winLab) testMatrix(t *testing.T) {
 	var steps []winStep
 	require.True(t, t.Run("undisturbed", func(t *testing.T) { steps = l.undisturbed(t) }))
@@ -34,6 +34,7 @@ type winStep struct {
 	stop    string           // the manager waits before this call
 	arrange func(c *winCell) // brings the target to the step
 	closed  bool             // the component waits for a file "go-on"
+	maybe   bool             // the agent, which removes itself, may have left nothing to do there
 	at      int              // its place among the steps
 }
 
@@ -110,7 +111,7 @@ func (l *winLab) undisturbed(t *testing.T) []winStep {
 	add := func(name, stop string, arrange func(*winCell)) {
 		steps = append(steps, winStep{name: name, stop: stop, arrange: arrange, at: len(steps)})
 	}
-	installed := false
+	installed, removing := false, false
 	for i, call := range mergeSteps(c.proc.reached()) {
 		t.Logf("%2d %s", i, call)
 		kind, _, _ := strings.Cut(call, " #")
@@ -129,21 +130,20 @@ func (l *winLab) undisturbed(t *testing.T) []winStep {
 		case kind == "remove":
 			add(call, call, nil)
 			add(call+answer, call+answer, nil)
-		case kind != "identify" && slices.Contains(readOnly, kind): // how often is a matter of time
+			removing = true
+		case kind != "identify" && slices.Contains(readOnly, kind), kind == "tunnel" && call != kind: // how often is a matter of time
 		default:
 			add(call, call, nil)
+			steps[len(steps)-1].maybe = removing && kind != "close"
 		}
 	}
 	return steps
 }
 
-// winDefault are the cells that are tested by default. Of the others some went through, and
-// some did not: beside other tests a process of Wine 8 sometimes hangs
-// where a service says that it has stopped, and its service then stays until Wine restarts.
+// winDefault are the cells that are tested by default.
 var winDefault = map[string][]string{
 	"create agent":    {"manager killed"},
-	"tunnel":          {"manager killed"},
-	"installing":      {"manager killed", "agent killed"},
+	"installing":      {"manager killed", "agent killed", "target rebooted", "cable returned", cutForGood, "disk full"},
 	"remove" + answer: {"manager killed"},
 }
 
@@ -153,8 +153,11 @@ func (l *winLab) cells(t *testing.T, steps []winStep, all bool) []*winCell {
 	place := func(name string) int {
 		return slices.IndexFunc(steps, func(s winStep) bool { return s.name == name })
 	}
-	for name := range winDefault {
+	for name, faults := range winDefault {
 		require.NotEqual(t, -1, place(name), "no step %q", name)
+		for _, fault := range faults {
+			require.True(t, slices.ContainsFunc(winFaults, func(f winFault) bool { return f.name == fault }), "no fault %q", fault)
+		}
 	}
 	var out []*winCell
 	for i, s := range steps {
@@ -191,6 +194,9 @@ func (c *winCell) begin(t *testing.T) {
 func (c *winCell) deploy(lease, redial time.Duration) {
 	cfg := c.config(c.journal)
 	cfg.Stop, cfg.Lease, cfg.Redial = c.step.stop, lease, redial
+	if c.fault.name == cutForGood {
+		cfg.Windows.ConnectTimeout = 3 * time.Second // it is waited for three times
+	}
 	c.proc = startMatrixProcess(c.t, exec.CommandContext, c.t.TempDir(), cfg)
 }
 
@@ -204,7 +210,13 @@ func (c *winCell) test(t *testing.T) {
 	} else {
 		c.deploy(time.Minute, time.Minute)
 	}
-	require.True(t, c.proc.reach(t, c.step.stop), "the step was not reached: %s", c.proc)
+	if !c.proc.reach(t, c.step.stop) {
+		require.True(t, c.step.maybe, "the step was not reached: %s", c.proc)
+		require.Equal(t, 0, c.proc.status(), "%s", c.proc)
+		require.Equal(t, []string{"Updated exit:0"}, kinds(outcomes(c.proc.events(t))))
+		c.requireClean(t, "a deployment")
+		t.Skipf("the agent was faster than the manager, which had nothing to do at %q", c.step.name)
+	}
 	if c.step.arrange != nil {
 		c.step.arrange(c)
 	}
