@@ -36,21 +36,18 @@ func (c *conn) openSession(ctx context.Context) (xssh.Channel, <-chan *xssh.Requ
 // a session that has been opened and in which nothing runs yet when the program of
 // another one ends; what it closed before it answered was not started, so that it can
 // be tried again. The busier the target, and the more programs end, the more often that
-// happens in a row.
-func (c *conn) startSession(ctx context.Context, request, what string) (xssh.Channel, <-chan *xssh.Request, error) {
+// happens in a row. What the server starts after ctx has ended is given to late, if that is
+// not nil: a channel that is closed ends no program.
+func (c *conn) startSession(ctx context.Context, request, what string, late func(xssh.Channel, <-chan *xssh.Request)) (xssh.Channel, <-chan *xssh.Request, error) {
 	for try, wait := 1, 10*time.Millisecond; ; try, wait = try+1, 2*wait {
 		ch, reqs, err := c.openSession(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
-		ok, err := do(ctx, c, func() (bool, error) {
-			return ch.SendRequest(request, true, xssh.Marshal(struct{ What string }{what}))
-		}, nil)
-		if err == nil && ok {
+		started, err := c.start(ctx, ch, reqs, request, what, late)
+		if started {
 			return ch, reqs, nil
 		}
-		c.bg.Go(func() { xssh.DiscardRequests(reqs) })
-		c.bg.Go(func() { _ = ch.Close() })
 		if err == nil {
 			return nil, nil, nil
 		}
@@ -61,6 +58,66 @@ func (c *conn) startSession(ctx context.Context, request, what string) (xssh.Cha
 			return nil, nil, err
 		}
 	}
+}
+
+// start has the server start something in a session. What does not start is closed.
+func (c *conn) start(ctx context.Context, ch xssh.Channel, reqs <-chan *xssh.Request, request, what string, late func(xssh.Channel, <-chan *xssh.Request)) (bool, error) {
+	type answer struct {
+		ok  bool
+		err error
+	}
+	answers, answered := make(chan answer), make(chan struct{})
+	if late != nil { // Close waits a moment for what it ends
+		c.ops.Add(1)
+	}
+	c.bg.Go(func() {
+		if late != nil {
+			defer c.ops.Done()
+		}
+		ok, err := ch.SendRequest(request, true, xssh.Marshal(struct{ What string }{what}))
+		close(answered)
+		cancelled := false
+		select {
+		case answers <- answer{ok, err}:
+		case <-ctx.Done():
+			cancelled = true
+		}
+		started := ok && err == nil
+		if started && !cancelled {
+			return
+		}
+		if started && late != nil {
+			late(ch, reqs)
+			return
+		}
+		c.bg.Go(func() { xssh.DiscardRequests(reqs) })
+		_ = ch.Close()
+	})
+	select {
+	case a := <-answers:
+		return a.ok && a.err == nil, a.err
+	case <-ctx.Done():
+	}
+	// A server that does not answer is not waited for without end: what it has not
+	// started when the channel is closed it will not start.
+	c.bg.Go(func() {
+		patience := time.NewTimer(lateStart)
+		defer patience.Stop()
+		select {
+		case <-answered:
+			return
+		case <-patience.C:
+		case <-c.ctx.Done():
+			patience.Reset(killGrace)
+			select {
+			case <-answered:
+				return
+			case <-patience.C:
+			}
+		}
+		_ = ch.Close()
+	})
+	return false, context.Cause(ctx)
 }
 
 // startTries is how often a session is opened to start one thing in it.

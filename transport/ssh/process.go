@@ -147,29 +147,26 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 		defer watch.Stop()
 		p.onStart = watch.Stop
 	}
-	ch, reqs, err := c.startSession(ctx, "exec", line)
+	var late func(xssh.Channel, <-chan *xssh.Request)
+	if !t.unkillable {
+		late = func(ch xssh.Channel, reqs <-chan *xssh.Request) {
+			p.out.shut()
+			p.err.shut()
+			p.deaf.Store(true)
+			p.t.stdin = nil // it is the caller's again
+			p.attach(ch, reqs)
+			c.bg.Go(p.pumpStdin)
+			p.kill()
+		}
+	}
+	ch, reqs, err := c.startSession(ctx, "exec", line, late)
 	if err != nil {
 		return transport.Exit{}, err
 	}
 	if ch == nil {
 		return transport.Exit{}, &transport.Error{Op: "run", Kind: transport.ErrRejected, Hint: "the server runs no commands"}
 	}
-	p.ch, p.closeInput = ch, sync.OnceFunc(func() { _ = ch.CloseWrite() })
-	reqsDone := make(chan struct{})
-	c.bg.Go(func() {
-		defer close(reqsDone)
-		p.requests(reqs)
-	})
-	c.bg.Go(func() {
-		defer close(p.done)
-		var wg sync.WaitGroup
-		wg.Go(p.pumpStderr)
-		p.pumpStdout()
-		wg.Wait()
-		<-reqsDone
-		p.begun()
-		_ = ch.Close()
-	})
+	p.attach(ch, reqs)
 	defer p.deaf.Store(true)
 	if t.mayHang && t.stdin != nil {
 		go p.pumpStdin()
@@ -187,6 +184,26 @@ func (c *conn) run(ctx context.Context, cancel context.CancelCauseFunc, t task) 
 		return transport.Exit{}, context.Cause(ctx)
 	}
 	return p.result(ctx)
+}
+
+// attach reads what comes from a program that the server has started.
+func (p *process) attach(ch xssh.Channel, reqs <-chan *xssh.Request) {
+	p.ch, p.closeInput = ch, sync.OnceFunc(func() { _ = ch.CloseWrite() })
+	reqsDone := make(chan struct{})
+	p.c.bg.Go(func() {
+		defer close(reqsDone)
+		p.requests(reqs)
+	})
+	p.c.bg.Go(func() {
+		defer close(p.done)
+		var wg sync.WaitGroup
+		wg.Go(p.pumpStderr)
+		p.pumpStdout()
+		wg.Wait()
+		<-reqsDone
+		p.begun()
+		_ = ch.Close()
+	})
 }
 
 // result is how a program ended that was not cancelled.

@@ -194,7 +194,7 @@ func (c *conn) openSFTP(ctx context.Context, packet int) (*sftpClient, error) {
 	// of a long message, for whose end one would wait for ever.
 	ctx, cancel := context.WithTimeout(ctx, c.opts.ConnectTimeout)
 	defer cancel()
-	ch, reqs, err := c.startSession(ctx, "subsystem", "sftp")
+	ch, reqs, err := c.startSession(ctx, "subsystem", "sftp", nil)
 	if err != nil {
 		return nil, err
 	}
