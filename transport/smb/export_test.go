@@ -40,3 +40,6 @@ func SealedKeys(ctx context.Context, tc transport.Conn) (names []string, err err
 		return names, err
 	})
 }
+
+// OldName is where a Put keeps the file that it replaces.
+func OldName(file string) string { return oldName(file) }

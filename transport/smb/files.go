@@ -249,7 +249,12 @@ func (c *conn) Remove(ctx context.Context, name string) error {
 	if file == "" {
 		return k.invalid("this is the share itself")
 	}
-	return k.fail(k.insist(func() error { return k.c.volume.remove(file) }))
+	err = k.insist(func() error { return k.c.volume.remove(file) })
+	if err == nil || errors.Is(explain(&transport.Error{}, err), fs.ErrNotExist) {
+		// What a Put has left of an older one must not come back by the next.
+		_ = lib0(k, func() error { return k.c.volume.remove(oldName(file)) })
+	}
+	return k.fail(err)
 }
 
 // busyTime is how long what is in use is tried again.

@@ -100,6 +100,7 @@ func (p *put) run() (transport.FileInfo, error) {
 			return transport.FileInfo{}, err
 		} else if there {
 			_ = lib0(p.call, func() error { return p.c.volume.remove(p.part) })
+			_ = lib0(p.call, func() error { return tidy(p.c.volume, p.file) }) // of a Put whose end was cut off
 			p.kept.Store(p.f.Size)
 			return p.finish()
 		}

@@ -37,8 +37,9 @@ func (p *put) old() (os.FileInfo, error) {
 // rename gives the partial file its name.
 func (p *put) rename() error {
 	v, replaced := p.c.volume, false
-	err := p.insist(func() (err error) {
-		replaced, err = replaceFile(v, p.part, p.file)
+	err := p.insist(func() error {
+		r, err := replaceFile(v, p.part, p.file)
+		replaced = replaced || r
 		return err
 	})
 	if err == nil && (replaced || p.stale) {
@@ -47,7 +48,8 @@ func (p *put) rename() error {
 	return err
 }
 
-// replaceFile gives the file part the name of another, and reports whether there was one.
+// replaceFile gives the file part the name of another, and reports whether that went aside,
+// also where it fails afterwards.
 //
 // A rename that replaces (MS-FSCC, section 2.4.37, ReplaceIfExists) would do it in one
 // step. The library sends 0 there, and nothing of it lets anybody say otherwise: the
@@ -83,14 +85,15 @@ func replaceFile(v volume, part, file string) (replaced bool, err error) {
 		return replaced, nil
 	}
 	if replaced {
-		if back := v.rename(aside, file); back != nil && !errors.Is(back, fs.ErrExist) {
-			return false, fmt.Errorf("%w; the old file is now %s, and gets its name back when another one is put: %w", err, aside, back)
+		// Another Put may have been faster, in either of the two.
+		if back := v.rename(aside, file); back != nil && !errors.Is(back, fs.ErrExist) && !errors.Is(back, fs.ErrNotExist) {
+			return true, fmt.Errorf("%w; the old file is now %s, and gets its name back when another one is put: %w", err, aside, back)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {
 		err = &transport.Error{Kind: transport.ErrBusy, Err: err, Hint: "somebody else has just put a file there"}
 	}
-	return false, err
+	return replaced, err
 }
 
 // retire removes a file that was replaced. What runs can be renamed alone, so that its name

@@ -196,3 +196,32 @@ func TestMissingCode(t *testing.T) {
 		})
 	}
 }
+
+// What a Put that was cut off left of an older file does not come back when the file has
+// been put again, or removed.
+func TestOldFileStaysAway(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	conn := dial(t, endpoint(srv))
+	old := filepath.Join(srv.Admin(), smb.OldName("setup.exe"))
+	file := transport.BytesFile("setup.exe", []byte("new"))
+	put := func() (transport.PutResult, error) {
+		return transport.Put(t.Context(), conn, "setup.exe", file, transport.PutOptions{})
+	}
+	_, err := put()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(old, []byte("ancient"), 0o600))
+	res, err := put()
+	require.NoError(t, err)
+	require.EqualValues(t, 3, res.Kept, "it was there")
+	require.NoFileExists(t, old)
+
+	require.NoError(t, os.WriteFile(old, []byte("ancient"), 0o600))
+	require.NoError(t, transport.Remove(t.Context(), conn, "setup.exe"))
+	require.NoFileExists(t, old)
+	file.Open = transport.BytesFile("setup.exe", nil).Open
+	_, err = put()
+	require.ErrorIs(t, err, transport.ErrIntegrity)
+	_, err = transport.Stat(t.Context(), conn, "setup.exe")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
