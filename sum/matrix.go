@@ -377,7 +377,7 @@ func (m *matrix) target(t Target) ([]Flow, error) {
 // option returns what a row is for that is there only when it is used, else "".
 func option(kind Kind, p Port) PortOption {
 	switch {
-	case kind == Windows && p.Direction == ToTarget && p.First == 135:
+	case kind == Windows && p.Direction == ToTarget && p.First == 135 && p.Need != Required: // else it is dialled there
 		return UseWMI
 	case p.Need != WhenUsed:
 		return ""

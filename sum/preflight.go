@@ -285,8 +285,11 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 			return f.reached(agent.ReachedNothing, err.Error(), Blocks)
 		}
 	}
-	if onWindows && (errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)) {
-		return f.as(FindFailed, Blocks, err.Error(), administrator)
+	switch {
+	case onWindows && errors.Is(err, fs.ErrPermission):
+		return f.as(FindRights, Blocks, err.Error(), administrator)
+	case onWindows && errors.Is(err, fs.ErrNotExist):
+		return f.as(FindFailed, Blocks, err.Error(), "share ADMIN$ again (the value AutoShareServer, and file sharing), or run this program on the server itself")
 	}
 	return f.as(FindFailed, Blocks, err.Error(), "")
 }

@@ -94,7 +94,7 @@ func TestPreflightWindowsAdvice(t *testing.T) {
 	}{
 		"no password":      {dial: &transport.Error{Kind: sum.ErrNoPassword}, code: sum.FindNoPassword, advice: "nothing was dialled"},
 		"wrong password":   {dial: transport.ErrAuth, code: sum.FindLogin, advice: "user, domain and password"},
-		"no administrator": {dial: fs.ErrPermission, code: sum.FindFailed, advice: "administrator"},
+		"no administrator": {dial: fs.ErrPermission, code: sum.FindRights, advice: "administrator"},
 		"another server":   {dial: transport.ErrTrust, code: sum.FindIdentity, advice: "another server"},
 		"malformed":        {dial: transport.ErrInvalid, code: sum.FindFailed, advice: "correct"},
 		"no rights":        {unfit: fmt.Errorf("services: %w", fs.ErrPermission), code: sum.FindRights, advice: "administrator"},

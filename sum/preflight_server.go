@@ -150,9 +150,9 @@ func (p *preflight) judge(facts agent.Facts) {
 		p.add(Finding{}.as(FindNotRoot, s, fmt.Sprintf("the login is user %d, not root: %s", facts.UID, fails), "log in as root, or use sudo"))
 	}
 	if skew := facts.Skew.Abs(); facts.Within < 0 {
-		text := "the target's clock cannot be seen without a program there"
+		text := "the target's clock could not be seen"
 		if facts.Free < 0 {
-			text = "the target's clock, and how much room it has, cannot be seen without a program there"
+			text = "the target's clock, and how much room it has, could not be seen"
 		}
 		p.add(Finding{}.as(FindUntried, Notice, text, ""))
 	} else if skew > clockTolerance+facts.Within {

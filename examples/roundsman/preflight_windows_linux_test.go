@@ -45,7 +45,8 @@ func TestPreflightWindows(t *testing.T) {
 	require.Equal(t, 0, status, "%s%s", b.out.String(), b.errs.String())
 	require.Contains(t, b.out.String(), "lets the manager in")
 	require.Contains(t, b.out.String(), "no other manager works there")
-	require.Contains(t, b.out.String(), "cannot be seen without a program there")
+	require.Contains(t, b.out.String(), "MiB are free in /roundsman")
+	require.Contains(t, b.out.String(), "the clocks of target and manager agree")
 	require.Len(t, srv.Services().List(), 1)
 
 	source.known = false

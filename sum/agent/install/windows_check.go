@@ -48,7 +48,7 @@ func (k *windowsCheck) Facts(ctx context.Context) (agent.Facts, error) {
 		if lineLost(ctx, err) {
 			return agent.Facts{}, k.fail(err)
 		}
-		f.Unfit = append(f.Unfit, k.fail(err))
+		f.Unfit, f.HoldersErr = append(f.Unfit, k.fail(err)), k.fail(errors.New("for want of that it was not looked at"))
 		return f, nil
 	}
 	var bases []string
