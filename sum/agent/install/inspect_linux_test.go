@@ -389,7 +389,7 @@ func TestInspectHolder(t *testing.T) {
 	conn := l.dial()
 	a := l.start(conn)
 	place := a.Place()
-	job := agent.Job{ID: strings.Repeat("a", 32), Component: "thing", Version: "1.0", Argv: []string{"sleep", "60"}, Profile: agent.ProfileZeroOK}
+	job := agent.Job{ID: strings.Repeat("a", 32), Component: "thing", Version: "1.0", Argv: []string{"sleep", "600"}, Profile: agent.ProfileZeroOK}
 	_, err := a.Install(t.Context(), job)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
