@@ -262,7 +262,7 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 	case errors.Is(err, transport.ErrAuth):
 		return f.as(FindLogin, Blocks, err.Error(), "check user, keys and password; it was tried once only, as more may lock the account")
 	case errors.Is(err, ErrInvalid), errors.Is(err, transport.ErrInvalid):
-		return Finding{Err: err}.as(FindFailed, Blocks, err.Error(), "correct how the target is given, or what it is to be reached with; nothing was sent")
+		return Finding{Err: err}.as(FindFailed, Blocks, err.Error(), "correct how the target is given, or what it is to be reached with")
 	case errors.Is(err, transport.ErrProtocol), errors.Is(err, transport.ErrRejected):
 		return f.as(FindService, Blocks, err.Error(), "check the port of the address")
 	case errors.Is(err, errors.ErrUnsupported):
@@ -289,7 +289,7 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 	case onWindows && errors.Is(err, fs.ErrPermission):
 		return f.as(FindRights, Blocks, err.Error(), administrator)
 	case onWindows && errors.Is(err, fs.ErrNotExist):
-		return f.as(FindFailed, Blocks, err.Error(), "share ADMIN$ again (the value AutoShareServer, and file sharing), or run this program on the server itself")
+		return f.as(FindFailed, Blocks, err.Error(), "share ADMIN$ again (the value AutoShareServer, and file sharing)")
 	}
 	return f.as(FindFailed, Blocks, err.Error(), "")
 }

@@ -18,8 +18,10 @@ import (
 // Put implements transport.FileStore. What is on the target is always read back, and the
 // partial file gets its name when it has the right SHA-256. PutOptions.Mode means nothing
 // here: the file gets the access rights of its directory. A file of that name that has
-// the content already stays; another one goes when the new one is complete: see
-// [replaceFile]. So does a program that runs, which goes on with what it was started from.
+// the content already stays; another one is renamed when the new one is complete, and
+// removed when that has its name. Where the manager ends between the two renames nothing has
+// the name, and the next Put of it gives the old one back its own first. A program that
+// runs is replaced, too, and goes on with what it was started from.
 // The directory must be one in which administrators alone may create files: who owns the
 // partial file could change it after it was verified.
 func (c *conn) Put(ctx context.Context, name string, f transport.File, opts transport.PutOptions) (transport.PutResult, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	xssh "golang.org/x/crypto/ssh"
@@ -12,14 +13,15 @@ import (
 const (
 	killGrace = time.Second      // how long a cancelled call waits for its program to end
 	killLimit = time.Minute      // how long the effort goes on behind its back, while the connection is open
+	killSlot  = 9 * time.Second  // how long the effort counts as the call whose program it ends
 	lateStart = 10 * time.Second // how long a login shell may take until the program's number comes
 )
 
 // terminate ends the program of a cancelled call: by a signal to its process
 // group (RFC 4254, section 6.9) where the server passes signals on, and by a kill
 // of its own, which also reaches what runs as root. Whoever called waits a moment
-// for it; the rest happens behind its back, before the connection closes, and then
-// over is called.
+// for it; the rest happens behind its back, before the connection closes. over is called
+// when that has ended, or takes long.
 func (p *process) terminate(over func()) {
 	if p.t.unkillable || p.c.lost() {
 		p.c.bg.Go(func() { _ = p.ch.Close() })
@@ -27,11 +29,14 @@ func (p *process) terminate(over func()) {
 		return
 	}
 	p.c.ops.Add(1)
+	over = sync.OnceFunc(over)
+	slot := time.AfterFunc(killSlot, over)
 	finished := make(chan struct{})
 	p.c.bg.Go(func() {
 		defer p.c.ops.Done()
 		defer close(finished)
 		defer over()
+		defer slot.Stop()
 		p.kill()
 	})
 	grace := time.NewTimer(killGrace)

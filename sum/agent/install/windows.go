@@ -245,7 +245,7 @@ func (w windows) start(ctx context.Context, way *way) (*installed, error) {
 // (MS-ERREF; winerror.h): ERROR_INVALID_IMAGE_HASH, ERROR_ACCESS_DISABLED_BY_POLICY,
 // ERROR_DRIVER_BLOCKED and ERROR_SYSTEM_INTEGRITY_POLICY_VIOLATION.
 var codePolicy = []transport.Code{
-	{Space: "win32", Value: "577"}, {Space: "win32", Value: "1260"}, {Space: "win32", Value: "1275"}, {Space: "win32", Value: "4551"},
+	{Space: "win32", Value: "577"}, {Space: "win32", Value: "1260"}, {Space: "win32", Value: "1275"}, {Space: "win32", Value: "4550"}, {Space: "win32", Value: "4551"},
 }
 
 // notStarted explains why the service control manager did not start the agent.

@@ -130,7 +130,7 @@ func (k *windowsCheck) mayStart(ctx context.Context) error {
 }
 
 // space reads how much is free in the base directory, which need not be there yet, and how
-// far the clocks are apart, where the connection can tell.
+// far the clocks are apart, where that can be told.
 func (k *windowsCheck) space(ctx context.Context, f *agent.Facts) error {
 	dir := f.Dir
 	for ; dir != "/"; dir = path.Dir(dir) {
@@ -142,14 +142,14 @@ func (k *windowsCheck) space(ctx context.Context, f *agent.Facts) error {
 	switch {
 	case err == nil:
 		f.Free = free
-	case !errors.Is(err, errors.ErrUnsupported):
+	case lineLost(ctx, err):
 		return err
 	}
 	clock, err := transport.ReadClock(ctx, k.conn)
 	switch {
 	case err == nil:
 		f.Skew, f.Within = clock.Skew, clock.Within
-	case !errors.Is(err, errors.ErrUnsupported):
+	case lineLost(ctx, err):
 		return err
 	}
 	return nil
