@@ -157,7 +157,7 @@ func (h *winHost) agentLogs() string {
 // testService: the host itself, with a service that is not the agent.
 func (h *winHost) testService(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "echo.exe")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/roundsman-go/roundsman/internal/realtest/winehelper")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/roundsman-go/roundsman/internal/winlab/winehelper")
 	cmd.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))

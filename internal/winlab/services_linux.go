@@ -59,7 +59,7 @@ func (w *Wine) Services(ctx context.Context) (*Services, error) {
 	return s, nil
 }
 
-const helperPackage = "github.com/roundsman-go/roundsman/internal/realtest/winehelper"
+const helperPackage = "github.com/roundsman-go/roundsman/internal/winlab/winehelper"
 
 // Build builds a program for windows/amd64 from a package of this module, which the
 // current directory must be in.
