@@ -1,0 +1,144 @@
+package redfishtest
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+)
+
+// Request is a request that a client sent. A request that still runs has no
+// Status.
+type Request struct {
+	Method string
+	Path   string // with the query
+	User   string // "" if it was not authenticated
+	Basic  bool   // authenticated by Basic
+	Status int
+	Header http.Header // without what is secret
+	Length int64       // Content-Length, -1 if there was none
+	Bytes  int64       // of the body that were read
+	JSON   string      // the body, if it is JSON of at most 64 KiB, without what is secret
+}
+
+// Requests returns the requests that came in so far, in order.
+func (s *Server) Requests() []Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Request, len(s.requests))
+	for i, r := range s.requests {
+		out[i] = *r
+	}
+	return out
+}
+
+// Count returns how many requests of a method ("" for any) had a path that begins
+// with the given one, without regard to case.
+func (s *Server) Count(method, path string) int {
+	n := 0
+	for _, r := range s.Requests() {
+		if (method == "" || r.Method == method) && len(r.Path) >= len(path) && strings.EqualFold(r.Path[:len(path)], path) {
+			n++
+		}
+	}
+	return n
+}
+
+// exchange is a request at work.
+type exchange struct {
+	http.ResponseWriter
+	s      *Server
+	record *Request // guarded by s.mu
+	wrote  bool
+	mute   bool // nothing is answered: see ResetAnswered
+	noLoc  bool
+}
+
+func (x *exchange) WriteHeader(status int) {
+	if x.wrote {
+		return
+	}
+	x.wrote = true
+	x.s.mu.Lock()
+	x.record.Status = status
+	x.s.mu.Unlock()
+	if x.noLoc {
+		x.Header().Del("Location")
+	}
+	if !x.mute {
+		x.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (x *exchange) Write(p []byte) (int, error) {
+	x.WriteHeader(http.StatusOK)
+	if x.mute {
+		return len(p), nil
+	}
+	return x.ResponseWriter.Write(p)
+}
+
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// body counts what is read of a body, and breaks off where a fault says so.
+type body struct {
+	io.ReadCloser
+	n       atomic.Int64
+	at      int64        // where it happens; -1: nowhere
+	happens func() error // what happens there
+	err     error        // what has happened
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if b.at >= 0 {
+		if left := b.at - b.n.Load(); left <= 0 {
+			if b.err = b.happens(); b.err != nil {
+				return 0, b.err
+			}
+			b.at = -1
+		} else if int64(len(p)) > left {
+			p = p[:left]
+		}
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.n.Add(int64(n))
+	return n, err
+}
+
+// newRequest begins the record of a request.
+func (s *Server) newRequest(r *http.Request) *Request {
+	h := r.Header.Clone()
+	for _, secret := range []string{"Authorization", "Cookie", "X-Auth-Token"} {
+		if h.Get(secret) != "" {
+			h.Set(secret, "(secret)")
+		}
+	}
+	rec := &Request{Method: r.Method, Path: r.URL.RequestURI(), Header: h, Length: r.ContentLength}
+	s.mu.Lock()
+	s.requests = append(s.requests, rec)
+	s.mu.Unlock()
+	return rec
+}
+
+// redacted is JSON without the values of passwords.
+func redacted(b []byte) string {
+	var o map[string]any
+	if len(b) > 64<<10 || json.Unmarshal(b, &o) != nil {
+		return ""
+	}
+	changed := false
+	for k := range o {
+		if slices.Contains([]string{"password", "sessionkey"}, strings.ToLower(k)) {
+			o[k], changed = "(secret)", true
+		}
+	}
+	if changed {
+		b, _ = json.Marshal(o)
+	}
+	return string(b)
+}
