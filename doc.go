@@ -13,7 +13,7 @@
 //	sum/depot           the manager's server for targets that fetch their payload
 //	transport           what an update needs from a target: connections and capabilities
 //	transport/ssh       Linux servers over SSH
-//	transport/smb       Windows servers over SMB: files, services, named pipes
+//	transport/smb       Windows servers over SMB: files, services, named pipes; WMI
 //	transport/local     the manager's own host
 //	transport/ssh/sshtest       an SSH server in the test's own process
 //	transport/smb/smbtest       Samba with a service manager of its own, for tests

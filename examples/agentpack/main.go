@@ -41,7 +41,7 @@ func pack(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("agentpack", flag.ContinueOnError)
 	dir := flags.String("o", "", "`directory` to write to")
 	keyFile := flags.String("key", "", "`file` with an Ed25519 private key, in PEM (PKCS #8)")
-	platforms := flags.String("platforms", "linux/amd64,linux/arm64", "`list` of GOOS/GOARCH")
+	platforms := flags.String("platforms", "linux/amd64,linux/arm64,windows/amd64", "`list` of GOOS/GOARCH")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

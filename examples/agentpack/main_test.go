@@ -7,10 +7,12 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,17 +33,27 @@ func writeKey(t *testing.T) string {
 	return name
 }
 
-// TestPack builds an agent, checks it as an installer does, and has the command
-// line carry it.
+// TestPack builds the agents, checks them as an installer does, and has the command
+// line carry them.
 func TestPack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not run with -short: it builds the agent and the command line")
 	}
 	dir := t.TempDir()
 	var out bytes.Buffer
-	require.NoError(t, pack(t.Context(), []string{"-o", dir, "-key", writeKey(t), "-platforms", "linux/" + runtime.GOARCH}, &out))
-	digest, name, _ := strings.Cut(strings.TrimSpace(out.String()), "  ")
-	require.Equal(t, "agent-linux-"+runtime.GOARCH, name)
+	require.NoError(t, pack(t.Context(), []string{"-o", dir, "-key", writeKey(t)}, &out))
+	digests := map[string]string{} // by name
+	for line := range strings.Lines(out.String()) {
+		digest, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		digests[name] = digest
+		fi, err := os.Stat(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Less(t, fi.Size(), int64(12<<20), name)
+	}
+	names := slices.Sorted(maps.Keys(digests))
+	require.Equal(t, []string{"agent-linux-amd64", "agent-linux-arm64", "agent-windows-amd64"}, names)
+	digest := digests["agent-linux-"+runtime.GOARCH]
+	require.NotEmpty(t, digest, "not packed by default")
 
 	fsys := os.DirFS(dir)
 	key, err := install.ReadPublicKey(fsys)
@@ -49,6 +61,9 @@ func TestPack(t *testing.T) {
 	f, err := install.FS(fsys, key).Open(t.Context(), "linux", runtime.GOARCH)
 	require.NoError(t, err)
 	require.Equal(t, digest, f.Digest())
+	f, err = install.FS(fsys, key).Open(t.Context(), "windows", "amd64")
+	require.NoError(t, err)
+	require.Equal(t, digests["agent-windows-amd64"], f.Digest())
 	key[0] ^= 1
 	_, err = install.FS(fsys, key).Open(t.Context(), "linux", runtime.GOARCH)
 	require.ErrorIs(t, err, transport.ErrTrust)
@@ -57,7 +72,7 @@ func TestPack(t *testing.T) {
 	into, err := filepath.Abs("../roundsman/agents")
 	require.NoError(t, err)
 	overlay := map[string]map[string]string{"Replace": {}}
-	for _, file := range []string{name, install.ManifestName, install.SignatureName, install.PublicKeyName} {
+	for _, file := range append(names, install.ManifestName, install.SignatureName, install.PublicKeyName) {
 		overlay["Replace"][filepath.Join(into, file)] = filepath.Join(dir, file)
 	}
 	data, err := json.Marshal(overlay)

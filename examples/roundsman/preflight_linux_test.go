@@ -358,7 +358,7 @@ func bigDeb(t *testing.T, name string, size int) string {
 func TestDeployPreflight(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
-	m.host.Run("sh", "-c", "mkdir -p /var/lib/roundsman; mount -t tmpfs -o size=24M,mode=755 none /var/lib/roundsman")
+	m.host.Run("sh", "-c", "mkdir -p /var/lib/roundsman; mount -t tmpfs -o size=48M,mode=755 none /var/lib/roundsman")
 	status, list := m.run("deploy", "--component", bigDeb(t, "rmbig", 32<<20), m.target())
 	require.Equal(t, exitFailed, status)
 	require.Empty(t, outcomes(list))

@@ -78,7 +78,7 @@ func (b bitLocker) call(ctx context.Context, args ...string) (code int, output s
 	var out bytes.Buffer
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = baseEnv(), rootDir(), &out, &out
 	err = b.run(cmd)
-	output = strings.Join(strings.Fields(tail(out.Bytes(), maxText)), " ")
+	output = strings.Join(strings.Fields(tail(printed(out.Bytes()), maxText)), " ")
 	var ended *exec.ExitError
 	switch {
 	case ctx.Err() != nil:

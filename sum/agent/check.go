@@ -50,7 +50,8 @@ type Facts struct {
 	// Unfit says of the base directories that would be preferred why they will not do.
 	Unfit []error
 	// Skew is by how much the target's clock is ahead of the manager's; it is known to
-	// within Within.
+	// within Within. A negative Within says that the clock cannot be seen, and Skew
+	// means nothing then.
 	Skew, Within time.Duration
 	// Holders are who holds the host: jobs that run, those of the manager's own agent
 	// among them, or a restart that is due.

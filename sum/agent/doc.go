@@ -126,15 +126,18 @@
 // show under Wine 8: the program built for windows/amd64 installs a component over TCP,
 // is killed (TerminateProcess) in the middle, and another agent has the result; exit codes
 // above 1<<31 stay positive; a program is cancelled with its job object; a job runs over
-// the named pipe, dialled on the same host; the service control manager starts and stops
+// the named pipe, dialled on the same host, or over SMB through Samba (in the tests of
+// examples/roundsman); the service control manager starts and stops
 // it, hears why it failed, and finds no entry of it after its lease; remove, as another
 // service, ends and clears what is left; a manager is itself the agent ([NewInProcess],
 // [Remove]); locks, exit codes, holding the host and the refusal of a restart have tests
 // of their own. Calls with the form of those of Windows, but none of it, show the shutdown
-// of the service, the restart (InitiateSystemShutdownEx), and manage-bde.exe. Not shown at
-// all: rights to files, directories, pipes and events, which Wine reduces to modes of Unix,
-// beyond that descriptors as Windows has them are understood; accounts of a domain; the pipe
-// over SMB; the deletion at the next boot, which is only asked for; the number of the boot
+// of the service and the job that delays it, the restart (InitiateSystemShutdownEx),
+// manage-bde.exe, msiexec.exe and the mutex of Windows Installer. Not shown at all: who
+// may leave a job object, which Wine lets everybody; the list of processes for those of
+// other users; that a program may be renamed while it runs; rights to files, directories, pipes and events, which Wine reduces to modes of Unix,
+// beyond that descriptors as Windows has them are understood; accounts of a domain;
+// the deletion at the next boot, which is only asked for; the number of the boot
 // where Windows counts them; programs that look for viruses or quarantine; the firewall,
 // whose rules outlive a boot there, as the file does that says that there are some.
 //
@@ -146,12 +149,32 @@
 //
 // The program of a process that runs cannot be deleted. So an agent that is told to leave
 // leaves its program, beside the logs, to the manager that told it so. At the end of its
-// lease there is none: the program goes with the next boot, and its directory if nothing
-// else is in it. That cannot be taken back: who brings the program anew before that boot
-// will have to do so again after it. An agent that is a service deletes its entry when it
-// leaves in one of these ways. When its service is stopped, or its process killed, the
+// lease there is none: the program gets another name in the base directory
+// (.tmp-old-*.exe) and goes with the next boot, or when the next agent begins below that
+// directory; until the boot other installers may see that a restart is pending. The agent's
+// directory goes at once if nothing else is in it. An agent that is a service deletes its
+// entry when it leaves in one of these ways. When its service is stopped, or its process killed, the
 // entry stays; so does that of remove. All entries begin with [ServicePrefix], and
 // all directories are below the one of [DefaultBaseDirs].
+//
+// A job that must not be interrupted (Job.NoKill) delays a shutdown of the host, for
+// half an hour at most, where the agent is a service and runs: at its start it asks
+// for that time (SERVICE_CONFIG_PRESHUTDOWN_INFO), and agent.log says where it is not
+// given. Nothing delays it where the agent was killed, is a process or the manager
+// itself, or where the host is not shut down but loses its power.
+//
+// When a job is cancelled or takes too long its program is ended with what that has
+// started, but not what the service of Windows Installer does for it: so the host is
+// held until that has come to an end, for half an hour at most. It is not held so where the
+// shim was dead already.
+//
+// Programs are searched in the directories of Windows first. What msiexec.exe gets is quoted
+// as it wants it. The end of a program's output (Result.Text), and what a probe prints, is
+// taken to be in the OEM code page where it is no UTF-8; the log stays as it was.
+//
+// Agent and shims leave the job object that the process is in which starts them, as that
+// of a CI runner or a remote shell. Where that lets nobody leave, which agent.log says,
+// they may end with it.
 //
 // Names of a job's files that Windows would take for something else, as a device, a stream
 // or another file, are refused ([Job.Check]). A job can have BitLocker suspended for one

@@ -66,11 +66,16 @@ func jobEnv(dir string, extra []string) []string {
 	return env
 }
 
-// searchPath completes a search path by the directories of defaultPath and drops
-// relative ones, which would let the working directory decide what is run.
+// searchPath completes a search path by the directories of defaultPath, on Windows before
+// the others, as it searches itself, and drops relative ones, which would let the working
+// directory decide what is run.
 func searchPath(have string) string {
 	var dirs []string
-	for _, d := range append(filepath.SplitList(have), filepath.SplitList(defaultPath())...) {
+	lists := [][]string{filepath.SplitList(have), filepath.SplitList(defaultPath())}
+	if ownPathFirst {
+		slices.Reverse(lists)
+	}
+	for _, d := range slices.Concat(lists...) {
 		if filepath.IsAbs(d) && !slices.Contains(dirs, d) {
 			dirs = append(dirs, d)
 		}

@@ -23,11 +23,22 @@ func inUse(err error) bool {
 // a program that looks for viruses.
 const patience = 3 * time.Second
 
+// deniedPatience is how long somebody is waited for where Windows only says that access is
+// denied. It says so of a file that is being deleted while somebody has it open, as well as
+// of one that nobody will ever get.
+const deniedPatience = 200 * time.Millisecond
+
 // patiently tries again while a file is in use.
-func patiently(try func() error) error {
-	for end, pause := time.Now().Add(patience), time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+func patiently(try func() error) error { return tryFor(patience, deniedPatience, try) }
+
+func tryFor(used, denied time.Duration, try func() error) error {
+	for begun, pause := time.Now(), time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		err := try()
-		if err == nil || !inUse(err) || time.Now().After(end) {
+		limit := used
+		if errors.Is(err, windows.ERROR_ACCESS_DENIED) {
+			limit = denied
+		}
+		if err == nil || !inUse(err) || time.Since(begun) > limit {
 			return err
 		}
 		time.Sleep(pause)
@@ -106,23 +117,62 @@ func removeFile(name string) error {
 
 // removeAll deletes a tree, but for the program of this process, which cannot be deleted
 // while it runs, and the directories that this is in. An agent's program that another
-// process runs goes with the next boot, if nobody deletes it before.
+// process runs goes with the next boot, if no agent deletes it before.
 func removeAll(name string) error {
 	var self os.FileInfo
 	if exe, err := os.Executable(); err == nil {
 		self, _ = os.Stat(exe)
 	}
-	err := patiently(func() error {
+	denied := deniedPatience
+	if filepath.Base(name) == programName {
+		denied = patience // its process may be about to end
+	}
+	err := tryFor(patience, denied, func() error {
 		_, err := removeTree(name, self)
 		return err
 	})
 	if err != nil && inUse(err) && filepath.Base(name) == programName {
-		if uerr := deleteAtBoot(name); uerr != nil {
+		if uerr := home(filepath.Dir(name)).putAway(name); uerr != nil {
 			return errors.Join(err, uerr)
 		}
 		return nil
 	}
 	return err
+}
+
+// oldProgram begins the names of programs that the next boot deletes.
+const oldProgram = tempPrefix + "old-"
+
+// putAway has the next boot delete an agent's program that runs, under another name in the
+// base directory. Its own stays free: who brings the program anew before that boot keeps it,
+// and the directory can go now. Where even that is refused it goes at the boot under its
+// own name, with its directory if nothing else is in there.
+func (h home) putAway(program string) error {
+	old := filepath.Join(h.base(), oldProgram+rand.Text()+".exe")
+	err := os.Rename(program, old)
+	if err == nil {
+		return deleteAtBoot(old)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if berr := deleteAtBoot(program); berr != nil {
+		return errors.Join(err, berr)
+	}
+	dir := filepath.Dir(program)
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 1 {
+		return deleteAtBoot(dir)
+	}
+	return nil
+}
+
+// sweepPrograms deletes the programs in the base directory that were put away, but for
+// those that run still.
+func (h home) sweepPrograms() {
+	old, _ := filepath.Glob(filepath.Join(h.base(), oldProgram+"*.exe"))
+	for _, name := range old {
+		_ = os.Remove(name)
+	}
 }
 
 // removeTree is os.RemoveAll by what older systems know, too, but for one file. It reports
@@ -156,8 +206,7 @@ func removeTree(name string, but os.FileInfo) (stays bool, err error) {
 	return false, nil
 }
 
-// deleteAtBoot has Windows delete a file, or a directory that is empty then, when it starts
-// next. Only administrators may ask for that.
+// deleteAtBoot has Windows delete a file when it starts next. Only administrators may ask for that.
 func deleteAtBoot(name string) error {
 	path, err := windows.UTF16PtrFromString(name)
 	if err == nil {
@@ -170,28 +219,24 @@ func deleteAtBoot(name string) error {
 }
 
 // leaveRest is for what an agent cannot delete itself, where nobody is there to do it: its
-// program goes with the next boot, and its directory, if nothing else is in it.
+// program goes with the next boot, and its directory now, if nothing else is in it.
 func (h home) leaveRest() error {
-	entries, err := os.ReadDir(string(h))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	rest := 0
-	for _, e := range entries {
-		if e.Name() != programName {
-			rest++
-			continue
-		}
-		if err := deleteAtBoot(h.path(programName)); err != nil {
-			return err
-		}
+	rel, err := filepath.Rel(string(h), self)
+	if err != nil || !filepath.IsLocal(rel) {
+		return nil
 	}
-	if rest == 0 {
-		return deleteAtBoot(string(h))
+	if err := h.putAway(h.path(rel)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
+	// What is empty goes, and nothing else.
+	for dir := filepath.Dir(rel); dir != "."; dir = filepath.Dir(dir) {
+		_ = os.Remove(h.path(dir))
+	}
+	_ = os.Remove(string(h))
 	return nil
 }
 

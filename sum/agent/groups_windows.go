@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -19,18 +21,20 @@ import (
 )
 
 // Each program that the agent starts is in a job object, which its children do not
-// leave by themselves, so that they can be ended together. Its name comes from the
-// number of the program, so that any process of ours finds it; it exists as long as one
-// has a handle of it. That of a job's program is held by the program itself, too: so
-// it is there when the shim is dead, and closing the last handle does not end anybody.
-// That of a probe ends with the agent.
+// leave by themselves, so that they can be ended together. That of a job's program has a
+// name that nobody can guess, and make before us; it is in the job's record, so that any
+// process of ours finds it. It exists as long as one has a handle of it, as the program
+// itself has: so it is there when the shim is dead, and closing the last handle does not
+// end anybody. That of a probe has no name and ends with the agent.
 //
 // What a program inherits on Unix, to hold the host or to be known by its log as long
 // as it lives, is here an event with a name. A handle of it is put into the program
 // before that runs its first instruction.
 
-func groupName(pid int) string { return `Global\roundsman-program-` + strconv.Itoa(pid) }
-func endEvent(pid int) string  { return `Global\roundsman-end-` + strconv.Itoa(pid) }
+// newGroup is a name for the group of a job's program.
+func newGroup() string { return `Global\roundsman-program-` + rand.Text() }
+
+func endEvent(pid int) string { return `Global\roundsman-end-` + strconv.Itoa(pid) }
 
 // heldEvent is the event by which a program holds a file.
 func heldEvent(name string) string {
@@ -43,14 +47,22 @@ func heldEvent(name string) string {
 
 // ownGroup: programs have no window, and wait until they are in their group.
 func ownGroup(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true,
+	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CmdLine: commandLineOf(cmd),
 		CreationFlags: windows.CREATE_NO_WINDOW | windows.CREATE_NEW_PROCESS_GROUP | windows.CREATE_SUSPENDED}
 }
 
-// endGroup ends what is in the group of a program. There is nothing that could be
+// commandLineOf is the command line that cmd has been given; "" is that os/exec makes it.
+func commandLineOf(cmd *exec.Cmd) string {
+	if cmd.SysProcAttr == nil {
+		return ""
+	}
+	return cmd.SysProcAttr.CmdLine
+}
+
+// endGroup ends what is in the group of a job's program. There is nothing that could be
 // asked: a program without a console and a window hears no request.
-func endGroup(pid int, _ bool) error {
-	name, err := windows.UTF16PtrFromString(groupName(pid))
+func endGroup(_ int, group string, _ bool) error {
+	name, err := windows.UTF16PtrFromString(group)
 	if err != nil {
 		return err
 	}
@@ -95,16 +107,17 @@ func openJobObject(access uint32, name *uint16) (windows.Handle, error) {
 	return windows.Handle(h), nil
 }
 
-// startProgram starts a job's program, which goes on when this process is killed.
-// release is to be called when it has ended, or is left to itself.
-func startProgram(cmd *exec.Cmd) (release func(), err error) {
+// startProgram starts a job's program in a group with this name. It goes on when this
+// process is killed. release is to be called when it has ended, or is left to itself.
+func startProgram(cmd *exec.Cmd, group string) (release func(), err error) {
 	ownGroup(cmd)
-	return startGroup(cmd, false)
+	return startGroup(cmd, group)
 }
 
-// runInGroup is cmd.Run for a program that ends with this process.
+// runInGroup is cmd.Run for a program that ends with this process, and with all that it has
+// started where its context ends.
 func runInGroup(cmd *exec.Cmd) error {
-	release, err := startGroup(cmd, true)
+	release, err := startGroup(cmd, "")
 	if err != nil {
 		return err
 	}
@@ -112,54 +125,69 @@ func runInGroup(cmd *exec.Cmd) error {
 	return cmd.Wait()
 }
 
-// startGroup starts a program in a group of its own. cmd.ExtraFiles become handles of
-// the program that it does not know of.
-func startGroup(cmd *exec.Cmd, endWithUs bool) (release func(), err error) {
+// startGroup starts a program in a group of its own; one without a name ends with this
+// process. cmd.ExtraFiles become handles of the program that it does not know of.
+func startGroup(cmd *exec.Cmd, group string) (release func(), err error) {
 	extra := cmd.ExtraFiles
 	cmd.ExtraFiles = nil // os/exec has none on Windows
-	if err := cmd.Start(); err != nil {
+	job, err := makeGroup(group)
+	if err != nil {
 		return nil, err
 	}
-	job, err := intoGroup(cmd.Process.Pid, extra, endWithUs)
-	if err != nil {
+	release = func() { _ = windows.CloseHandle(job) }
+	if cmd.Cancel != nil {
+		cmd.Cancel = func() error {
+			_ = windows.TerminateJobObject(job, ended)
+			return cmd.Process.Kill() // it may not be in there yet
+		}
+	}
+	if err := cmd.Start(); err != nil {
+		release()
+		return nil, err
+	}
+	if err := intoGroup(job, cmd.Process.Pid, extra, group == ""); err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		release()
 		return nil, err
 	}
-	return func() { _ = windows.CloseHandle(job) }, nil
+	return release, nil
 }
 
-// intoGroup puts a program that is suspended into its group, and lets it run.
-func intoGroup(pid int, extra []*os.File, endWithUs bool) (job windows.Handle, err error) {
+// makeGroup makes a group, which until its program runs ends with this process: nobody
+// else would let that run. If this process is ended just then, so is a program that has
+// barely begun.
+func makeGroup(group string) (windows.Handle, error) {
 	sa, err := attributes()
 	if err != nil {
 		return 0, err
 	}
-	name, err := windows.UTF16PtrFromString(groupName(pid))
-	if err != nil {
-		return 0, err
+	var name *uint16
+	if group != "" {
+		if name, err = windows.UTF16PtrFromString(group); err != nil {
+			return 0, err
+		}
 	}
-	job, err = createJobObject(sa, name)
+	job, err := createJobObject(sa, name)
 	if err != nil {
 		return 0, os.NewSyscallError("CreateJobObject", err)
 	}
-	defer func() {
-		if err != nil {
-			windows.CloseHandle(job)
-		}
-	}()
-	// Until it runs it ends with this process, for nobody else would let it run. If
-	// this process is ended just then, so is a program that has barely begun.
 	if err := limitJob(job, true); err != nil {
+		windows.CloseHandle(job)
 		return 0, err
 	}
+	return job, nil
+}
+
+// intoGroup puts a program that is suspended into its group, and lets it run.
+func intoGroup(job windows.Handle, pid int, extra []*os.File, endWithUs bool) error {
 	process, err := windows.OpenProcess(windows.PROCESS_SET_QUOTA|windows.PROCESS_TERMINATE|windows.PROCESS_DUP_HANDLE, false, uint32(pid))
 	if err != nil {
-		return 0, os.NewSyscallError("OpenProcess", err)
+		return os.NewSyscallError("OpenProcess", err)
 	}
 	defer windows.CloseHandle(process)
 	if err := windows.AssignProcessToJobObject(job, process); err != nil {
-		return 0, os.NewSyscallError("AssignProcessToJobObject", err)
+		return os.NewSyscallError("AssignProcessToJobObject", err)
 	}
 	give := func(h windows.Handle, access, options uint32) error {
 		var there windows.Handle
@@ -167,23 +195,21 @@ func intoGroup(pid int, extra []*os.File, endWithUs bool) (job windows.Handle, e
 	}
 	if !endWithUs {
 		if err := give(job, jobObjectQuery, 0); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	for _, f := range extra {
 		if err := give(windows.Handle(f.Fd()), 0, windows.DUPLICATE_SAME_ACCESS); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if err := resume(pid); err != nil {
-		return 0, err
+		return err
 	}
 	if !endWithUs {
-		if err := limitJob(job, false); err != nil {
-			return 0, err
-		}
+		return limitJob(job, false)
 	}
-	return job, nil
+	return nil
 }
 
 // limitJob says whether closing the last handle of a job object ends what is in it.
@@ -306,11 +332,11 @@ func endAsked(ctx context.Context, stop context.CancelFunc) (context.Context, co
 			stop()
 		}
 	}()
-	return ctx, func() {
+	return ctx, sync.OnceFunc(func() { // again, the handles would be others'
 		_ = windows.SetEvent(over)
 		<-watched
 		windows.CloseHandle(event)
 		windows.CloseHandle(over)
 		stop()
-	}
+	})
 }

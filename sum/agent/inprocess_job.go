@@ -43,7 +43,7 @@ func (s *shim) executeInProcess(cmd *exec.Cmd, file *os.File) error {
 		defer also.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, also)
 	}
-	cmd, release, err := startFree(cmd)
+	cmd, release, err := startFree(cmd, s.rec.Group)
 	if err != nil {
 		return s.failed("start", err)
 	}
@@ -55,6 +55,9 @@ func (s *shim) executeInProcess(cmd *exec.Cmd, file *os.File) error {
 	go func() { ended <- cmd.Wait() }()
 	out := &outputFile{name: file.Name(), max: maxOutput}
 	why := s.watch(cmd.Process.Pid, ended, out)
+	if why != reasonNone {
+		s.awaitInstaller(installerRuns)
+	}
 	file.Sync()
 	s.conclude(cmd.ProcessState, why, out)
 	return s.end(s.rec.Result)
@@ -66,11 +69,11 @@ const busyTime = 5 * time.Second
 // startFree starts a program with the umask that installers expect. It may have
 // been written just now, and another goroutine may be starting a process, which
 // holds the file open for a moment (go.dev/issue/22315).
-func startFree(proto *exec.Cmd) (cmd *exec.Cmd, release func(), err error) {
+func startFree(proto *exec.Cmd, group string) (cmd *exec.Cmd, release func(), err error) {
 	for end := time.Now().Add(busyTime); ; time.Sleep(5 * time.Millisecond) {
 		cmd := &exec.Cmd{Path: proto.Path, Args: proto.Args, Env: proto.Env, Dir: proto.Dir,
 			Stdout: proto.Stdout, Stderr: proto.Stderr, ExtraFiles: proto.ExtraFiles, SysProcAttr: proto.SysProcAttr}
-		release, err := startProgram(cmd)
+		release, err := startProgram(cmd, group)
 		if err == nil || !isBusy(err) || time.Now().After(end) {
 			return cmd, release, err
 		}

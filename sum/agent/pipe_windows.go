@@ -42,6 +42,9 @@ type pipeListener struct {
 
 	accepting sync.Mutex
 	next      windows.Handle // an instance to which nobody is connected
+	// coming is of the call that waits for somebody. Windows writes into it until that is
+	// over, so it must not be on a stack, which may move.
+	coming windows.Overlapped
 
 	mu     sync.Mutex
 	closed bool
@@ -127,7 +130,8 @@ func (l *pipeListener) connect(h windows.Handle) error {
 		return err
 	}
 	defer windows.CloseHandle(came)
-	o := &windows.Overlapped{HEvent: came}
+	l.coming = windows.Overlapped{HEvent: came}
+	o := &l.coming
 	switch err := windows.ConnectNamedPipe(h, o); err {
 	case nil, windows.ERROR_PIPE_CONNECTED:
 		return nil

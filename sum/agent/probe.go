@@ -79,7 +79,7 @@ func (s *service) probe(ctx context.Context, p channel.Probe) (channel.ProbeResu
 	}
 	limit = min(limit, maxProbeTimeout)
 	out, exit, err := runLimited(ctx, prog, p.Args, limit, maxProbeOutput)
-	res.Output, res.Truncated = strings.ToValidUTF8(string(out.head), "\uFFFD"), out.dropped
+	res.Output, res.Truncated = strings.ToValidUTF8(string(printed(out.head)), "\uFFFD"), out.dropped
 	// What XML cannot carry.
 	res.Output = strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' && r != '\t' && r != '\r' || r == 0xFFFE || r == 0xFFFF {
@@ -140,7 +140,6 @@ func runLimited(ctx context.Context, prog string, args []string, limit time.Dura
 	cmd := exec.CommandContext(ctx, prog)
 	cmd.Args, cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = args, baseEnv(), rootDir(), out, out
 	ownGroup(cmd)
-	cmd.Cancel = func() error { return endGroup(cmd.Process.Pid, true) }
 	cmd.WaitDelay = drainTime
 	err := runInGroup(cmd)
 	if ctx.Err() != nil {

@@ -25,6 +25,9 @@ const (
 
 	defaultNetwork = "unix"
 
+	// ownPathFirst is false: an administrator's path comes before that of defaultPath.
+	ownPathFirst = false
+
 	// staysWhileItRuns is for Windows.
 	staysWhileItRuns = false
 )
@@ -84,7 +87,7 @@ const installerUmask = 0o022
 
 // startProgram starts a program with the umask that installers expect. release is to
 // be called when it has ended, or is left to itself.
-func startProgram(cmd *exec.Cmd) (release func(), err error) {
+func startProgram(cmd *exec.Cmd, _ string) (release func(), err error) {
 	start := cmd.Start
 	if umask() != installerUmask {
 		start = func() error { return startWithUmask(cmd) }
@@ -92,8 +95,32 @@ func startProgram(cmd *exec.Cmd) (release func(), err error) {
 	return func() {}, start()
 }
 
-// runInGroup is cmd.Run for the leader of a process group.
-func runInGroup(cmd *exec.Cmd) error { return cmd.Run() }
+// newGroup is for Windows, where the group of a program has a name.
+func newGroup() string { return "" }
+
+// setCommandLine is for Windows, where a program gets one string.
+func setCommandLine(*exec.Cmd) {}
+
+// startDetached starts a process that goes on when this one ends.
+func startDetached(cmd *exec.Cmd) (_ *exec.Cmd, confined bool, err error) {
+	detach(cmd)
+	return cmd, false, cmd.Start()
+}
+
+// printed is what a program has printed.
+func printed(output []byte) []byte { return output }
+
+// installerRuns is for Windows, where a service does what an installer asks for.
+func installerRuns() bool { return false }
+
+// runInGroup is cmd.Run for the leader of a process group, all of which ends where its
+// context does.
+func runInGroup(cmd *exec.Cmd) error {
+	if cmd.Cancel != nil {
+		cmd.Cancel = func() error { return endGroup(cmd.Process.Pid, "", true) }
+	}
+	return cmd.Run()
+}
 
 // startByShell starts a program with installerUmask: a process has one umask for
 // all its threads, so a shell in between sets it.
@@ -128,6 +155,9 @@ func (home) forgetService() error { return nil }
 
 // leaveRest is for Windows, where the program of a process that runs cannot be deleted.
 func (home) leaveRest() error { return nil }
+
+// sweepPrograms is for Windows, too.
+func (home) sweepPrograms() {}
 
 // checkRights is for Windows, where a directory has a list of rights beside its owner.
 func (home) checkRights() error { return nil }

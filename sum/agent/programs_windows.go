@@ -3,8 +3,13 @@ package agent
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"golang.org/x/sys/windows"
 )
@@ -22,6 +27,10 @@ const (
 	firstProcess = 4
 
 	defaultNetwork = "pipe"
+
+	// ownPathFirst: what any installer puts before them must not stand in for programs of
+	// Windows.
+	ownPathFirst = true
 
 	// staysWhileItRuns: the program of a process that runs cannot be deleted.
 	staysWhileItRuns = true
@@ -136,3 +145,60 @@ func thisBitLocker() bitLocker {
 	}
 	return bitLocker{tool: tool, drive: filepath.VolumeName(windowsDir()), run: runInGroup}
 }
+
+// setCommandLine makes the command line of a program that does not read it as others do.
+func setCommandLine(cmd *exec.Cmd) {
+	if isMSIExec(cmd.Path) {
+		cmd.SysProcAttr = &syscall.SysProcAttr{CmdLine: msiCommandLine(cmd.Args)}
+	}
+}
+
+// printed is what a program has printed, as UTF-8. Programs of the console write in the
+// code page of that, which for those without one is the OEM code page.
+func printed(output []byte) []byte {
+	start := output
+	for i := 0; i < utf8.UTFMax-1 && len(start) > 0 && !utf8.RuneStart(start[0]); i++ {
+		start = start[1:] // of a character that was cut
+	}
+	for i := 1; i < utf8.UTFMax && i <= len(start); i++ {
+		if c := start[len(start)-i]; utf8.RuneStart(c) {
+			if !utf8.FullRune(start[len(start)-i:]) {
+				start = start[:len(start)-i]
+			}
+			break
+		}
+	}
+	if utf8.Valid(start) {
+		return output
+	}
+	const oemCodePage = 1 // CP_OEMCP
+	wide := make([]uint16, len(output))
+	n, err := windows.MultiByteToWideChar(oemCodePage, 0, &output[0], int32(len(output)), &wide[0], int32(len(wide)))
+	if err != nil {
+		return output
+	}
+	return []byte(string(utf16.Decode(wide[:n])))
+}
+
+// installerRuns reports whether Windows Installer installs something ("_MSIExecute Mutex").
+func installerRuns() bool {
+	name, err := windows.UTF16PtrFromString(installerMutex)
+	if err != nil {
+		return false
+	}
+	runtime.LockOSThread() // which may come to own it
+	defer runtime.UnlockOSThread()
+	h, err := windows.OpenMutex(windows.SYNCHRONIZE, false, name)
+	if err != nil {
+		return err == windows.ERROR_ACCESS_DENIED
+	}
+	defer windows.CloseHandle(h)
+	event, err := windows.WaitForSingleObject(h, 0)
+	if err == nil && (event == windows.WAIT_OBJECT_0 || event == windows.WAIT_ABANDONED) {
+		_ = windows.ReleaseMutex(h)
+		return false
+	}
+	return err == nil
+}
+
+const installerMutex = `Global\_MSIExecute`

@@ -39,6 +39,7 @@ type record struct {
 	BootID    string           `json:"boot_id,omitempty"`
 	Shim      process          `json:"shim,omitzero"`
 	Program   process          `json:"program,omitzero"`
+	Group     string           `json:"group,omitempty"` // the name of the program's job object, on Windows
 	Exit      *transport.Exit  `json:"exit,omitempty"`
 	Result    transport.Result `json:"result,omitzero"`
 	Cancel    bool             `json:"cancel_asked,omitempty"`

@@ -142,5 +142,5 @@ func (s *service) cancelOrphan(rec record, before fs.FileInfo) error {
 	}
 	force := before != nil && time.Since(before.ModTime()) > killGrace
 	s.log.Info("ending a program without a shim", "job", rec.ID, "force", force)
-	return endGroup(rec.Program.PID, force)
+	return endGroup(rec.Program.PID, rec.Group, force)
 }

@@ -103,6 +103,7 @@ func serve(ctx context.Context, h home) (gone bool, err error) {
 		ln.Close()
 		return false, err
 	}
+	h.sweepPrograms()
 	h.prune(boot.keepLogs(), log)
 	ready := Ready{
 		Version: fileVersion, Nonce: boot.Nonce, PID: os.Getpid(), StartTime: processStart(os.Getpid()),

@@ -101,7 +101,7 @@ func (s *shim) run(ctx context.Context) error {
 	}
 	cmd.ExtraFiles = []*os.File{s.host.inherited()}
 	// From here on a dead shim means that the program may have run.
-	s.rec.State, s.rec.Started, s.rec.BootID, s.rec.Shim = Running, time.Now().UTC(), bootID(), thisProcess()
+	s.rec.State, s.rec.Started, s.rec.BootID, s.rec.Shim, s.rec.Group = Running, time.Now().UTC(), bootID(), thisProcess(), newGroup()
 	if err := s.home.writeRecord(s.rec); isNoSpace(err) {
 		return s.failed("start", err)
 	} else if err != nil {
@@ -163,10 +163,7 @@ func (s *shim) prepare() error {
 
 // command makes the program's command and opens its log.
 func (s *shim) command() (*exec.Cmd, *os.File, error) {
-	args := make([]string, len(s.job.Argv))
-	for i, a := range s.job.Argv {
-		args[i] = strings.ReplaceAll(a, dirMark, s.work())
-	}
+	args := placeArgs(s.job.Argv, s.work())
 	env := jobEnv(s.work(), s.job.Env)
 	prog := args[0]
 	if rel, ok := strings.CutPrefix(prog, "./"); ok {
@@ -178,6 +175,7 @@ func (s *shim) command() (*exec.Cmd, *os.File, error) {
 		}
 	}
 	cmd := &exec.Cmd{Path: prog, Args: args, Env: env, Dir: s.work()}
+	setCommandLine(cmd)
 	ownGroup(cmd)
 	out, err := openFile(s.home.output(s.id), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	return cmd, out, err
@@ -269,7 +267,7 @@ func (s *shim) watch(pid int, ended <-chan error, out jobOutput) (why string) {
 		}
 		why = reason
 		s.log.Info("ending the program", "job", s.id, "reason", reason)
-		if err := endGroup(pid, false); err != nil {
+		if err := endGroup(pid, s.rec.Group, false); err != nil {
 			s.log.Error("ending the program", "job", s.id, "error", err)
 		}
 		t := time.NewTimer(s.grace)
@@ -279,7 +277,7 @@ func (s *shim) watch(pid int, ended <-chan error, out jobOutput) (why string) {
 		select {
 		case <-ended:
 			if why != reasonNone {
-				endGroup(pid, true) // its children, which may not have listened
+				endGroup(pid, s.rec.Group, true) // its children, which may not have listened
 			}
 			return why
 		case <-timeout:
@@ -297,7 +295,7 @@ func (s *shim) watch(pid int, ended <-chan error, out jobOutput) (why string) {
 				end(reasonStopped)
 			}
 		case <-kill:
-			if err := endGroup(pid, true); err != nil {
+			if err := endGroup(pid, s.rec.Group, true); err != nil {
 				s.log.Error("killing the program", "job", s.id, "error", err)
 			}
 		case <-tick.C:
@@ -338,6 +336,7 @@ func (s *shim) conclude(ps *os.ProcessState, why string, out jobOutput) {
 			s.rec.Result.Verdict = transport.VerdictUnknown
 		}
 	}
+	last = printed(last)
 	s.rec.Result.Text = tail(last, maxText)
 	if note != "" {
 		s.rec.Result.Text = strings.TrimSpace(note + "\n" + tail(last, maxText-len(note)-1))
@@ -370,7 +369,37 @@ func (s *shim) end(res transport.Result) error {
 		}
 	}
 	s.log.Info("job ended", "job", s.id, "state", s.rec.State, "verdict", s.rec.Result.Verdict, "code", s.rec.Result.Code.String())
-	return removeAll(s.dir())
+	if err := removeAll(s.dir()); err != nil {
+		// What the installer left in the background may have it as its directory.
+		s.log.Warn("the directory of a job stays until the agent leaves or another comes", "job", s.id, "error", err)
+	}
+	return nil
+}
+
+// installerTime bounds the wait for what an installer that was ended had begun.
+const installerTime = 30 * time.Minute
+
+// awaitInstaller holds the host while what the program asked for is still done, or taken
+// back, by another process: to end msiexec.exe does not end the installation, which the
+// service of Windows Installer does.
+func (s *shim) awaitInstaller(runs func() bool) {
+	if !runs() {
+		return
+	}
+	s.log.Warn("the program was ended, but Windows Installer goes on: the host is held until that is over", "job", s.id)
+	for end := time.Now().Add(installerTime); runs(); {
+		if time.Now().After(end) {
+			s.log.Error("Windows Installer does not come to an end", "job", s.id, "waited", installerTime)
+			return
+		}
+		select {
+		case <-time.After(shimPoll):
+		case <-s.stopped:
+			s.stopAsked = true
+			return
+		}
+	}
+	s.log.Info("Windows Installer has come to an end", "job", s.id)
 }
 
 // awaitRoom is the end of end where the disk is full, as err says.

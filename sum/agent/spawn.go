@@ -124,6 +124,9 @@ func (m *systemd) spawnShim(ctx context.Context, h home, id, self string) (<-cha
 	return ended, nil
 }
 
+// confinedText says what a process started with which this one may not part.
+const confinedText = "roundsman-agent: the job object that this process is in lets nothing leave it: what it starts may end with it"
+
 func startShim(h home, cmd *exec.Cmd) (<-chan struct{}, error) {
 	log, err := openFile(h.path(LogName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -131,9 +134,12 @@ func startShim(h home, cmd *exec.Cmd) (<-chan struct{}, error) {
 	}
 	defer log.Close()
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = baseEnv(), h.workDir(), log, log
-	detach(cmd)
-	if err := cmd.Start(); err != nil {
+	cmd, confined, err := startDetached(cmd)
+	if err != nil {
 		return nil, err
+	}
+	if confined {
+		fmt.Fprintln(log, confinedText)
 	}
 	ended := make(chan struct{})
 	go func() {

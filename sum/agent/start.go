@@ -179,9 +179,12 @@ func (l *launching) runUnit(ctx context.Context, m *systemd, u unit) error {
 func (l *launching) asSession() error {
 	cmd := exec.Command(l.self, "serve", "-dir", string(l.home))
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = l.env, l.home.workDir(), l.file, l.file
-	detach(cmd)
-	if err := cmd.Start(); err != nil {
+	cmd, confined, err := startDetached(cmd)
+	if err != nil {
 		return err
+	}
+	if confined {
+		fmt.Fprintln(l.file, confinedText)
 	}
 	ended := make(chan error, 1)
 	over := make(chan struct{})

@@ -26,7 +26,7 @@ func shareFile(string) (*os.File, error)      { return nil, errPlatform("locking
 func tryLock(*os.File) bool                   { return false }
 func detach(*exec.Cmd)                        {}
 func ownGroup(*exec.Cmd)                      {}
-func endGroup(int, bool) error                { return errPlatform("ending programs") }
+func endGroup(int, string, bool) error        { return errPlatform("ending programs") }
 func endProcess(int, bool) error              { return errPlatform("ending programs") }
 func exitOf(ps *os.ProcessState) (int, string) {
 	return ps.ExitCode(), ""

@@ -80,7 +80,7 @@ func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true
 func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
 
 // endGroup asks a process group to end, or with force ends it.
-func endGroup(pid int, force bool) error {
+func endGroup(pid int, _ string, force bool) error {
 	sig := unix.SIGTERM
 	if force {
 		sig = unix.SIGKILL

@@ -23,7 +23,23 @@ const ended = uint32(windows.STATUS_CONTROL_C_EXIT)
 
 // detach lets cmd go on when this process, or its console, ends.
 func detach(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: windows.DETACHED_PROCESS | windows.CREATE_NEW_PROCESS_GROUP}
+	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CmdLine: commandLineOf(cmd),
+		CreationFlags: windows.DETACHED_PROCESS | windows.CREATE_NEW_PROCESS_GROUP}
+}
+
+// startDetached starts a process that goes on when this one ends, and also when the job
+// object does that this one is in, as that of a CI runner, a service manager or a remote
+// shell, if it lets anybody leave it; else confined is true.
+func startDetached(proto *exec.Cmd) (cmd *exec.Cmd, confined bool, err error) {
+	for _, leave := range []uint32{windows.CREATE_BREAKAWAY_FROM_JOB, 0} {
+		cmd = &exec.Cmd{Path: proto.Path, Args: proto.Args, Env: proto.Env, Dir: proto.Dir, Stdout: proto.Stdout, Stderr: proto.Stderr}
+		detach(cmd)
+		cmd.SysProcAttr.CreationFlags |= leave
+		if err = cmd.Start(); !errors.Is(err, windows.ERROR_ACCESS_DENIED) {
+			return cmd, leave == 0, err
+		}
+	}
+	return nil, false, err
 }
 
 // endProcess asks an agent to end, by the event that it has for that (see endAsked),
@@ -129,8 +145,11 @@ func lookAtProcess(pid int) (start string, err error) {
 		return "0", nil // it cannot be asked, and always lives
 	}
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION|windows.SYNCHRONIZE, false, uint32(pid))
-	if err == windows.ERROR_INVALID_PARAMETER {
+	switch err {
+	case windows.ERROR_INVALID_PARAMETER:
 		return "", nil
+	case windows.ERROR_ACCESS_DENIED: // another user's
+		return listedProcess(pid)
 	}
 	if err != nil {
 		return "", os.NewSyscallError("OpenProcess", err)

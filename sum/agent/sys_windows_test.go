@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,7 +75,7 @@ func TestWindowsProcesses(t *testing.T) {
 	for _, code := range []int{0, 1, 259, 3221225786} {
 		cmd := exec.Command(filepath.Join(windowsDir(), `System32\cmd.exe`), "/c", "exit", exitText(code))
 		ownGroup(cmd)
-		release, err := startGroup(cmd, false)
+		release, err := startGroup(cmd, newGroup())
 		require.NoError(t, err)
 		_ = cmd.Wait()
 		got, signal := exitOf(cmd.ProcessState)
@@ -101,18 +102,20 @@ func TestWindowsGroups(t *testing.T) {
 	require.NoError(t, err)
 	cmd := exec.Command(filepath.Join(windowsDir(), `System32\cmd.exe`), "/c", "ping -n 600 127.0.0.1 >nul")
 	cmd.ExtraFiles = []*os.File{also}
-	release, err := startProgram(cmd)
+	group := newGroup()
+	require.NotEqual(t, group, newGroup())
+	release, err := startProgram(cmd, group)
 	require.NoError(t, err)
 	require.NoError(t, also.Close())
 	release() // as when the shim is killed
 	require.True(t, fileHeld(held))
 	require.True(t, started(cmd.Process.Pid).alive())
-	require.NoError(t, endGroup(cmd.Process.Pid, false))
+	require.NoError(t, endGroup(cmd.Process.Pid, group, false))
 	_ = cmd.Wait()
 	code, _ := exitOf(cmd.ProcessState)
 	require.EqualValues(t, ended, code)
 	require.Eventually(t, func() bool { return !fileHeld(held) }, time.Minute, 10*time.Millisecond)
-	require.NoError(t, endGroup(cmd.Process.Pid, true), "there is none")
+	require.NoError(t, endGroup(cmd.Process.Pid, group, true), "there is none")
 }
 
 func TestWindowsFiles(t *testing.T) {
@@ -178,7 +181,8 @@ func TestWindowsPipeDeadlines(t *testing.T) {
 
 func TestWindowsEnvironment(t *testing.T) {
 	path := searchPath(`C:\tools;.;rel`)
-	require.Contains(t, path, `C:\tools;`)
+	require.True(t, strings.HasPrefix(path, filepath.Join(windowsDir(), "System32")+";"), path)
+	require.True(t, strings.HasSuffix(path, `;C:\tools`), path)
 	require.NotContains(t, path, "rel")
 	prog, err := lookPath("cmd", path)
 	require.NoError(t, err)
@@ -239,16 +243,14 @@ func TestWindowsRestartIsDue(t *testing.T) {
 
 // A job object that somebody else has made under the name of a program's does not get it.
 func TestWindowsForeignGroup(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	ownGroup(cmd)
-	require.NoError(t, cmd.Start())
-	name, err := windows.UTF16PtrFromString(groupName(cmd.Process.Pid))
+	group := newGroup()
+	name, err := windows.UTF16PtrFromString(group)
 	require.NoError(t, err)
 	foreign, err := createJobObject(nil, name)
 	require.NoError(t, err)
 	defer windows.CloseHandle(foreign)
-	_, err = intoGroup(cmd.Process.Pid, nil, false)
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	_, err = startProgram(cmd, group)
 	require.ErrorIs(t, err, windows.ERROR_ALREADY_EXISTS)
-	require.NoError(t, cmd.Process.Kill())
-	_ = cmd.Wait()
+	require.Nil(t, cmd.Process, "nothing was started")
 }

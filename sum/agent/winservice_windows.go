@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
@@ -78,19 +79,36 @@ func (s *windowsService) Execute(args []string, requests <-chan svc.ChangeReques
 	if s.err != nil {
 		return true, uint32(exitStatus(s.err))
 	}
-	ctx, stop := notifyEnd()
-	defer stop()
-	ctx, cancel := context.WithCancel(ctx)
+	// Signals mean nothing to a service: Go makes SIGTERM of what every console hears when
+	// any user logs off.
+	ctx, cancel := endAsked(context.WithCancel(context.Background()))
 	defer cancel()
+	s.delayShutdown()
 	done, gone := make(chan struct{}), false
 	go func() {
 		defer close(done)
 		gone, s.err = s.work(ctx)
 	}()
 	// Whether an agent listens is told by ready.json, with the bootstrap's nonce.
-	status <- svc.Status{State: svc.Running, Accepts: svc.AcceptStop | svc.AcceptShutdown}
+	status <- svc.Status{State: svc.Running, Accepts: svc.AcceptStop | svc.AcceptShutdown | svc.AcceptPreShutdown}
+	var waits <-chan time.Time // while a job delays the shutdown
+	var until time.Time
+	pending := svc.Status{State: svc.StopPending, WaitHint: uint32((replyTime + leaveTime).Milliseconds())}
+	end := func() {
+		waits = nil
+		pending.CheckPoint++
+		status <- pending
+		cancel()
+	}
 	for {
 		select {
+		case <-waits:
+			if time.Now().Before(until) && s.home.mustNotEnd() {
+				pending.CheckPoint++
+				status <- pending
+			} else {
+				end()
+			}
 		case <-done:
 			status <- svc.Status{State: svc.StopPending}
 			if gone {
@@ -106,10 +124,70 @@ func (s *windowsService) Execute(args []string, requests <-chan svc.ChangeReques
 			case svc.Interrogate:
 				status <- r.CurrentStatus
 			case svc.Stop, svc.Shutdown:
-				status <- svc.Status{State: svc.StopPending, WaitHint: uint32((replyTime + leaveTime).Milliseconds())}
-				cancel()
+				end()
+			case svc.PreShutdown:
+				if !s.home.mustNotEnd() {
+					end()
+					break
+				}
+				fmt.Fprintf(os.Stderr, "roundsman-agent as %s: a job must not be interrupted and delays the shutdown, for %v at most\n", s.name, longestDelay)
+				tick := time.NewTicker(shutdownPoll)
+				defer tick.Stop()
+				waits, until = tick.C, time.Now().Add(longestDelay)
+				pending.CheckPoint++
+				status <- pending
 			}
 		}
+	}
+}
+
+const (
+	// longestDelay is how long a job that must not be interrupted delays a shutdown of the
+	// host, as it does where systemd runs.
+	longestDelay = 30 * time.Minute
+	shutdownPoll = time.Second // how often it is looked whether one does
+)
+
+// mustNotEnd reports whether a job runs here that must not be interrupted.
+func (h home) mustNotEnd() bool {
+	for _, id := range h.busy() {
+		var job Job
+		sh := shim{home: h, id: id}
+		if err := readLimited(sh.spec(), &job, maxRecord); err == nil && job.NoKill {
+			return true
+		}
+	}
+	return false
+}
+
+// delayShutdown asks the service control manager for the time that such a job may need: of
+// itself it waits for ten seconds, or on older systems three minutes, however many
+// checkpoints it is told.
+func (s *windowsService) delayShutdown() {
+	fail := func(call string, err error) {
+		fmt.Fprintf(os.Stderr, "roundsman-agent as %s: jobs cannot delay a shutdown of the host for long: %v\n", s.name, os.NewSyscallError(call, err))
+	}
+	manager, err := windows.OpenSCManager(nil, nil, windows.SC_MANAGER_CONNECT)
+	if err != nil {
+		fail("OpenSCManager", err)
+		return
+	}
+	defer windows.CloseServiceHandle(manager)
+	p, err := windows.UTF16PtrFromString(s.name)
+	if err != nil {
+		fail("OpenService", err)
+		return
+	}
+	h, err := windows.OpenService(manager, p, windows.SERVICE_CHANGE_CONFIG)
+	if err != nil {
+		fail("OpenService", err)
+		return
+	}
+	defer windows.CloseServiceHandle(h)
+	// SERVICE_PRESHUTDOWN_INFO
+	milliseconds := uint32((longestDelay + replyTime + leaveTime).Milliseconds())
+	if err := windows.ChangeServiceConfig2(h, windows.SERVICE_CONFIG_PRESHUTDOWN_INFO, (*byte)(unsafe.Pointer(&milliseconds))); err != nil {
+		fail("ChangeServiceConfig2", err)
 	}
 }
 

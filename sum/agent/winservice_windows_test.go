@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "manage-bde.exe" {
 		os.Exit(standInBDE())
 	}
+	if filepath.Base(os.Args[0]) == "msiexec.exe" {
+		os.Exit(standInMSIExec())
+	}
 	os.Exit(m.Run())
 }
 
@@ -129,7 +132,7 @@ func (h *winHost) serve(s *mgr.Service) {
 	st, err := s.Query()
 	require.NoError(h.t, err)
 	require.Equal(h.t, svc.Running, st.State)
-	require.Equal(h.t, svc.AcceptStop|svc.AcceptShutdown, st.Accepts)
+	require.Equal(h.t, svc.AcceptStop|svc.AcceptShutdown|svc.AcceptPreShutdown, st.Accepts)
 	require.EqualValues(h.t, h.ready.PID, st.ProcessId)
 }
 
@@ -266,9 +269,17 @@ func TestWindowsServiceLease(t *testing.T) {
 	require.NoError(t, s.Start())
 	require.NoError(t, s.Close())
 	h.await("the end of the entry", func() bool { return !h.exists(h.agentName()) })
-	require.Equal(t, []string{programName}, h.files(), h.log())
-	require.Contains(t, pending(t), strings.ToLower(h.home.path(programName))+"\n")
-	require.Contains(t, pending(t), strings.ToLower(string(h.home))+"\n")
+	require.NoDirExists(t, string(h.home))
+	require.NotContains(t, pending(t), strings.ToLower(string(h.home)), "the program may be brought there anew")
+	old, err := filepath.Glob(filepath.Join(h.home.base(), oldProgram+"*.exe"))
+	require.NoError(t, err)
+	require.Len(t, old, 1)
+	require.Contains(t, pending(t), strings.ToLower(old[0])+"\n")
+
+	// The next agent that comes deletes it before that.
+	next := newWinHost(t)
+	next.serve(next.create(next.agentName(), "serve"))
+	require.NoFileExists(t, old[0])
 }
 
 // TestWindowsServiceFails: why it did not start is told by its exit code, and its log.
@@ -361,36 +372,89 @@ func TestWindowsServiceEnds(t *testing.T) {
 		require.NoError(t, windows.SetStdHandle(windows.STD_OUTPUT_HANDLE, windows.Handle(out.Fd())))
 		require.NoError(t, windows.SetStdHandle(windows.STD_ERROR_HANDLE, windows.Handle(errs.Fd())))
 	})
-	for _, how := range []svc.Cmd{svc.Stop, svc.Shutdown} {
+	for _, how := range []svc.Cmd{svc.Stop, svc.Shutdown, svc.PreShutdown} {
 		h := home(tempDir(t))
-		s := &windowsService{home: h, name: "roundsman-none", work: func(ctx context.Context) (bool, error) {
-			<-ctx.Done()
-			return false, windows.ERROR_DISK_FULL
-		}}
-		requests, states := make(chan svc.ChangeRequest), make(chan svc.Status)
-		type exit struct {
-			specific bool
-			code     uint32
-		}
-		ended := make(chan exit, 1)
-		go func() {
-			specific, code := s.Execute(nil, requests, states)
-			ended <- exit{specific, code}
-		}()
-		require.Equal(t, svc.StartPending, (<-states).State)
-		running := <-states
-		require.Equal(t, svc.Running, running.State)
-		requests <- svc.ChangeRequest{Cmd: svc.Interrogate, CurrentStatus: running}
-		require.Equal(t, running, <-states)
-		requests <- svc.ChangeRequest{Cmd: how}
-		st := <-states
+		s := startedService(t, h)
+		s.requests <- svc.ChangeRequest{Cmd: svc.Interrogate, CurrentStatus: s.running}
+		require.Equal(t, s.running, <-s.states)
+		s.requests <- svc.ChangeRequest{Cmd: how}
+		st := <-s.states
 		require.Equal(t, svc.StopPending, st.State)
 		require.NotZero(t, st.WaitHint)
-		require.Equal(t, svc.StopPending, (<-states).State)
-		require.Equal(t, exit{true, ExitNoSpace}, <-ended)
+		s.ends(t)
 		data, err := readFile(h.path(LogName))
 		require.NoError(t, err)
 		require.Contains(t, string(data), "roundsman-agent as roundsman-none: ")
 		_ = os.Stdout.Close()
+	}
+
+	// A job that must not be interrupted delays the shutdown, and nothing else does.
+	h := home(filepath.Join(tempDir(t), "agent"))
+	require.NoError(t, os.Mkdir(string(h), 0o700))
+	require.NoError(t, h.prepare())
+	j := Job{ID: channel.NewJobID(), NoKill: true}
+	sh := shim{home: h, id: j.ID}
+	require.NoError(t, os.Mkdir(sh.dir(), 0o700))
+	require.NoError(t, writeJSON(sh.spec(), j))
+	require.NoError(t, h.writeRecord(record{Version: fileVersion, ID: j.ID, State: Running, BootID: bootID(), Program: thisProcess()}))
+	s := startedService(t, h)
+	s.requests <- svc.ChangeRequest{Cmd: svc.PreShutdown}
+	for before := uint32(0); before < 3; {
+		st := <-s.states
+		require.Equal(t, svc.StopPending, st.State)
+		require.Greater(t, st.CheckPoint, before)
+		before = st.CheckPoint
+	}
+	require.NoError(t, s.ctx.Err(), "it goes on")
+	require.NoError(t, h.writeRecord(record{Version: fileVersion, ID: j.ID, State: Done}))
+	s.ends(t)
+	_ = os.Stdout.Close()
+}
+
+// scmSide is what the service control manager knows of a service.
+type scmSide struct {
+	requests chan svc.ChangeRequest
+	states   chan svc.Status
+	running  svc.Status
+	ctx      context.Context // of its work
+	ended    chan [2]uint32
+}
+
+// startedService is a service that works until it is told to end.
+func startedService(t *testing.T, h home) *scmSide {
+	t.Helper()
+	c := &scmSide{requests: make(chan svc.ChangeRequest), states: make(chan svc.Status), ended: make(chan [2]uint32, 1)}
+	begun := make(chan context.Context, 1)
+	s := &windowsService{home: h, name: "roundsman-none", work: func(ctx context.Context) (bool, error) {
+		begun <- ctx
+		<-ctx.Done()
+		return false, windows.ERROR_DISK_FULL
+	}}
+	go func() {
+		specific, code := s.Execute(nil, c.requests, c.states)
+		exit := [2]uint32{0, code}
+		if specific {
+			exit[0] = 1
+		}
+		c.ended <- exit
+	}()
+	require.Equal(t, svc.StartPending, (<-c.states).State)
+	c.running = <-c.states
+	require.Equal(t, svc.Running, c.running.State)
+	c.ctx = <-begun
+	return c
+}
+
+// ends waits for the end of its work.
+func (c *scmSide) ends(t *testing.T) {
+	t.Helper()
+	for {
+		select {
+		case st := <-c.states:
+			require.Equal(t, svc.StopPending, st.State)
+		case exit := <-c.ended:
+			require.Equal(t, [2]uint32{1, ExitNoSpace}, exit)
+			return
+		}
 	}
 }

@@ -96,8 +96,8 @@ func (c *Component) checkMatch() error {
 		return bad("", errors.New("more than one of package, device and probe"), "keep the one that tells the version which the component changes")
 	}
 	if p := c.Match.Package; p != nil {
-		if p.Source != Dpkg && p.Source != RPM {
-			return bad("package.source", fmt.Errorf("%.80q", p.Source), `want "dpkg" or "rpm"`)
+		if _, ok := sources[p.Source]; !ok {
+			return bad("package.source", fmt.Errorf("%.80q", p.Source), `want "dpkg", "rpm", "msi", "uninstall", "program" or "inf"`)
 		}
 		if !printable(p.Name, maxName) {
 			return bad("package.name", fmt.Errorf("%.200q", p.Name), "")

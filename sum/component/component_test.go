@@ -1,7 +1,11 @@
 package component
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,6 +127,9 @@ func TestMatch(t *testing.T) {
 	debian := sw(Dpkg, "dpkg", "1.21", "amd64", "tzdata", "2024", "all", "libc6", "2.36", "amd64", "libc6", "2.37", "i386", "kernel", "6.9", "amd64", "kernel", "6.10", "amd64", "kernel", "bad version", "amd64")
 	fedora := sw(RPM, "rpm", "4.18-1", "x86_64", "kernel", "6.10-1", "x86_64", "kernel", "6.9-1", "x86_64")
 	probed := sw(agent.ProbeSource, "tool", "7", "")
+	const product = "{0A6D94E9-0000-4000-8000-00000000BEEF}"
+	win := append(sw(MSI, product, "1.2.3", "amd64"), append(sw(Uninstall, "Tool_is1", "9", "386"),
+		append(sw(Program, "HPE Tool", "1.9", "amd64", "HPE Tool", "1.10.0.0", "amd64", "HPE Tool", "2", "386"), sw(INF, "b57nd60a.inf", "214.0.0.6", "amd64")...)...)...)
 	devices := []transport.Device{
 		{ID: "1", Class: "nic", Firmware: "10", Driver: "i40e", DriverVersion: "2", HardwareIDs: []string{"pci:8086:1572:103c:22fd", "pci:8086:1572"}},
 		{ID: "2", Class: "nic", HardwareIDs: []string{"pci:8086:1572:103c:0000", "pci:8086:1572"}, Driver: "i40e"},
@@ -153,6 +160,16 @@ func TestMatch(t *testing.T) {
 		"rpm of another machine":   {pkg(RPM, "glibc", "aarch64"), fedora, nil},
 		"deb on rpm":               {pkg(Dpkg, "hello", "amd64"), fedora, nil},
 		"rpm on deb":               {pkg(RPM, "hello", "noarch"), debian, nil},
+		"msi":                      {pkg(MSI, product, ""), win, []Found{{product, "1.2.3", true}}},
+		"msi in lower case":        {pkg(MSI, strings.ToLower(product), ""), win, []Found{{strings.ToLower(product), "1.2.3", true}}},
+		"msi not installed":        {pkg(MSI, "{1}", "386"), win, []Found{{"{1}", "", false}}},
+		"msi, none of it there":    {pkg(MSI, "{1}", "amd64"), sw(Program, "x", "1", "386"), []Found{{"{1}", "", false}}},
+		"key":                      {pkg(Uninstall, "tool_IS1", "386"), win, []Found{{"tool_IS1", "9", true}}},
+		"newest program":           {pkg(Program, "HPE Tool", "amd64"), win, []Found{{"HPE Tool", "1.10.0.0", true}}},
+		"inf":                      {pkg(INF, "B57nd60a.inf", ""), win, []Found{{"B57nd60a.inf", "214.0.0.6", true}}},
+		"deb on windows":           {pkg(Dpkg, "hello", "amd64"), win, nil},
+		"msi on debian":            {pkg(MSI, product, ""), debian, nil},
+		"name of dpkg in capitals": {pkg(Dpkg, "DPKG", "amd64"), debian, []Found{{"DPKG", "", false}}},
 		"nothing known":            {pkg(Dpkg, "hello", "amd64"), nil, []Found{{"hello", "", false}}},
 		"only probes known":        {pkg(RPM, "hello", "x86_64"), probed, []Found{{"hello", "", false}}},
 		"probe":                    {Match{Probe: "tool"}, probed, []Found{{"tool", "7", true}}},
@@ -170,5 +187,27 @@ func TestMatch(t *testing.T) {
 			require.Equal(t, c.want, c.match.Find(inv))
 			require.Equal(t, c.want, (&Component{Match: c.match}).Current(inv))
 		})
+	}
+}
+
+// A component for Windows is needed, or not, by what the inventory lists of its installer.
+func TestWindowsPackages(t *testing.T) {
+	const product = "{0A6D94E9-0000-4000-8000-00000000BEEF}"
+	for source, name := range map[string]string{MSI: product, Uninstall: "Tool_is1", Program: "HPE Tool", INF: "b57nd60a.inf"} {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "setup.msi"), []byte("x"), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "component.json"), fmt.Appendf(nil, `{
+			"name": "tool", "version": "1.10.0", "scheme": "numeric", "kinds": ["windows"],
+			"package": {"source": %q, "name": %q}, "files": [{"name": "setup.msi"}],
+			"install": ["msiexec.exe", "/i", "{dir}/setup.msi", "/qn", "/norestart"], "profile": "msi"}`, source, name), 0o600))
+		c, err := Load(t.Context(), dir)
+		require.NoError(t, err)
+		for version, want := range map[string]int{"1.9": 1, "1.10": 0, "1.10.0.1": -1} {
+			found := c.Current(&transport.Inventory{Software: []transport.Software{{Source: source, Name: name, Version: version, Arch: "amd64"}}})
+			require.Equal(t, []Found{{name, version, true}}, found)
+			n, err := c.Compare(found[0].Version)
+			require.NoError(t, err)
+			require.Equal(t, want, n, "%s %s", source, version)
+		}
 	}
 }

@@ -23,7 +23,8 @@
 //	description      string. For people.
 //	kinds            list of kinds of target, such as "linux", "local" (the manager's
 //	                 own host, which "linux" does not stand for), "ilo". Empty: any.
-//	package          {"source": "dpkg"|"rpm", "name": ..., "arch": ...}
+//	package          {"source": "dpkg"|"rpm"|"msi"|"uninstall"|"program"|"inf",
+//	                 "name": ..., "arch": ...}; see below
 //	device           {"class": ..., "hardware_ids": [...], "part": "firmware"|"driver"}
 //	probe            {"argv": [...], "timeout_seconds": n}; see below
 //	files            list of {"name", "sha256", "size", "executable"}. Names are
@@ -55,6 +56,15 @@
 // to prove that the device reports the version. With none of the three nothing
 // can be compared or proven, and the outcome is Unverified.
 //
+// On Windows a package is one of Windows Installer ("msi") by its ProductCode, as in
+// "{90160000-008C-0000-1000-0000000FF1CE}", of another installer ("uninstall") by the name
+// of its key below Software\Microsoft\Windows\CurrentVersion\Uninstall, either of them by the name
+// that it shows ("program"), or a driver package of the driver store ("inf") by its INF
+// file. Upper and lower case are the same. Most makers give each version a ProductCode of
+// its own: the one that is to be installed is then absent before it is, and the name that
+// it shows tells more, if that has no version in it. Their versions follow the scheme
+// "numeric", as a rule; arch is "386" or the system's own, such as "amd64".
+//
 // A probe is a program of the target that prints the version: the first line with
 // something on it, trimmed. One that is not there, ends with a status other than 0
 // or prints nothing says that nothing is installed. One that cannot be executed, is
@@ -74,5 +84,8 @@
 // files; a program that begins with "./" is one of them. Two arguments are
 // replaced where they stand alone: "{dir}" by that directory, on the target, and
 // "{force}" by rewrite_args, by downgrade_args, by both or by nothing, as the
-// plan asks. A command without "{force}" is the same for all cases.
+// plan asks. A command without "{force}" is the same for all cases. On Windows an argument
+// that begins with "{dir}" is a path and has backslashes throughout, and msiexec.exe, which
+// reads its command line as no other program does, gets the values of its properties in the
+// quotes that it wants: "INSTALLDIR=C:\\Program Files\\x" is written without any of its own.
 package component

@@ -18,16 +18,36 @@ type Match struct {
 	Probe string `json:"probe,omitempty"`
 }
 
-// The package managers that an inventory lists packages of.
+// The package managers that an inventory lists packages of. Windows has several lists
+// of what is installed, each with names of its own.
 const (
-	Dpkg = "dpkg"
-	RPM  = "rpm"
+	Dpkg      = "dpkg"
+	RPM       = "rpm"
+	MSI       = "msi"       // Windows Installer: ProductCode, {GUID}
+	Uninstall = "uninstall" // key below ...\CurrentVersion\Uninstall
+	Program   = "program"   // its DisplayName
+	INF       = "inf"       // INF file of a driver package in the driver store
 )
+
+// sources are those of one system, with how their versions are ordered.
+var sources = map[string]struct {
+	system string
+	scheme version.Scheme
+}{
+	Dpkg:      {Dpkg, version.Deb},
+	RPM:       {RPM, version.RPM},
+	MSI:       {windowsNames, version.Numeric},
+	Uninstall: {windowsNames, version.Numeric},
+	Program:   {windowsNames, version.Numeric},
+	INF:       {windowsNames, version.Numeric},
+}
+
+const windowsNames = "windows"
 
 // PackageMatch is a package of the target's package manager.
 type PackageMatch struct {
-	Source string `json:"source"` // Dpkg or RPM
-	Name   string `json:"name"`
+	Source string `json:"source"`         // Dpkg, RPM, MSI, Uninstall, Program or INF
+	Name   string `json:"name"`           // on Windows in upper or lower case
 	Arch   string `json:"arch,omitempty"` // "" matches any, as do "all" and "noarch"
 }
 
@@ -99,7 +119,7 @@ func (p PackageMatch) find(inv *transport.Inventory) []Found {
 	}
 	found := Found{Subject: p.Name}
 	for _, s := range inv.Software {
-		if s.Source != p.Source || s.Name != p.Name {
+		if s.Source != p.Source || s.Name != p.Name && !(p.onWindows() && strings.EqualFold(s.Name, p.Name)) {
 			continue
 		}
 		// A package of one architecture replaces its predecessor of none, and the
@@ -117,26 +137,30 @@ func (p PackageMatch) find(inv *transport.Inventory) []Found {
 }
 
 func (p PackageMatch) newer(a, b string) bool {
-	scheme := version.Deb
-	if p.Source == RPM {
-		scheme = version.RPM
-	}
-	n, err := version.Compare(scheme, a, b)
+	n, err := version.Compare(sources[p.Source].scheme, a, b)
 	return err == nil && n > 0
 }
+
+func (p PackageMatch) onWindows() bool { return sources[p.Source].system == windowsNames }
 
 // applies reports whether the target's package manager could install the
 // package. An inventory that lists no packages at all does not tell.
 func (p PackageMatch) applies(inv *transport.Inventory) bool {
 	foreign, own, arch := false, false, anyArch(p.Arch)
 	for _, s := range inv.Software {
-		switch s.Source {
-		case p.Source:
+		switch of, listed := sources[s.Source]; {
+		case !listed:
+		case of.system == sources[p.Source].system:
 			own = true
 			arch = arch || s.Arch == p.Arch || (p.Source == RPM && s.Arch == "x86_64" && isX86(p.Arch))
-		case Dpkg, RPM:
+		default:
 			foreign = true
 		}
+	}
+	if own && p.onWindows() {
+		// A list says nothing of what else the host executes, and no program need be
+		// in that of each architecture: installers refuse what is not for it.
+		return true
 	}
 	if own {
 		// What the package manager accepts, it has installed something of: itself,

@@ -71,6 +71,7 @@
 //	                                       IPv6, files, pipes, cut and silent lines, every code in the tests;
 //	                                       programs in a registry, endpoint mapper, seal (of the registry)
 //	against our own service manager        services, and their faults (smbtest; its pipe is Samba's)
+//	against that of Wine 8, behind it      services that run; named pipes of theirs (examples/roundsman)
 //	against servers made of go-msrpc       reboot, sealed service control, DCOM and WMI: an error in the
 //	                                       NDR of that library shows on neither side
 //	not shown: no Windows was at hand      DCOM and WMI of Windows, its registry and what it makes of a

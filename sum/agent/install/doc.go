@@ -61,7 +61,10 @@
 //	rules for programs (AppLocker, WDAC)  agent.ErrPolicy, with path and SHA-256
 //	a service that ends at once           agent.ErrStart, with its exit code and its log
 //
-// A service with our name that was there is a leftover of the same ID, and replaced.
+// A service with our name that was there is a leftover of the same ID, and replaced. So is
+// its program, but for one that a job still runs: Windows lets nobody replace that, and it
+// is the agent once more, so that what came of the job is not lost.
+//
 // Removal goes the other way round: the agent's own service is stopped and deleted; where
 // something may be in use the agent's command remove is run as a service, once, and
 // refuses while a job runs; then the files go, and the program last, which Windows lets
@@ -72,8 +75,9 @@
 // generation Classic is asked for news and tells of none: who may call the manager is
 // settled by a key that the agent makes only when it starts.
 //
-// None of this has run on Windows itself: it is tested against Samba, a model of the
-// service control manager and the agent of Linux, with each fault above injected.
+// None of this has run on Windows itself. With each fault above injected it is tested
+// against Samba, a model of the service control manager and the agent of Linux; and the
+// tests of examples/roundsman do it all with the agent of Windows, under Wine behind Samba.
 //
 // # The manager's own host
 //

@@ -30,7 +30,7 @@ func windowsSystem(id transport.Identity) (system, error) {
 	s := system{goos: "windows", goarch: id.Arch, uid: -1}
 	if s.goarch == "" {
 		return s, &transport.Error{Op: "probe", Kind: errors.ErrUnsupported, Err: errors.New("the target does not say for which processor its programs are"),
-			Hint: "it is read from the Windows directory: connect to the share ADMIN$"}
+			Hint: `that is read from System32\kernel32.dll in the Windows directory, the share ADMIN$, where it is missing or cannot be read`}
 	}
 	return s, nil
 }
@@ -73,16 +73,32 @@ func (w windows) mine(ctx context.Context, made bool) error {
 }
 
 // fill stops an earlier agent with this ID, whose program could not be replaced while it
-// runs, and puts the program there. Jobs of that one go on.
+// runs, and puts the program there. Jobs of that one go on; their shims may run its
+// program, so that this one stays, and is the agent once more.
 func (w windows) fill(ctx context.Context) error {
 	if err := removeService(ctx, w.conn, agent.ServiceName(w.opts.ID)); err != nil {
 		return err
 	}
 	native, err := w.putProgram(ctx)
 	if err != nil {
+		if w.keeps(ctx, err) {
+			w.in.log().WarnContext(ctx, "an earlier agent's program stays as long as its jobs are there", "target", w.opts.Target, "dir", w.dir, "err", err)
+			return nil
+		}
 		return err
 	}
 	return w.vanished(ctx, native)
+}
+
+// keeps reports whether the program that is there does, since it could not be replaced:
+// another one than ours is better than none, where without one nobody would learn what
+// came of a job.
+func (w windows) keeps(ctx context.Context, err error) bool {
+	if lineLost(ctx, err) || errors.Is(err, transport.ErrIntegrity) {
+		return false
+	}
+	d, err := readDir(ctx, w.conn, w.dir)
+	return err == nil && d.Binary && len(d.Jobs) > 0
 }
 
 func (w windows) why(context.Context) string { return "" }
@@ -224,9 +240,11 @@ func (w windows) start(ctx context.Context, way *way) (*installed, error) {
 }
 
 // codePolicy are the codes with which Windows refuses to execute what nobody has allowed
-// (MS-ERREF): ERROR_INVALID_IMAGE_HASH, ERROR_ACCESS_DISABLED_BY_POLICY and
-// ERROR_DRIVER_BLOCKED.
-var codePolicy = []transport.Code{{Space: "win32", Value: "577"}, {Space: "win32", Value: "1260"}, {Space: "win32", Value: "1275"}}
+// (MS-ERREF; winerror.h): ERROR_INVALID_IMAGE_HASH, ERROR_ACCESS_DISABLED_BY_POLICY,
+// ERROR_DRIVER_BLOCKED and ERROR_SYSTEM_INTEGRITY_POLICY_VIOLATION.
+var codePolicy = []transport.Code{
+	{Space: "win32", Value: "577"}, {Space: "win32", Value: "1260"}, {Space: "win32", Value: "1275"}, {Space: "win32", Value: "4551"},
+}
 
 // notStarted explains why the service control manager did not start the agent.
 func (w windows) notStarted(ctx context.Context, err error, program string) error {
@@ -240,12 +258,22 @@ func (w windows) notStarted(ctx context.Context, err error, program string) erro
 		return gone
 	}
 	e := &agent.Error{Op: "start", Target: w.opts.Target, Kind: agent.ErrStart, Code: transport.CodeOf(err), Err: err}
-	if hasCode(err, codePolicy) {
+	var denied *transport.Error
+	switch {
+	case hasCode(err, codePolicy):
 		e.Kind = agent.ErrPolicy
 		e.Hint = "an administrator of the target must allow " + program + " with the SHA-256 " + w.bin.Digest()
+	case e.Code == codeDenied && errors.As(err, &denied):
+		plain := *denied
+		plain.Hint = "" // what the driver knows is about logins
+		e.Err = &plain
+		e.Hint = "this login may create services, so it is the program that is denied: let what protects the target, such as a virus scanner, except " + program
 	}
 	return e
 }
+
+// codeDenied is ERROR_ACCESS_DENIED (MS-ERREF).
+var codeDenied = transport.Code{Space: "win32", Value: "5"}
 
 // lineLost reports whether an error is of the line or of the caller, and not what the
 // target says of a service.

@@ -101,7 +101,9 @@ func (k *windowsCheck) mayStart(ctx context.Context) error {
 	err = transport.CreateService(ctx, k.conn, transport.ServiceConfig{Name: name, DisplayName: ownService, Argv: []string{"nothing"}})
 	switch {
 	case err == nil:
-		return removeService(context.WithoutCancel(ctx), k.conn, name)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
+		defer cancel()
+		return removeService(ctx, k.conn, name)
 	case errors.Is(err, fs.ErrPermission), lineLost(ctx, err):
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -32,7 +33,8 @@ func TestWindowsStartFaults(t *testing.T) {
 		kinds  []error
 		code   transport.Code
 		says   []string
-		before bool // nothing was changed at all
+		never  string // it says
+		before bool   // nothing was changed at all
 	}{
 		"start takes too long": {faults: smbtest.Faults{StartError: smbtest.ErrStartTimeout},
 			kinds: []error{agent.ErrStart, transport.ErrTimeout}, code: win32("1053"), says: []string{"within 30 seconds"}},
@@ -46,6 +48,10 @@ func TestWindowsStartFaults(t *testing.T) {
 			kinds: []error{agent.ErrQuarantined}, says: []string{"except " + native}},
 		"a policy forbids it": {faults: smbtest.Faults{StartError: 1260},
 			kinds: []error{agent.ErrPolicy}, code: win32("1260"), says: []string{"must allow " + native + " with the SHA-256 "}},
+		"an application control policy forbids it": {faults: smbtest.Faults{StartError: 4551},
+			kinds: []error{agent.ErrPolicy}, code: win32("4551"), says: []string{"must allow " + native + " with the SHA-256 "}},
+		"something denies the program": {faults: smbtest.Faults{StartError: smbtest.ErrAccessDenied},
+			kinds: []error{agent.ErrStart, fs.ErrPermission}, code: win32("5"), says: []string{"except " + native}, never: "UAC"},
 		"the program ends at once": {run: func(l *winLab) error { l.say("because of this"); l.exit(1); return nil },
 			kinds: []error{agent.ErrStart}, code: transport.Code{Space: "service", Value: "1"}, says: []string{"because of this", `see C:\Windows\roundsman\m1-win1\agent.log`}},
 		"the program crashes": {faults: smbtest.Faults{ExitCode: smbtest.ErrProcessAborted},
@@ -116,6 +122,9 @@ func TestWindowsStartFaults(t *testing.T) {
 				require.ErrorContains(t, err, text)
 			}
 			require.NotContains(t, err.Error(), "could not be removed")
+			if tt.never != "" {
+				require.NotContains(t, err.Error(), tt.never)
+			}
 			if tt.before {
 				require.Zero(t, conn.count("mkdir")+conn.count("put")+conn.count("create"))
 			}
@@ -177,6 +186,88 @@ func TestWindowsTakesLeftoversOver(t *testing.T) {
 	}
 }
 
+// newerSource is the winSource of a manager that was updated.
+type newerSource struct{}
+
+func (newerSource) Open(context.Context, string, string) (transport.File, error) {
+	return transport.BytesFile(agent.BinaryName, append(portable(0x8664), "newer"...)), nil
+}
+
+// TestWindowsProgramOfARunningJob: the shim of a job runs the program that is there, which
+// nobody can replace then. A newer manager goes on with it, and brings its own when the
+// job is over.
+func TestWindowsProgramOfARunningJob(t *testing.T) {
+	t.Parallel()
+	const program = `roundsman/m1-win1/` + agent.WindowsBinaryName
+	for name, hold := range map[string]func(l *winLab) (release func()){
+		"cannot be deleted": func(l *winLab) func() {
+			release, err := l.srv.Pin("ADMIN$", program)
+			require.NoError(t, err)
+			return func() { require.NoError(t, release()) }
+		},
+		"sharing violation": func(l *winLab) func() {
+			release, err := l.srv.Hold("ADMIN$", strings.ReplaceAll(program, "/", `\`))
+			require.NoError(t, err)
+			return release
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newWinLab(t, true)
+			a := l.start(l.dial())
+			gate := filepath.Join(t.TempDir(), "gate")
+			job := script(t, a, "while [ ! -e "+gate+" ]; do sleep 0.05; done; echo done")
+			_, err := a.Install(t.Context(), job)
+			require.NoError(t, err)
+			require.Eventually(t, func() bool {
+				s, err := a.Status(t.Context(), job.ID, 0)
+				return err == nil && s.State == agent.Running
+			}, 20*time.Second, 20*time.Millisecond)
+			require.NoError(t, a.Close(t.Context()))
+			release := hold(l)
+
+			newer := &install.Installer{Source: newerSource{}}
+			a, err = newer.Start(t.Context(), l.dial(), l.opts())
+			require.NoError(t, err)
+			data, err := os.ReadFile(l.dir(agent.WindowsBinaryName))
+			require.NoError(t, err)
+			require.Equal(t, portable(0x8664), data)
+			require.NoError(t, os.WriteFile(gate, nil, 0o600))
+			st, said := finish(t, a, job.ID)
+			require.Equal(t, transport.VerdictApplied, st.Result.Verdict)
+			require.Equal(t, "done\n", said)
+			require.NoError(t, a.Close(t.Context()))
+
+			release()
+			a, err = newer.Start(t.Context(), l.dial(), l.opts())
+			require.NoError(t, err)
+			data, err = os.ReadFile(l.dir(agent.WindowsBinaryName))
+			require.NoError(t, err)
+			require.Equal(t, append(portable(0x8664), "newer"...), data)
+			_, err = a.Remove(t.Context())
+			require.NoError(t, err)
+			l.requireClean()
+		})
+	}
+}
+
+// A program that is in use without a job is no reason to start it: it may be anything.
+func TestWindowsProgramInUseWithoutAJob(t *testing.T) {
+	t.Parallel()
+	l := newWinLab(t, true)
+	l.write(agent.WindowsBinaryName, "blobs/x")
+	release, err := l.srv.Pin("ADMIN$", `roundsman/m1-win1/`+agent.WindowsBinaryName)
+	require.NoError(t, err)
+	conn := l.dial()
+	_, err = winInstaller().Start(t.Context(), conn, l.opts())
+	require.ErrorContains(t, err, "somebody has the file open, or it runs")
+	require.Zero(t, conn.count("create "+agent.ServiceName(l.id)))
+	require.NoError(t, release())
+	_, err = winInstaller().Sweep(t.Context(), l.dial(), l.place())
+	require.NoError(t, err)
+	l.requireNothing()
+}
+
 // A service of that name that does not go is said to be in the way.
 func TestWindowsServiceThatStays(t *testing.T) {
 	t.Parallel()
@@ -215,11 +306,13 @@ func TestWindowsImpostor(t *testing.T) {
 			return nil
 		}
 		if op == "get "+agent.ReadyName {
-			if data, err := os.ReadFile(l.dir(agent.ReadyName)); err == nil {
-				i := strings.Index(string(data), `"fingerprint": "`) + len(`"fingerprint": "`)
-				copy(data[i:], strings.Repeat("ab", 32))
-				return os.WriteFile(l.dir(agent.ReadyName), data, 0o600)
+			data, err := os.ReadFile(l.dir(agent.ReadyName))
+			if err != nil { // it might be there, as the agent wrote it, a moment later
+				return &transport.Error{Op: "get", Kind: fs.ErrNotExist}
 			}
+			i := strings.Index(string(data), `"fingerprint": "`) + len(`"fingerprint": "`)
+			copy(data[i:], strings.Repeat("ab", 32))
+			return os.WriteFile(l.dir(agent.ReadyName), data, 0o600)
 		}
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"time"
 
@@ -61,11 +62,9 @@ func (s *windowsSweep) run(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	if len(d.Logs) == 0 {
-		dirs := []string{s.place.Dir, path.Join(s.place.Dir, jobsName)}
-		if base := path.Dir(s.place.Dir); base == windowsBase {
-			dirs = append([]string{base}, dirs...) // unless others have something there
+		if err := s.dirs(ctx); err != nil {
+			return nil, err
 		}
-		removeEmpty(ctx, s.conn, dirs)
 	}
 	s.in.log().InfoContext(ctx, "agent removed", "target", s.target, "dir", s.place.Dir, "logs", len(d.Logs))
 	return d.Logs, nil
@@ -168,6 +167,39 @@ func (s *windowsSweep) once(ctx context.Context, name string) (transport.Code, e
 	}
 }
 
+// native is what the target calls a file, as far as it says so.
+func (s *windowsSweep) native(ctx context.Context, name string) string {
+	if fi, err := transport.Stat(ctx, s.conn, name); err == nil && fi.Native != "" {
+		return fi.Native
+	}
+	return name
+}
+
+// dirs removes the agent's directories, which are empty, and the base directory if it is.
+// A file that was deleted while somebody has it open, as a virus scanner does, is in its
+// directory until that closes it.
+func (s *windowsSweep) dirs(ctx context.Context) error {
+	end := time.Now().Add(goneTime)
+	for _, dir := range []string{path.Join(s.place.Dir, jobsName), s.place.Dir} {
+		for {
+			err := transport.Remove(ctx, s.conn, dir)
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if lineLost(ctx, err) || !errors.Is(err, fs.ErrExist) || time.Now().After(end) {
+				return s.fail(nil, fmt.Errorf("%s is left: %w", s.native(ctx, dir), err), "everything in it is removed")
+			}
+			if err := sleep(ctx, 50*time.Millisecond); err != nil {
+				return s.fail(nil, err, "")
+			}
+		}
+	}
+	if base := path.Dir(s.place.Dir); base == windowsBase {
+		removeEmpty(ctx, s.conn, []string{base}) // unless others have something there
+	}
+	return nil
+}
+
 // files deletes everything but logs, the program last, and says what could not be.
 func (s *windowsSweep) files(ctx context.Context, d contents) error {
 	program := path.Join(s.place.Dir, agent.WindowsBinaryName)
@@ -185,7 +217,7 @@ func (s *windowsSweep) files(ctx context.Context, d contents) error {
 			if lineLost(ctx, err) {
 				return s.fail(nil, err, "")
 			}
-			errs = append(errs, fmt.Errorf("%s is left: %w", name, err))
+			errs = append(errs, fmt.Errorf("%s is left: %w", s.native(ctx, name), err))
 		}
 	}
 	if len(errs) > 0 {

@@ -1,6 +1,7 @@
 package install_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -199,7 +200,7 @@ func TestWindowsProgramInUse(t *testing.T) {
 		require.NoError(t, err)
 		_, err = winInstaller().Sweep(t.Context(), l.dial(), l.place())
 		require.Error(t, err)
-		require.ErrorContains(t, err, agent.WindowsBinaryName+" is left")
+		require.ErrorContains(t, err, `C:\Windows\roundsman\m1-win1\`+agent.WindowsBinaryName+" is left")
 		require.ErrorContains(t, err, "everything else but logs is removed")
 		require.Equal(t, []string{agent.WindowsBinaryName}, files(t, l.dir()))
 		require.Empty(t, l.scm.List())
@@ -208,6 +209,47 @@ func TestWindowsProgramInUse(t *testing.T) {
 		require.NoError(t, err)
 		l.requireNothing()
 	})
+}
+
+// TestWindowsDeletePending: of a file that was deleted while a virus scanner has it open
+// the name goes later, and until then no directory is empty.
+func TestWindowsDeletePending(t *testing.T) {
+	t.Parallel()
+	full := &transport.Error{Op: "remove", Kind: fs.ErrExist, Code: transport.Code{Space: "ntstatus", Value: "0xC0000101"}}
+	for name, tt := range map[string]struct {
+		times int // that the directory is full; -1 is for good
+		fault error
+		says  string
+	}{
+		"for a moment": {times: 3, fault: full},
+		"for too long": {times: -1, fault: full, says: `C:\Windows\roundsman\m1-win1 is left`},
+		"line lost":    {times: 1, fault: &transport.Error{Op: "remove", Kind: transport.ErrConnLost}, says: `C:\Windows\roundsman\m1-win1 is left`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newWinLab(t, false)
+			l.write(agent.WindowsBinaryName)
+			conn := l.dial()
+			conn.hook = func(op string) error {
+				if op == "remove "+l.place().Dir && tt.times != 0 {
+					tt.times--
+					return tt.fault
+				}
+				return nil
+			}
+			_, err := winInstaller().Sweep(t.Context(), conn, l.place())
+			if tt.says == "" {
+				require.NoError(t, err)
+				l.requireNothing()
+				return
+			}
+			require.ErrorContains(t, err, tt.says)
+			require.ErrorIs(t, err, tt.fault.(*transport.Error).Kind)
+			_, err = winInstaller().Sweep(t.Context(), l.dial(), l.place())
+			require.NoError(t, err)
+			l.requireNothing()
+		})
+	}
 }
 
 // TestWindowsHangingAgent: an agent whose service does not stop is ended by the command

@@ -39,6 +39,11 @@
 //   - Of the other pipes there are only those of [Server.Listen] and
 //     [Server.Forward]. Samba's own (srvsvc, winreg, samr, ...) are off, DCOM and
 //     WMI do not exist.
+//   - Nothing here is a Windows directory. Package sum/agent/install, which brings an
+//     agent to a server, wants more than a driver does: System32/kernel32.dll below
+//     [Server.Admin], of which the header of a PE file is enough, to tell the
+//     processor; smb.Options.ShareRoot, such as C:\Windows, as there is no srvsvc; and
+//     a [Services.Backend] that runs programs.
 //   - A running executable can be unlinked here, not on Windows. [Server.Hold]
 //     makes the removal of a file fail as a sharing violation, as where a program
 //     has it open; [Server.Pin] makes it fail as where it is a program that runs,
