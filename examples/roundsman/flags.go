@@ -39,6 +39,7 @@ type sessionFlags struct {
 	sudo             bool
 	sudoPasswordFile string
 	verbose          bool
+	redfish          redfishFlags
 }
 
 // add adds them all.
@@ -62,6 +63,7 @@ func (f *sessionFlags) addTargets(cmd *cobra.Command) {
 	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys")
 	s.BoolVar(&f.sudo, "sudo", false, "do everything on the target under sudo")
 	s.StringVar(&f.sudoPasswordFile, "sudo-password-file", "", "`FILE` with the password for sudo (the login password)")
+	f.redfish.addTrust(cmd)
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "show every call and what installers print")
 }
 
@@ -80,7 +82,9 @@ func (f *sessionFlags) addAgent(cmd *cobra.Command) {
 
 const sessionHelp = `A TARGET is a URL such as linux://root@db1, "windows://LAB;ops@db2" (an
 administrator, of the domain LAB), or local: for this host. Keys, known_hosts, the
-agent and ~/.ssh/config are found as OpenSSH finds them, for Linux targets. A
+agent and ~/.ssh/config are found as OpenSSH finds them, for Linux targets. Of
+iLOs and others that speak Redfish (ilo://, superdome-flex://, redfish://) the key
+is in --pins, or recorded by --accept-new, or has an authority (--ca-file). A
 password comes from --password-file, from ROUNDSMAN_PASSWORD (for sudo:
 ROUNDSMAN_SUDO_PASSWORD), or from a prompt on a terminal, once for each user name.`
 
