@@ -24,7 +24,8 @@ var layers = []struct {
 	allow []string
 }{
 	{"", nil},
-	{"internal/realtest", nil},
+	{"internal/realtest", []string{"internal/winlab"}},
+	{"internal/winlab", nil},
 	{"portalloc", []string{"portalloc"}},
 	{"firewall", []string{"firewall"}},
 	{"transport", nil},

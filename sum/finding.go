@@ -25,6 +25,7 @@ const (
 	FindIdentity    FindingCode = "wrong-identity"   // another than is known of it
 	FindUnknown     FindingCode = "unknown-identity" // nothing is known to compare it with
 	FindLogin       FindingCode = "wrong-credentials"
+	FindNoPassword  FindingCode = "no-password"  // nobody has given the password that is needed
 	FindRights      FindingCode = "no-elevation" // the login is good, and does not get the rights (sudo)
 	FindFailed      FindingCode = "failed"       // what was tried failed in another way
 	FindUntried     FindingCode = "untried"      // nobody could try

@@ -21,6 +21,9 @@ type PortOption string
 const (
 	// UseNetBIOS: Windows by NetBIOS names and session service.
 	UseNetBIOS PortOption = "netbios"
+	// UseWMI: Windows by WMI, beside the connection over SMB: what an agent does takes
+	// none. The Windows firewall has the rules DCOM-In, WMI-In and Async-In for it.
+	UseWMI PortOption = "wmi"
 	// UseOAFetch: an OA fetches its image from port 80 of the manager.
 	UseOAFetch PortOption = "oa-fetch"
 	// UseSUM70: SUM 7.0 to 7.2 manages beside this program: its Windows and Linux
@@ -31,7 +34,7 @@ const (
 	UseHPSUM PortOption = "hp-sum"
 )
 
-var portOptions = []PortOption{UseNetBIOS, UseOAFetch, UseSUM70, UseHPSUM}
+var portOptions = []PortOption{UseNetBIOS, UseWMI, UseOAFetch, UseSUM70, UseHPSUM}
 
 // PortOptions returns every option.
 func PortOptions() []PortOption { return slices.Clone(portOptions) }
@@ -374,6 +377,8 @@ func (m *matrix) target(t Target) ([]Flow, error) {
 // option returns what a row is for that is there only when it is used, else "".
 func option(kind Kind, p Port) PortOption {
 	switch {
+	case kind == Windows && p.Direction == ToTarget && p.First == 135:
+		return UseWMI
 	case p.Need != WhenUsed:
 		return ""
 	case kind == Windows && p.Direction == ToTarget && p.First >= 137 && p.First <= 139:
@@ -386,6 +391,10 @@ func option(kind Kind, p Port) PortOption {
 	return UseHPSUM
 }
 
+// rpcFirst and rpcLast are the dynamic ports of RPC on Windows since Vista and Server
+// 2008, unless somebody gave it others (rpccfg).
+const rpcFirst, rpcLast = 49152, math.MaxUint16
+
 // flows applies the settings to a row of the table.
 func (m *matrix) flows(kind Kind, p Port) ([]Flow, error) {
 	f := Flow{Port: p, Option: option(kind, p)}
@@ -396,6 +405,11 @@ func (m *matrix) flows(kind Kind, p Port) ([]Flow, error) {
 	switch {
 	case moves && m.Classic.Stay:
 		return nil, nil
+	case f.Option == UseWMI:
+		f.Need = WhenUsed
+		named := f
+		named.First, named.Last, named.Purpose = rpcFirst, rpcLast, "WMI, on the one of these ports that port 135 names (RPC)"
+		return []Flow{f, named}, nil
 	case p.Direction == ToTarget:
 		return m.sources(f)
 	case moves:

@@ -78,7 +78,7 @@ func TestMatrixOfEveryKind(t *testing.T) {
 		current, classic string
 		inventory        string // of the current generation
 	}{
-		{sum.Windows, "445 (135) /", "445 (135) " + agent + " / " + news, "445@i (135)@i /"},
+		{sum.Windows, "445 /", "445 " + agent + " / " + news, "445@i /"},
 		{sum.Linux, "22 /", "22 " + agent + " / " + news, "22@i /"},
 		{sum.VMware, "443 5989 / 63001", "443 5989 / 80 63000 63003-63005", "443@i 5989@i / 63001@i"},
 		{sum.OA, "22 443 (80) /", "22 443 (80) /", "22@i 443@i (80)@i /"},
@@ -162,17 +162,18 @@ func TestMatrixFollowsTheSettings(t *testing.T) {
 		{"back", "linux://192.0.2.7", with(classic, policies{portalloc.TargetToManager: portalloc.Fixed(7000), portalloc.Dynamic: {First: 7001, Last: 7010, Random: true}}),
 			"22 62286+<60000-65535 (1025-65535<60000-65535) / 7000 (7001-7010)"},
 		{"back is off", "linux://192.0.2.7", with(stay, policies{portalloc.TargetToManager: {}}), "22 62286+<60000-65535 /"},
-		{"stay", "windows://192.0.2.7", stay, "445 (135) 62286+<60000-65535 / 61000-61007+"},
+		{"stay", "windows://192.0.2.7", stay, "445 62286+<60000-65535 / 61000-61007+"},
 		{"own port", "linux://192.0.2.7:2222", sum.MatrixOptions{}, "2222 /"},
 		{"own port of a web interface", "ilo://192.0.2.7:8443", sum.MatrixOptions{}, "22 8443 (80) / 63001@d"},
 		{"own port of a command line", "oa://192.0.2.7:2222", sum.MatrixOptions{}, "2222 443 (80) /"},
 		{"own port that is another row's", "ilo://192.0.2.7:80", sum.MatrixOptions{}, "22 80 / 63001@d"},
-		{"NetBIOS", "windows://192.0.2.7", sum.MatrixOptions{Use: []sum.PortOption{sum.UseNetBIOS}}, "445 (135) [139 netbios] [137u netbios] [138u netbios] /"},
+		{"NetBIOS", "windows://192.0.2.7", sum.MatrixOptions{Use: []sum.PortOption{sum.UseNetBIOS}}, "445 [139 netbios] [137u netbios] [138u netbios] /"},
+		{"WMI", "windows://192.0.2.7", sum.MatrixOptions{Use: []sum.PortOption{sum.UseWMI}}, "445 [135 wmi] [49152-65535 wmi] /"},
 		{"an OA that fetches", "oa://192.0.2.7", sum.MatrixOptions{Use: []sum.PortOption{sum.UseOAFetch}}, "22 443 (80) / [80 oa-fetch]@d"},
 		{"SUM 7.0", "linux://192.0.2.7", sum.MatrixOptions{Generation: sum.Classic, Classic: stay.Classic, Use: []sum.PortOption{sum.UseSUM70}},
 			"22 62286+<60000-65535 / 61000-61007+ [63001 sum-7.0] [63002 sum-7.0]"},
 		{"HP SUM", "windows://192.0.2.7", sum.MatrixOptions{Generation: sum.Classic, Classic: stay.Classic, Use: []sum.PortOption{sum.UseHPSUM}},
-			"445 (135) 62286+<60000-65535 [22 hp-sum] [443 hp-sum] / 61000-61007+ [80 hp-sum] [63000 hp-sum] [63003-63005 hp-sum]"},
+			"445 62286+<60000-65535 [22 hp-sum] [443 hp-sum] / 61000-61007+ [80 hp-sum] [63000 hp-sum] [63003-63005 hp-sum]"},
 	} {
 		flows, err := sum.Matrix(parse(t, tt.target), tt.o)
 		require.NoError(t, err, tt.name)

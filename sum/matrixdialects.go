@@ -50,7 +50,7 @@ func dialectFor(f RuleFormat) dialect {
 		}
 	case RulesNetsh:
 		d.lines = netshLines
-		d.notes = map[Side][]string{SideTarget: {"WMI (135) also needs the predefined rules WMI-In and Async-In: its further ports are dynamic."}}
+		d.notes = map[Side][]string{SideTarget: {"WMI has the predefined rules DCOM-In, WMI-In and Async-In. Where it is in use the lines below let this manager alone do what they let everybody."}}
 	case RulesESXCLI:
 		d.notes = sameNotes("For the shell of an ESXi host, not of a vCenter. A rule set that limits no addresses stays so.")
 	}
@@ -223,8 +223,12 @@ func netshLines(_ Side, n int, r rule) []string {
 		if r.sources[0] != 0 {
 			source = " remoteport=" + span(r.sources[0], r.sources[1], "-")
 		}
-		out = append(out, fmt.Sprintf(`netsh advfirewall firewall add rule name="%s" dir=in action=allow protocol=%s localport=%s%s remoteip=%s`,
-			name, strings.ToUpper(r.protocol), span(r.first, r.last, "-"), source, addresses(from, ",")))
+		service := ""
+		if r.first == rpcFirst && r.last == rpcLast { // as WMI-In has it
+			service = " service=winmgmt"
+		}
+		out = append(out, fmt.Sprintf(`netsh advfirewall firewall add rule name="%s" dir=in action=allow%s protocol=%s localport=%s%s remoteip=%s`,
+			name, service, strings.ToUpper(r.protocol), span(r.first, r.last, "-"), source, addresses(from, ",")))
 	}
 	return out
 }

@@ -82,7 +82,7 @@ func TestRules(t *testing.T) {
 			`netsh advfirewall firewall add rule name="roundsman 1 tcp 63001" dir=in action=allow protocol=TCP localport=63001 remoteip=192.0.2.15`}},
 		{sum.RulesNetsh, sum.SideTarget, classic, []string{
 			`netsh advfirewall firewall add rule name="roundsman 1 tcp 445" dir=in action=allow protocol=TCP localport=445 remoteip=192.0.2.1`,
-			`netsh advfirewall firewall add rule name="roundsman 3 tcp 62286-62293" dir=in action=allow protocol=TCP localport=62286-62293 remoteport=60000-65535 remoteip=192.0.2.1`}},
+			`netsh advfirewall firewall add rule name="roundsman 2 tcp 62286-62293" dir=in action=allow protocol=TCP localport=62286-62293 remoteport=60000-65535 remoteip=192.0.2.1`}},
 		{sum.RulesESXCLI, sum.SideTarget, m, nil},
 	} {
 		rules := rulesOf(t, fleet, tt.m, sum.RuleOptions{Format: tt.format, Side: tt.side})
@@ -90,11 +90,24 @@ func TestRules(t *testing.T) {
 	}
 
 	// Optional ports are there as comments, and as rules for whoever asks.
-	o := sum.RuleOptions{Format: sum.RulesNetsh, Side: sum.SideTarget}
-	wmi := `netsh advfirewall firewall add rule name="roundsman 2 tcp 135" dir=in action=allow protocol=TCP localport=135 remoteip=192.0.2.1` + "\r\n"
-	require.Contains(t, rulesOf(t, fleet, m, o), "\r\nrem "+wmi)
+	o := sum.RuleOptions{Format: sum.RulesIptables, Side: sum.SideBetween}
+	web := "iptables -I FORWARD -p tcp -s 192.0.2.1 -d 192.0.2.15 --dport 80 -j ACCEPT\n"
+	require.Contains(t, rulesOf(t, fleet, m, o), "\n# "+web)
 	o.Optional = true
-	require.Contains(t, rulesOf(t, fleet, m, o), "\r\n"+wmi)
+	require.Contains(t, rulesOf(t, fleet, m, o), "\n"+web)
+
+	// WMI is there where it is used, and then as narrow as the rules that Windows has for
+	// it, and for the manager alone.
+	o = sum.RuleOptions{Format: sum.RulesNetsh, Side: sum.SideTarget}
+	require.NotContains(t, rulesOf(t, fleet, m, o), "localport=135")
+	require.Contains(t, rulesOf(t, fleet, m, o), "DCOM-In, WMI-In and Async-In")
+	wmi := m
+	wmi.Use = []sum.PortOption{sum.UseWMI}
+	require.Equal(t, []string{
+		`netsh advfirewall firewall add rule name="roundsman 1 tcp 445" dir=in action=allow protocol=TCP localport=445 remoteip=192.0.2.1`,
+		`netsh advfirewall firewall add rule name="roundsman 2 tcp 135" dir=in action=allow protocol=TCP localport=135 remoteip=192.0.2.1`,
+		`netsh advfirewall firewall add rule name="roundsman 3 tcp 49152-65535" dir=in action=allow service=winmgmt protocol=TCP localport=49152-65535 remoteip=192.0.2.1`,
+	}, active(rulesOf(t, fleet, wmi, o)))
 
 	// What the manager dials, sections, and the end of a range are told.
 	text := rulesOf(t, fleet, classic, sum.RuleOptions{Format: sum.RulesNFT})

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strconv"
@@ -46,6 +47,10 @@ const (
 // ErrPreflight: what was found before anything was changed would make the work fail.
 // The error is a *PreflightError.
 var ErrPreflight = errors.New("the target is not fit for what is to be done")
+
+// ErrNoPassword: a target cannot be logged in to without a password, and the caller has
+// given none. A Config.Resolve, or a Transport of it, returns it before it dials.
+var ErrNoPassword = errors.New("no password was given")
 
 // PreflightError has the findings that block.
 type PreflightError struct{ Findings []Finding }
@@ -238,15 +243,26 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 	f := toPort(port, addr)
 	f.Err = err
 	var dns *net.DNSError
+	onWindows := p.n.t.Kind == Windows
 	switch how := agent.HowReached(err); {
+	case errors.Is(err, ErrNoPassword):
+		return Finding{Err: err}.as(FindNoPassword, Blocks, err.Error(), "give the password; nothing was dialled")
+	case errors.Is(err, transport.ErrTrust) && onWindows:
+		return f.as(FindIdentity, Blocks, err.Error(), "find out first whether another server answers at this address")
 	case errors.Is(err, transport.ErrUnknownIdentity):
 		return f.as(FindUnknown, Blocks, err.Error(), "compare its fingerprint with the one that its console shows, and record it if it is right")
 	case errors.Is(err, transport.ErrTrust):
 		return f.as(FindIdentity, Blocks, err.Error(), "find out first whether the target was installed anew, or somebody else answers; only then replace what is recorded")
+	case errors.Is(err, transport.ErrElevation) && onWindows:
+		return f.as(FindRights, Blocks, err.Error(), administrator)
 	case errors.Is(err, transport.ErrElevation):
 		return f.as(FindRights, Blocks, err.Error(), "let the user become root by sudo, or give its password")
+	case errors.Is(err, transport.ErrAuth) && onWindows:
+		return f.as(FindLogin, Blocks, err.Error(), "check user, domain and password; it was tried once only, as more may lock the account")
 	case errors.Is(err, transport.ErrAuth):
 		return f.as(FindLogin, Blocks, err.Error(), "check user, keys and password; it was tried once only, as more may lock the account")
+	case errors.Is(err, ErrInvalid), errors.Is(err, transport.ErrInvalid):
+		return Finding{Err: err}.as(FindFailed, Blocks, err.Error(), "correct how the target is given, or what it is to be reached with; nothing was sent")
 	case errors.Is(err, transport.ErrProtocol), errors.Is(err, transport.ErrRejected):
 		return f.as(FindService, Blocks, err.Error(), "check the port of the address")
 	case errors.Is(err, errors.ErrUnsupported):
@@ -269,8 +285,14 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 			return f.reached(agent.ReachedNothing, err.Error(), Blocks)
 		}
 	}
+	if onWindows && (errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist)) {
+		return f.as(FindFailed, Blocks, err.Error(), administrator)
+	}
 	return f.as(FindFailed, Blocks, err.Error(), "")
 }
+
+// administrator is what to do where a login at a Windows server may not do enough.
+const administrator = "log in as an administrator of the target, to whom its share ADMIN$ and its services are open"
 
 // dial dials an address of the target, and gives up after Patience, as what is then
 // read and written does.

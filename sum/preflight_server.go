@@ -10,12 +10,16 @@ import (
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/install"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
 // server looks at a server from inside.
 func (p *preflight) server(ctx context.Context, conn transport.Conn) error {
 	cfg := p.n.s.cfg
+	if known, err := p.program(ctx, conn); err != nil || !known {
+		return err
+	}
 	look, err := cfg.Installer.Inspect(ctx, conn, agent.InspectOptions{Target: p.n.t.key(), Place: p.place(), BaseDirs: cfg.BaseDirs})
 	if err != nil {
 		return p.notLooked(ctx, err)
@@ -38,6 +42,37 @@ func (p *preflight) server(ctx context.Context, conn transport.Conn) error {
 	return ctx.Err()
 }
 
+// program looks whether there is a program that can be a Windows server's agent, since
+// that is looked at from outside and so does not take one. It reports whether it is known
+// for which processor it has to be.
+func (p *preflight) program(ctx context.Context, conn transport.Conn) (bool, error) {
+	in, real := p.n.s.cfg.Installer.(*install.Installer) // others need none
+	if !real || p.n.t.Kind != Windows || p.place() != nil {
+		return true, nil
+	}
+	id, err := conn.Identify(ctx)
+	if err != nil {
+		return true, err
+	}
+	if id.Arch == "" {
+		p.add(Finding{Err: agent.ErrNoBinary}.as(FindBinary, Blocks, "the target does not say for which processor its programs are, and so not for which an agent has to be",
+			`that is read from System32\kernel32.dll in its Windows directory, the share ADMIN$: see to it that this login can read that file`))
+		return false, nil
+	}
+	src := in.Source
+	if src == nil {
+		src = install.DefaultSource()
+	}
+	if _, err := src.Open(ctx, "windows", id.Arch); ctx.Err() != nil {
+		return true, ctx.Err()
+	} else if err != nil {
+		p.add(Finding{Err: err}.as(FindBinary, Blocks, "there is no agent for windows/"+id.Arch+": "+err.Error(), noBinaryAdvice))
+	}
+	return true, nil
+}
+
+const noBinaryAdvice = "give the session an agent for the target's system"
+
 // notLooked says why the target could not be looked at from inside.
 func (p *preflight) notLooked(ctx context.Context, err error) error {
 	f := Finding{Err: err}
@@ -45,7 +80,7 @@ func (p *preflight) notLooked(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, agent.ErrNoBinary):
-		p.add(f.as(FindBinary, Blocks, err.Error(), "give the session an agent for the target's system"))
+		p.add(f.as(FindBinary, Blocks, err.Error(), noBinaryAdvice))
 	case errors.Is(err, transport.ErrElevation):
 		p.add(f.as(FindRights, Blocks, err.Error(), "let the user become root by sudo, or give its password"))
 	case errors.Is(err, errors.ErrUnsupported):
@@ -53,7 +88,11 @@ func (p *preflight) notLooked(ctx context.Context, err error) error {
 	case transport.Temporary(err):
 		return err
 	default:
-		p.add(f.as(FindFailed, Blocks, "the target could not be looked at from inside: "+err.Error(), ""))
+		advice := ""
+		if p.n.t.Kind == Windows && denied(err) {
+			advice = administrator
+		}
+		p.add(f.as(FindFailed, Blocks, "the target could not be looked at from inside: "+err.Error(), advice))
 	}
 	return nil
 }
@@ -67,7 +106,15 @@ func (p *preflight) judge(facts agent.Facts) {
 	for _, err := range facts.Unfit {
 		f := Finding{Err: err}
 		advice := "name a directory that may hold programs (Config.BaseDirs)"
+		if p.n.t.Kind == Windows {
+			advice = `name a directory below the Windows directory, where administrators alone write (Config.BaseDirs), such as "/roundsman"`
+		}
 		switch {
+		case p.n.t.Kind == Windows && facts.Dir == "" && (denied(err) || errors.Is(err, transport.ErrAuth)):
+			// Not the directory: the share, or the services.
+			p.add(f.as(FindRights, Blocks, err.Error(), administrator))
+		case p.n.t.Kind == Windows && facts.Dir == "" && (errors.Is(err, errors.ErrUnsupported) || errors.Is(err, transport.ErrRejected)):
+			p.add(f.as(FindFailed, Blocks, err.Error(), "see whether the services Server (LanmanServer) and Remote Procedure Call (RpcSs) of the target are in order"))
 		case errors.Is(err, transport.ErrNoSpace):
 			p.add(f.as(FindSpace, bad, fmt.Sprintf("%v, and %d MiB are needed", err, mebibytes(p.room())), "make room there, or "+advice))
 		case errors.Is(err, syscall.EROFS):

@@ -177,6 +177,26 @@ type Rebooter interface {
 	Reboot(ctx context.Context, opts RebootOptions) error
 }
 
+// Spacer is the capability to tell how much room there is ([CapSpace]), without a program
+// on the target.
+type Spacer interface {
+	// Space returns how many bytes this user may write in a directory; fs.ErrNotExist if
+	// there is none.
+	Space(ctx context.Context, dir string) (int64, error)
+}
+
+// Clocker is the capability to tell what time it is on the target ([CapClock]), without a
+// program there.
+type Clocker interface {
+	Clock(ctx context.Context) (Clock, error)
+}
+
+// Clock compares the target's clock with the manager's.
+type Clock struct {
+	Skew   time.Duration // by how much the target's is ahead
+	Within time.Duration // how far off Skew may be, in both directions
+}
+
 // RebootOptions are the options of Reboot.
 type RebootOptions struct {
 	Message string        // shown to logged-in users, in any language

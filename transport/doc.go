@@ -5,7 +5,7 @@
 // connection to one target. Beyond identifying itself, what a connection can do
 // is a capability: a small optional interface ([FileStore], [Runner],
 // [Services], [Tunneler], [Lister], [Inventorier], [Updater], [Undoer],
-// [Rebooter]) together with package functions that use it:
+// [Rebooter], [Spacer], [Clocker]) together with package functions that use it:
 //
 //	conn, err := tr.Dial(ctx, ep)
 //	...

@@ -79,7 +79,7 @@ func TestFingerprint(t *testing.T) {
 func TestCapsString(t *testing.T) {
 	require.Equal(t, "none", transport.Caps(0).String())
 	require.Equal(t, "files+reboot", (transport.CapFiles | transport.CapReboot).String())
-	require.Equal(t, 10, strings.Count(transport.AllCaps.String(), "+"), "every capability has a name")
+	require.Equal(t, 12, strings.Count(transport.AllCaps.String(), "+"), "every capability has a name")
 	require.True(t, transport.AllCaps.Has(transport.CapUndo|transport.CapRun))
 	require.False(t, transport.CapRun.Has(transport.CapUndo|transport.CapRun))
 	require.True(t, transport.Caps(0).Has(0))

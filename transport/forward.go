@@ -35,6 +35,8 @@ var _ interface {
 	Updater
 	Undoer
 	Rebooter
+	Spacer
+	Clocker
 	Explainer
 } = Forward{}
 
@@ -117,6 +119,14 @@ func (f Forward) Update(ctx context.Context, p Payload, opts UpdateOptions) (Res
 
 // Undo implements Undoer.
 func (f Forward) Undo(ctx context.Context, s State) error { return Undo(ctx, f.Conn, s) }
+
+// Space implements Spacer.
+func (f Forward) Space(ctx context.Context, dir string) (int64, error) {
+	return Space(ctx, f.Conn, dir)
+}
+
+// Clock implements Clocker.
+func (f Forward) Clock(ctx context.Context) (Clock, error) { return ReadClock(ctx, f.Conn) }
 
 // Reboot implements Rebooter.
 func (f Forward) Reboot(ctx context.Context, opts RebootOptions) error {

@@ -46,7 +46,12 @@ type Device struct {
 
 // Software is an installed package or component.
 type Software struct {
+	// ID is what the system knows it by, where that is not always Name: the ProductCode
+	// of Windows Installer, the name of its key in the registry. Entries of one program
+	// that differ in Source have the same.
+	ID      string `json:"id,omitempty"`
 	Name    string `json:"name"`
+	Vendor  string `json:"vendor,omitempty"` // who made it, as the system says
 	Version string `json:"version"`
 	Arch    string `json:"arch,omitempty"`
 	Source  string `json:"source,omitempty"` // "dpkg", "rpm", "probe", "vib", ...

@@ -213,3 +213,11 @@ func (c *limitConn) Undo(ctx context.Context, s State) error {
 func (c *limitConn) Reboot(ctx context.Context, opts RebootOptions) error {
 	return limitedErr(ctx, c, "reboot", func() error { return c.Forward.Reboot(ctx, opts) })
 }
+
+func (c *limitConn) Space(ctx context.Context, dir string) (int64, error) {
+	return limited(ctx, c, "space", func() (int64, error) { return c.Forward.Space(ctx, dir) })
+}
+
+func (c *limitConn) Clock(ctx context.Context) (Clock, error) {
+	return limited(ctx, c, "clock", func() (Clock, error) { return c.Forward.Clock(ctx) })
+}

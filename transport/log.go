@@ -166,3 +166,11 @@ func (c *logConn) Undo(ctx context.Context, s State) error {
 func (c *logConn) Reboot(ctx context.Context, opts RebootOptions) error {
 	return c.err(ctx, "reboot", func() error { return c.Forward.Reboot(ctx, opts) }, "delay", opts.Delay)
 }
+
+func (c *logConn) Space(ctx context.Context, dir string) (int64, error) {
+	return logged(ctx, c.log, "space", func() (int64, error) { return c.Forward.Space(ctx, dir) }, "path", dir)
+}
+
+func (c *logConn) Clock(ctx context.Context) (Clock, error) {
+	return logged(ctx, c.log, "clock", func() (Clock, error) { return c.Forward.Clock(ctx) })
+}

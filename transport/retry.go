@@ -141,3 +141,11 @@ func (r *retryConn) QueryService(ctx context.Context, name string) (ServiceStatu
 func (r *retryConn) Inventory(ctx context.Context) (*Inventory, error) {
 	return retry(ctx, r.opts, "inventory", r.target, false, func() (*Inventory, error) { return r.Forward.Inventory(ctx) })
 }
+
+func (r *retryConn) Space(ctx context.Context, dir string) (int64, error) {
+	return retry(ctx, r.opts, "space", r.target, false, func() (int64, error) { return r.Forward.Space(ctx, dir) })
+}
+
+func (r *retryConn) Clock(ctx context.Context) (Clock, error) {
+	return retry(ctx, r.opts, "clock", r.target, false, func() (Clock, error) { return r.Forward.Clock(ctx) })
+}

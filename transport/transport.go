@@ -93,6 +93,8 @@ const (
 	CapUpdate
 	CapUndo
 	CapReboot
+	CapSpace
+	CapClock
 	capsEnd
 )
 
@@ -101,7 +103,7 @@ const AllCaps = capsEnd - 1
 
 var capNames = []string{
 	"files", "run", "services", "tunnel-unix", "tunnel-tcp", "tunnel-pipe",
-	"children", "inventory", "update", "undo", "reboot",
+	"children", "inventory", "update", "undo", "reboot", "space", "clock",
 }
 
 // Has reports whether every capability in want is in c.

@@ -283,6 +283,24 @@ func Undo(ctx context.Context, conn Conn, s State) error {
 	return u.Undo(ctx, s)
 }
 
+// Space returns how many bytes may be written in a directory of the target.
+func Space(ctx context.Context, conn Conn, dir string) (int64, error) {
+	s, err := as[Spacer](conn, "space", CapSpace)
+	if err != nil {
+		return 0, err
+	}
+	return s.Space(ctx, dir)
+}
+
+// ReadClock compares the target's clock with the manager's.
+func ReadClock(ctx context.Context, conn Conn) (Clock, error) {
+	c, err := as[Clocker](conn, "clock", CapClock)
+	if err != nil {
+		return Clock{}, err
+	}
+	return c.Clock(ctx)
+}
+
 // Reboot reboots the target.
 func Reboot(ctx context.Context, conn Conn, opts RebootOptions) error {
 	r, err := as[Rebooter](conn, "reboot", CapReboot)

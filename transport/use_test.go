@@ -6,10 +6,12 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"path"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -119,6 +121,36 @@ func TestGetKeepsTheLimit(t *testing.T) {
 		}
 	}
 	require.NoError(t, fake.Close())
+}
+
+// TestSpaceAndClock: what a target tells of itself comes through decorators.
+func TestSpaceAndClock(t *testing.T) {
+	fake := transporttest.New()
+	target := fake.Add(transporttest.TargetConfig{Address: "a", User: "u", Password: transport.NewSecret("correct horse"), HostKey: "ssh-ed25519 AAAA",
+		Caps: transport.CapFiles | transport.CapSpace | transport.CapClock, Space: 100, Skew: -time.Hour})
+	tr := transport.Limit(transport.Retry(transport.Log(fake, slog.New(slog.DiscardHandler)), transport.RetryOptions{}), transport.LimitOptions{Calls: 1})
+	conn, err := tr.Dial(t.Context(), target.Endpoint())
+	require.NoError(t, err)
+	_, err = transport.Put(t.Context(), conn, "/x", transport.BytesFile("x", make([]byte, 60)), transport.PutOptions{})
+	require.NoError(t, err)
+	free, err := transport.Space(t.Context(), conn, "/")
+	require.NoError(t, err)
+	require.EqualValues(t, 40, free)
+	_, err = transport.Space(t.Context(), conn, "/none")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	clock, err := transport.ReadClock(t.Context(), conn)
+	require.NoError(t, err)
+	require.Equal(t, -time.Hour, clock.Skew)
+
+	shell, other := transporttest.NewShellServer()
+	conn, err = shell.Dial(t.Context(), other.Endpoint())
+	require.NoError(t, err)
+	_, err = transport.Space(t.Context(), conn, "/")
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	_, err = transport.ReadClock(t.Context(), conn)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.NoError(t, fake.Close())
+	require.NoError(t, shell.Close())
 }
 
 // TestForwardAddsNothing: a decorator has what the wrapped connection has.

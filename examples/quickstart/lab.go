@@ -2,80 +2,112 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
-	"github.com/roundsman-go/roundsman/transport/ssh"
-	"github.com/roundsman-go/roundsman/transport/ssh/sshtest"
 )
 
-// lab is three Linux servers: one without the program, one with an old version,
-// one that is up to date.
-type lab struct {
-	dir      string
-	password string // of all servers; another in each run, as the servers run commands as the caller
-	servers  []*server
-	cut      sync.Once
+// lab is all targets, whatever their kind.
+type lab struct{ machines []*machine }
+
+// A kind makes targets of one kind; each has a file of its own.
+type kind struct {
+	name, what string
+	// start makes them. Where this machine cannot have them it fails with a leftOut.
+	start func(ctx context.Context) ([]*machine, error)
+
+	machines []*machine
+	err      error
+	took     time.Duration
 }
 
-type server struct {
-	name string
-	*sshtest.Server
+// A machine is one target, and what is to become of it.
+type machine struct {
+	target sum.Target
+	// resolve is how it is reached.
+	resolve   func() (transport.Transport, transport.Endpoint)
+	component *component.Component
+	want      sum.OutcomeKind
+	event     func(sum.Event) // nil, or sees what happens there
+	// left lists what agents left there: logs, and what should not be.
+	left  func() (logs, rest []string, err error)
+	close func() error
 }
 
-const version = "2.10"
+// leftOut says why there are no targets of a kind, in one line.
+type leftOut struct{ reason error }
 
-func newLab(dir string) (*lab, error) {
-	l := &lab{dir: dir, password: rand.Text()}
-	for name, installed := range map[string]string{"fresh": "", "old": "2.9", "new": version} {
-		home := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Join(home, "hello"), 0o700); err != nil {
-			return nil, err
+func (e *leftOut) Error() string {
+	return "left out: " + strings.Join(strings.Fields(e.reason.Error()), " ")
+}
+
+// newLab starts all kinds of targets at the same time, and says what there is, and why not
+// more.
+func newLab(ctx context.Context, kinds ...*kind) (*lab, error) {
+	done := make(chan *kind)
+	for _, k := range kinds {
+		go func() {
+			began := time.Now()
+			k.machines, k.err = k.start(ctx)
+			k.took = time.Since(began)
+			done <- k
+		}()
+	}
+	var err error
+	for range kinds {
+		k := <-done
+		var out *leftOut
+		switch {
+		case ctx.Err() != nil:
+		case errors.As(k.err, &out):
+			fmt.Printf("  %-8s %v\n", k.name, out)
+		case k.err != nil:
+			err = errors.Join(err, fmt.Errorf("%s: %w", k.name, k.err))
+		default:
+			k.show()
 		}
-		if installed != "" {
-			if err := os.WriteFile(filepath.Join(home, "hello", "VERSION"), []byte(installed+"\n"), 0o600); err != nil {
-				return nil, err
-			}
-		}
-		s, err := sshtest.NewServer(sshtest.Config{User: "ops", Password: l.password, Home: home})
-		if err != nil {
-			return nil, errors.Join(err, l.close())
-		}
-		l.servers = append(l.servers, &server{name, s})
+	}
+	l := &lab{}
+	for _, k := range kinds {
+		l.machines = append(l.machines, k.machines...)
+	}
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
 }
 
+// show says how many there are, and by which ports they are reached.
+func (k *kind) show() {
+	fmt.Printf("  %-8s %d × %s, started in %.1f s\n", k.name, len(k.machines), k.what, k.took.Seconds())
+	for _, p := range sum.PortsFor(k.machines[0].target.Kind, sum.PhaseDeploy, sum.Current) {
+		if p.Need == sum.Required {
+			fmt.Printf("           must be open: %s/%s %s, for %s\n", p.Ports(), p.Protocol, p.Direction, p.Purpose)
+		}
+	}
+	fmt.Println("           nothing else: the agent is reached through the same connection")
+}
+
 func (l *lab) close() error {
 	var errs []error
-	for _, s := range l.servers {
-		errs = append(errs, s.Close())
+	for _, m := range l.machines {
+		errs = append(errs, m.close())
 	}
 	return errors.Join(errs...)
 }
 
-func (l *lab) targets() []sum.Target {
-	var out []sum.Target
-	for _, name := range []string{"fresh", "old", "new"} {
-		out = append(out, sum.Target{Name: name, Kind: sum.Linux, User: "ops", Address: l.server(name).Addr()})
-	}
-	return out
-}
-
-func (l *lab) server(name string) *server {
-	for _, s := range l.servers {
-		if s.name == name {
-			return s
+// machine is the one that a target is.
+func (l *lab) machine(t sum.Target) *machine {
+	for _, m := range l.machines {
+		if m.target.Name == t.Name {
+			return m
 		}
 	}
 	return nil
@@ -84,38 +116,68 @@ func (l *lab) server(name string) *server {
 // resolve is what connects the pipeline to the lab: a real one would look the
 // password up in a vault and the host key in known_hosts.
 func (l *lab) resolve(_ context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
-	s := l.server(t.Name)
-	return transport.Retry(&ssh.Transport{}, transport.RetryOptions{}), transport.Endpoint{
-		Address:     t.Address,
-		Credentials: transport.Credentials{User: t.User, Password: transport.NewSecret(l.password)},
-		Trust:       transport.Trust{HostKeys: []string{s.AuthorizedHostKey()}},
-	}, nil
+	tr, ep := l.machine(t).resolve()
+	return tr, ep, nil
 }
 
-// component makes a component of 16 MiB whose installer is a shell script, and
-// loads it as the command line would.
-func (l *lab) component(ctx context.Context) (*component.Component, error) {
-	dir := filepath.Join(l.dir, "component")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	image := make([]byte, 16<<20)
-	_, _ = rand.Read(image)
-	files := map[string][]byte{
-		"hello.img": image,
-		"install.sh": []byte("#!/bin/sh\nset -e\necho \"unpacking $(wc -c <hello.img) bytes\"\n" +
-			"cp hello.img \"$HOME/hello/image\"\necho " + version + " >\"$HOME/hello/VERSION\"\necho done\n"),
-		"component.json": []byte(`{
-  "name": "hello",
-  "version": "` + version + `",
-  "scheme": "numeric",
-  "kinds": ["linux"],
-  "probe": {"argv": ["/bin/sh", "-c", "cat \"$HOME/hello/VERSION\""]},
-  "files": [{"name": "install.sh", "executable": true}, {"name": "hello.img"}],
-  "install": ["./install.sh"],
-  "profile": "zero-ok"
+// components are those for a target.
+func (l *lab) components(t sum.Target) []*component.Component {
+	return []*component.Component{l.machine(t).component}
 }
-`),
+
+// interfere lets a machine do what it wants to at an event.
+func (l *lab) interfere(e sum.Event) {
+	if m := l.machine(e.Target); m.event != nil {
+		m.event(e)
+	}
+}
+
+// leftovers prints what the agents left, and fails if that is more than logs.
+func (l *lab) leftovers() error {
+	// An agent that has deleted itself takes a moment more to end.
+	deadline := time.Now().Add(30 * time.Second)
+	var bad []string
+	for _, m := range l.machines {
+		logs, rest, err := m.left()
+		for ; err == nil && len(rest) > 0 && time.Now().Before(deadline); logs, rest, err = m.left() {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err != nil {
+			return err
+		}
+		for _, name := range logs {
+			fmt.Printf("  %-6s %s\n", m.target.Name, name)
+		}
+		for _, name := range rest {
+			bad = append(bad, m.target.Name+": "+name)
+		}
+	}
+	if len(bad) > 0 {
+		return fmt.Errorf("left on targets: %s", strings.Join(bad, ", "))
+	}
+	fmt.Println("  no program, no process and no service")
+	return nil
+}
+
+// check fails where an outcome is not what the lab was built for.
+func (l *lab) check(results map[string]sum.Outcome) error {
+	for _, m := range l.machines {
+		if got := results[m.target.Name]; got.Kind != m.want {
+			return fmt.Errorf("%s: outcome %s, want %s: %s", m.target.Name, got.Kind, m.want, got.Text)
+		}
+	}
+	return nil
+}
+
+// isLog reports whether a file below an agent's base directory is a log: they stay.
+func isLog(file string) bool {
+	return filepath.Base(file) == "agent.log" || filepath.Base(filepath.Dir(file)) == "jobs"
+}
+
+// load writes the files of a component and loads it as the command line would.
+func load(ctx context.Context, dir string, files map[string][]byte) (*component.Component, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o700); err != nil {
@@ -123,61 +185,4 @@ func (l *lab) component(ctx context.Context) (*component.Component, error) {
 		}
 	}
 	return component.Load(ctx, dir)
-}
-
-// interfere pulls the cable of one target when a part of the image is there.
-func (l *lab) interfere(e sum.Event) {
-	if e.Target.Name == "old" && e.Phase == "stage" && e.Done > 4<<20 {
-		l.cut.Do(func() {
-			l.server("old").CloseConnections()
-			fmt.Printf("  %-6s ** the line is cut here **\n", "old")
-		})
-	}
-}
-
-// leftovers prints what the agents left, and fails if that is more than logs.
-func (l *lab) leftovers() error {
-	var bad []string
-	for _, s := range l.servers {
-		base := filepath.Join(s.Home(), ".cache", "roundsman")
-		err := filepath.WalkDir(base, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			rel, _ := filepath.Rel(s.Home(), path)
-			fmt.Printf("  %-6s %s\n", s.name, rel)
-			log := d.Name() == "agent.log" || filepath.Base(filepath.Dir(path)) == "jobs"
-			if !log {
-				bad = append(bad, path)
-			}
-			return nil
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	// An agent that has deleted itself takes a moment more to end.
-	running := l.agents()
-	for deadline := time.Now().Add(10 * time.Second); len(running) > 0 && time.Now().Before(deadline); running = l.agents() {
-		time.Sleep(20 * time.Millisecond)
-	}
-	fmt.Printf("  agents that still run: %d\n", len(running))
-	if bad = append(bad, running...); len(bad) > 0 {
-		return fmt.Errorf("left on targets: %s", strings.Join(bad, ", "))
-	}
-	return nil
-}
-
-// agents returns the command lines of the processes that were started from the
-// homes of the lab, where the system has /proc.
-func (l *lab) agents() []string {
-	var out []string
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if line := strings.ReplaceAll(string(b), "\x00", " "); err == nil && strings.HasPrefix(line, l.dir) {
-			out = append(out, line)
-		}
-	}
-	return out
 }

@@ -1,7 +1,9 @@
-// Command quickstart runs the whole life of an update on a lab of its own:
-// Linux targets that are SSH servers in this process, on loopback, without root.
-// Their commands really run, and the agents that the SDK copies to them really
-// start. One target is cut off in the middle of a transfer and resumes.
+// Command quickstart runs the whole life of an update on a lab of its own, on loopback:
+// Linux targets that are SSH servers in this process, which needs no root, and, where
+// Samba and Wine are installed and it may start them (Debian: apt-get install samba
+// wine64; as root), a Windows server. Their commands really run, and the agents that the
+// SDK copies to them really start. One target is cut off in the middle of a transfer and
+// resumes.
 //
 //	go run ./examples/quickstart [--journal DIR]
 package main
@@ -20,7 +22,6 @@ import (
 
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
-	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -48,27 +49,18 @@ func run(ctx context.Context, source install.Source, journal string) (err error)
 	if journal == "" {
 		journal = filepath.Join(dir, "journal")
 	}
-	lab, err := newLab(dir)
+	began := time.Now()
+	agents := install.First(source, &install.GoBuild{}) // for Windows, the go command builds one
+	heading("Lab: servers, and the ports of them that must be open")
+	lab, err := newLab(ctx, linuxServers(dir), windowsServer(dir, agents))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lab.close()) }()
-	comp, err := lab.component(ctx)
-	if err != nil {
-		return err
-	}
-
-	heading("Ports: what must be open for a Linux server")
-	for _, p := range sum.PortsFor(sum.Linux, sum.PhaseDeploy, sum.Current) {
-		fmt.Printf("  %s %s/%s  %s  %s\n", p.Direction, p.Ports(), p.Protocol, p.Need, p.Purpose)
-	}
-	fmt.Println("  nothing else: the agent is reached through the SSH connection")
-
 	session, err := sum.Open(ctx, sum.Config{
 		Resolve:   lab.resolve,
 		Journal:   journal,
-		Installer: &install.Installer{Source: source},
-		BaseDirs:  []string{"~/.cache/roundsman"},
+		Installer: inHomes{&install.Installer{Source: agents}},
 		Lease:     time.Minute,
 		Redial:    time.Minute,
 	})
@@ -76,15 +68,15 @@ func run(ctx context.Context, source install.Source, journal string) (err error)
 		return err
 	}
 	var nodes []*sum.Node
-	for _, t := range lab.targets() {
-		n, err := session.Node(t)
+	for _, m := range lab.machines {
+		n, err := session.Node(m.target)
 		if err != nil {
-			return err
+			return errors.Join(err, session.Close(ctx))
 		}
 		nodes = append(nodes, n)
 	}
 	// Whatever happens, the session gives back what it opened.
-	results, err := pipeline(ctx, lab, nodes, comp)
+	results, err := pipeline(ctx, lab, nodes)
 	err = errors.Join(err, session.Close(ctx))
 
 	heading("Cleaned up: what is left on the targets")
@@ -92,41 +84,35 @@ func run(ctx context.Context, source install.Source, journal string) (err error)
 	if err != nil {
 		return err
 	}
-	return check(results)
+	if err := lab.check(results); err != nil {
+		return err
+	}
+	heading(fmt.Sprintf("Everything as it should be, after %.0f s", time.Since(began).Seconds()))
+	return nil
 }
 
-// pipeline is inventory, plan and deployment of one component on every node.
-func pipeline(ctx context.Context, lab *lab, nodes []*sum.Node, comp *component.Component) (map[string]sum.Outcome, error) {
+// pipeline is inventory, plan and deployment of a component on every node, and a second
+// plan, which finds nothing to do.
+func pipeline(ctx context.Context, lab *lab, nodes []*sum.Node) (map[string]sum.Outcome, error) {
 	heading("Inventory: an agent is copied, started and asked")
-	plans := map[string]sum.TargetPlan{}
-	inventory := func(ctx context.Context, n *sum.Node) (*transport.Inventory, error) {
-		return sum.Inventory(ctx, n, comp)
-	}
-	for r := range sum.Each(ctx, nodes, sum.EachOptions{}, inventory) {
-		name := r.Node.Target().Name
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		inv := r.Value
+	plans, err := plan(ctx, lab, nodes, func(t sum.Target, inv *transport.Inventory) {
 		fmt.Printf("  %-6s %s, kernel %s, %d devices, %d packages\n",
-			name, inv.Identity.Version, inv.Identity.Kernel, len(inv.Devices), len(inv.Software))
-		plans[name] = sum.MakePlan(r.Node.Target(), inv, []*component.Component{comp}, sum.PlanOptions{})
+			t.Name, inv.Identity.Version, inv.Identity.Kernel, len(inv.Devices), len(inv.Software))
+	})
+	if err != nil {
+		return nil, err
 	}
 
 	heading("Plan")
-	for _, n := range nodes {
-		for _, it := range plans[n.Target().Name].Items {
-			fmt.Printf("  %-6s %s %s %s: %s\n", n.Target().Name, it.Action, it.Component, it.Version, it.Reason)
-		}
-	}
+	show(nodes, plans)
 
 	heading("Deploy")
-	show := &progress{}
+	progress := &progress{}
 	deploy := func(ctx context.Context, n *sum.Node) ([]sum.Outcome, error) {
-		return sum.Deploy(ctx, n, plans[n.Target().Name], []*component.Component{comp}, sum.DeployOptions{
+		return sum.Deploy(ctx, n, plans[n.Target().Name], lab.components(n.Target()), sum.DeployOptions{
 			Events: func(e sum.Event) {
 				lab.interfere(e)
-				show.event(e)
+				progress.event(e)
 			},
 		})
 	}
@@ -145,16 +131,43 @@ func pipeline(ctx context.Context, lab *lab, nodes []*sum.Node, comp *component.
 		o := results[n.Target().Name]
 		fmt.Printf("  %-6s %-10s %q -> %q  %s\n", n.Target().Name, o.Kind, o.From(), o.To(), o.Code)
 	}
+
+	heading("A second plan: nothing is to be done")
+	if plans, err = plan(ctx, lab, nodes, nil); err != nil {
+		return nil, err
+	}
+	show(nodes, plans)
+	for name, p := range plans {
+		if p.Installs() > 0 {
+			return nil, fmt.Errorf("%s: the second plan installs again", name)
+		}
+	}
 	return results, nil
 }
 
-// check makes the program fail where an outcome is not what the lab was built for.
-func check(results map[string]sum.Outcome) error {
-	for name, want := range map[string]sum.OutcomeKind{"fresh": sum.Updated, "old": sum.Updated, "new": sum.NotNeeded} {
-		if got := results[name]; got.Kind != want {
-			return fmt.Errorf("%s: outcome %s, want %s: %s", name, got.Kind, want, got.Text)
+// plan takes the inventory of every node, and compares it with the components.
+func plan(ctx context.Context, lab *lab, nodes []*sum.Node, seen func(sum.Target, *transport.Inventory)) (map[string]sum.TargetPlan, error) {
+	inventory := func(ctx context.Context, n *sum.Node) (*transport.Inventory, error) {
+		return sum.Inventory(ctx, n, lab.components(n.Target())...)
+	}
+	plans := map[string]sum.TargetPlan{}
+	for r := range sum.Each(ctx, nodes, sum.EachOptions{}, inventory) {
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		t := r.Node.Target()
+		if seen != nil {
+			seen(t, r.Value)
+		}
+		plans[t.Name] = sum.MakePlan(t, r.Value, lab.components(t), sum.PlanOptions{})
+	}
+	return plans, nil
+}
+
+func show(nodes []*sum.Node, plans map[string]sum.TargetPlan) {
+	for _, n := range nodes {
+		for _, it := range plans[n.Target().Name].Items {
+			fmt.Printf("  %-6s %s %s %s: %s\n", n.Target().Name, it.Action, it.Component, it.Version, it.Reason)
 		}
 	}
-	heading("Everything as it should be")
-	return nil
 }

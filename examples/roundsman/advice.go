@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 
@@ -15,66 +17,142 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// advices say by which flags of this program something can be done about a class
-// of failure. The packages below do not know them: their errors name fields of Go.
-// The first class that matches counts.
-var advices = []struct {
-	is   error
-	text string
-}{
-	{agent.ErrPolicy, "--agentless puts no program on the target, and --agent-dir DIR names another directory for it"},
-	{agent.ErrNoBinary, "--agentless puts no program on the target"},
-	{agent.ErrNoDir, "--agent-dir DIR names a directory on the target for the agent, and --agentless puts no program there"},
-	{sum.ErrJournal, "--journal DIR names another directory for the journal"},
-	{portalloc.ErrExhausted, portAdvice},
-	{portalloc.ErrBusy, portAdvice},
-	{portalloc.ErrDisabled, portAdvice},
-	{transport.ErrUnknownIdentity, "--known-hosts FILE names a file with the keys of targets, in which you have the one that this target is known to have (ssh-keyscan prints it)"},
-	{transport.ErrTrust, "--known-hosts FILE names another file with the keys of targets; replace the one that is recorded only when you know why the target has another"},
-	{transport.ErrAuth, "--identity FILE names a private key, and --password-file FILE has the password; for sudo, --sudo-password-file FILE"},
-	{transport.ErrTimeout, "--connect-timeout TIME gives a target longer, as ConnectTimeout in ~/.ssh/config, or in that of --ssh-config FILE, does"},
+// A class is one of failures: what it is called in output for programs, and by which
+// flags of this program something can be done about it, where there are such flags. The
+// packages below do not know them: their errors name fields of Go.
+type class struct {
+	is      error
+	code    string // stable; that of a sum.Finding where preflight sees the same
+	advice  string
+	windows string // the advice for a target of kind windows
 }
 
-const portAdvice = "--port ROLE=PORT gives a role of the manager another port, and --port ROLE=FIRST-LAST a range"
+// classes are those that are told apart. The first that matches counts.
+var classes = []class{
+	{sum.ErrNoPassword, string(sum.FindNoPassword), noPasswordAdvice, noPasswordAdvice},
+	{sum.ErrPlanStale, "plan-stale", "", ""},
+	{sum.ErrPending, "pending", "", ""},
+	{agent.ErrPolicy, string(sum.FindPolicy), "--agentless puts no program on the target, and --agent-dir DIR names another directory for it", windowsDirAdvice},
+	{agent.ErrNoBinary, string(sum.FindBinary), binaryAdvice + "; --agentless puts no program on the target", binaryAdvice},
+	{agent.ErrNoDir, string(sum.FindDirectory), "--agent-dir DIR names a directory on the target for the agent, and --agentless puts no program there", windowsDirAdvice},
+	{agent.ErrQuarantined, "quarantined", "", ""},
+	{transport.ErrNoSpace, string(sum.FindSpace), "", ""},
+	{agent.ErrHostBusy, string(sum.FindBusy), "", ""},
+	{agent.ErrJobRunning, string(sum.FindBusy), "", ""},
+	{sum.ErrJournal, "journal", "--journal DIR names another directory for the journal", "--journal DIR names another directory for the journal"},
+	{portalloc.ErrExhausted, string(sum.FindTaken), portAdvice, portAdvice},
+	{portalloc.ErrBusy, string(sum.FindTaken), portAdvice, portAdvice},
+	{portalloc.ErrDisabled, "port-disabled", portAdvice, portAdvice},
+	{transport.ErrUnknownIdentity, string(sum.FindUnknown), "--known-hosts FILE names a file with the keys of targets, in which you have the one that this target is known to have (ssh-keyscan prints it)", ""},
+	{transport.ErrTrust, string(sum.FindIdentity), "--known-hosts FILE names another file with the keys of targets; replace the one that is recorded only when you know why the target has another", ""},
+	{transport.ErrElevation, string(sum.FindRights), loginAdvice, windowsLoginAdvice},
+	{transport.ErrAuth, string(sum.FindLogin), loginAdvice, windowsLoginAdvice},
+	{transport.ErrBusy, string(sum.FindBusy), "", ""},
+	{transport.ErrTimeout, "timeout", "--connect-timeout TIME gives a target longer, as ConnectTimeout in ~/.ssh/config, or in that of --ssh-config FILE, does", "--connect-timeout TIME gives a target longer"},
+	{transport.ErrUnreachable, "unreachable", "", ""},
+	{transport.ErrConnLost, "connection-lost", "", ""},
+	{transport.ErrIntegrity, "integrity", "", ""},
+	{agent.ErrStart, "no-start", "", ""},
+	{transport.ErrRejected, "rejected", "", ""},
+	{transport.ErrProtocol, string(sum.FindService), "", ""},
+	{errors.ErrUnsupported, string(sum.FindUnsupported), "", ""},
+	{fs.ErrPermission, "permission", "", ""},
+	{sum.ErrInvalid, "invalid", "", ""},
+	{transport.ErrInvalid, "invalid", "", ""},
+}
 
-// adviceOn returns what can be done about an error by flags, or "".
-func adviceOn(err error) string {
+const (
+	portAdvice         = "--port ROLE=PORT gives a role of the manager another port, and --port ROLE=FIRST-LAST a range"
+	noPasswordAdvice   = "--password-file FILE has the password, or the environment variable " + passwordVariable + ", or the file that password_file names in the fleet file"
+	loginAdvice        = "--identity FILE names a private key, and --password-file FILE has the password; for sudo, --sudo-password-file FILE"
+	windowsLoginAdvice = "--password-file FILE has the password of an administrator, whose domain is given as in \"windows://DOMAIN;user@host\""
+	windowsDirAdvice   = "--agent-dir DIR names another directory for the agent, from the Windows directory (the share ADMIN$) on, such as /roundsman, to which administrators alone may write"
+	binaryAdvice       = "this program finds no agent for the target's system: it must have been built with one in it (see examples/agentpack), or find Go and be called in a checkout of its source"
+)
+
+// classOf returns the class of an error, one of no name where it is of none.
+func classOf(err error) class {
+	for _, c := range classes {
+		if errors.Is(err, c.is) {
+			return c
+		}
+	}
+	return class{}
+}
+
+// codeOf is what an error is called in output for programs. Where a target is not fit
+// for what is to be done, that is the code of the first finding.
+func codeOf(err error) string {
+	var unfit *sum.PreflightError
+	switch {
+	case errors.As(err, &unfit) && len(unfit.Findings) > 0:
+		return string(unfit.Findings[0].Code)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return "stopped"
+	}
+	if code := classOf(err).code; code != "" {
+		return code
+	}
+	return string(sum.FindFailed)
+}
+
+// adviceOn returns what can be done by flags about an error of a target of a kind, which
+// may be unknown, or "".
+func adviceOn(err error, kind sum.Kind) string {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return ""
 	}
+	c := classOf(err)
 	var inChannel *channel.Error // whose trust is not that of ssh
-	for _, a := range advices {
-		if (a.is == transport.ErrTrust || a.is == transport.ErrAuth || a.is == transport.ErrTimeout) && errors.As(err, &inChannel) {
-			continue
-		}
-		if errors.Is(err, a.is) {
-			return a.text
+	switch c.is {
+	case transport.ErrTrust, transport.ErrAuth, transport.ErrTimeout:
+		if errors.As(err, &inChannel) {
+			return ""
 		}
 	}
-	return ""
+	if kind == sum.Windows {
+		return c.windows
+	}
+	return c.advice
 }
 
 // inFlags says by the flags of this program what hints say by fields of Go. It is for
 // people alone: nothing is decided by it.
 var inFlags = strings.NewReplacer(
 	", or decide on first use (Trust.FirstUse)", "",
+	" (Trust.FirstUse)", "",
 	": name its key (Trust.HostKeys) or a known_hosts file (Trust.KnownHosts)", ": name a known_hosts file (--known-hosts)",
+	" (Trust.HostKeys)", "",
 	"Trust.KnownHosts", "--known-hosts",
 	", which Options.ConnectTimeout sets", "",
 	"Options.IdentityFiles", "--identity",
+	" (Options.AgentSocket)", "",
 	", or allow that (Options.LegacyAlgorithms) for a target whose key is known", "",
 	", or allow that (Options.LegacyAlgorithms)", "",
+	" (Options.LegacyAlgorithms)", "",
 	"Options.SudoPassword", "--sudo-password-file",
 	" (Config.BaseDirs)", " (--agent-dir)",
+	"take the port out of Config.Exclude, or give", "give",
 	" in Config.Policies", " (--port)",
+	"Config.Ports: ", "--port: ",
+	"set Config.Journal", "give --journal DIR",
 	" (Config.OpenFirewall)", " (--open-firewall)",
 	", or work without an agent", ", or work without an agent (--agentless)",
 	", and TCP port 445 open? Older networks may have port 139 alone: Options.NetBIOS tries it", ", and TCP port 445 open?",
 	"; see Options.Dialect", "",
+	"smb.Options.WMI asks", "--wmi asks",
+	"Options.WMI asks", "--wmi asks",
 	"tell the driver which directory of the target the share is (smb.Options.ShareRoot)", "is the service Server (LanmanServer) of the target in order?",
 	": let Config.Way give another address", "",
 	": set Config.Way", "",
+	": only Config.Way can say where such a target finds the manager", "",
 	": Config.Way can say under which address the target finds the manager", "",
+	": give Installer.Listen the one to dial", "",
+	": see install.Manifest.Sign", ", as examples/agentpack does",
+	"set GoBuild.Dir to a checkout", "call this program in a checkout",
+	", or have Options.Guardian name another command that calls Guard", "",
+	"give the session an agent for the target's system", binaryAdvice,
+	"give the password; nothing was dialled", noPasswordAdvice,
 	": finish it by Recover", ": finish it by roundsman recover",
 )
 
@@ -173,6 +251,45 @@ func checkWords(words []string) error {
 		if _, err := os.Stat(w); errors.Is(err, os.ErrNotExist) {
 			return usagef("%q is neither a target, such as linux://%s, nor a file: beside --component, words without \"://\" are further components", w, w)
 		}
+	}
+	return nil
+}
+
+// checkKinds refuses flags that mean nothing for a kind of target, before anything is
+// dialled.
+func (f *sessionFlags) checkKinds(list []sum.Target) error {
+	for _, t := range list {
+		if t.Kind != sum.Windows {
+			continue
+		}
+		flag := ""
+		switch {
+		case f.agentless:
+			flag = "--agentless"
+		case f.sudo:
+			flag = "--sudo"
+		}
+		if flag != "" {
+			return usagef("%s is for Linux targets, and %s is a Windows server: leave the flag out, or give the Windows targets a run of their own", flag, targetKey(t))
+		}
+		for _, dir := range f.agentDirs {
+			if err := checkWindowsDir(dir); err != nil {
+				return usagef("--agent-dir %s: %w; for a Windows server, such as %s, DIR is given from its Windows directory (the share ADMIN$) on: /roundsman is C:\\Windows\\roundsman", dir, err, targetKey(t))
+			}
+		}
+	}
+	return nil
+}
+
+// checkWindowsDir looks whether a directory can be one of a share on Windows.
+func checkWindowsDir(dir string) error {
+	switch {
+	case strings.Contains(dir, `\`) || len(dir) > 1 && dir[1] == ':':
+		return errors.New("neither drives nor backslashes can be given")
+	case !strings.HasPrefix(dir, "/") || dir == "/" || path.Clean(dir) != dir:
+		return errors.New("want a slash, then the name of a directory")
+	case strings.ContainsAny(dir, `:*?"<>|`):
+		return errors.New("a character that Windows does not allow in names")
 	}
 	return nil
 }

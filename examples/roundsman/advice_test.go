@@ -5,8 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +45,7 @@ func TestAdvice(t *testing.T) {
 		{errors.New("Trust.FirstUse"), ""}, // text alone says nothing
 		{nil, ""},
 	} {
-		got := adviceOn(x.err)
+		got := adviceOn(x.err, sum.Linux)
 		if x.want == "" {
 			require.Empty(t, got, x.err)
 		} else {
@@ -49,13 +54,161 @@ func TestAdvice(t *testing.T) {
 	}
 	// Every flag that is named is there.
 	flags := (&app{}).deployCommand().Flags()
-	for _, a := range advices {
-		for word := range strings.FieldsSeq(a.text) {
+	for _, c := range classes {
+		require.NotEmpty(t, c.code, c.is)
+		for word := range strings.FieldsSeq(c.advice + " " + c.windows) {
 			if name, ok := strings.CutPrefix(strings.Trim(word, "\",.;:()"), "--"); ok {
-				require.NotNil(t, flags.Lookup(name), "%s in %q", word, a.text)
+				require.NotNil(t, flags.Lookup(name), "%s in %q", word, c)
 			}
 		}
 	}
+}
+
+// linuxOnly are words that help nobody with a Windows server.
+var linuxOnly = []string{"--agentless", "sudo", "--identity", "--known-hosts", "ssh", "/var/"}
+
+// TestAdviceOnWindows: what cannot be done with a Windows server is not advised.
+func TestAdviceOnWindows(t *testing.T) {
+	t.Parallel()
+	for _, c := range classes {
+		for _, word := range linuxOnly {
+			require.NotContains(t, c.windows, word, c.is)
+		}
+	}
+	for _, x := range []struct {
+		err  error
+		want string
+	}{
+		{transport.ErrAuth, "--password-file FILE"},
+		{transport.ErrElevation, "administrator"},
+		{&agent.Error{Op: "start", Kind: agent.ErrNoDir, Err: agent.ErrPolicy}, "/roundsman"},
+		{&agent.Error{Op: "start", Kind: agent.ErrNoDir}, "--agent-dir DIR"},
+		{agent.ErrNoBinary, "examples/agentpack"},
+		{transport.ErrTimeout, "--connect-timeout TIME"},
+		{sum.ErrNoPassword, "ROUNDSMAN_PASSWORD"},
+		{sum.ErrNoPassword, "--password-file FILE"},
+	} {
+		require.Contains(t, adviceOn(x.err, sum.Windows), x.want, x.err)
+	}
+	// It is shown so for a target, an outcome, and where only its name is known at first.
+	const db2 = "windows://LAB;ops@db2"
+	b := newBench(t)
+	b.fake.Host(db2).Fault(agenttest.Fault{Op: agenttest.Start, Err: agent.ErrNoDir})
+	b.fake.Host(db2).Fault(agenttest.Fault{Op: agenttest.Stage, Err: transport.ErrAuth})
+	for _, args := range [][]string{{"inventory", db2}, {"deploy", "--component", b.component(nil), db2}} {
+		require.Equal(t, exitFailed, b.run(t.Context(), args...))
+		for _, word := range linuxOnly {
+			require.NotContains(t, b.out.String(), word)
+		}
+		require.Contains(t, b.out.String(), "--", "there is some advice")
+	}
+	b = newBench(t)
+	b.fake.Host(db2).Fault(agenttest.Fault{Op: agenttest.Remove, Err: errors.Join(agent.ErrJobRunning, agent.ErrNoDir)})
+	require.Equal(t, exitFailed, b.run(t.Context(), "inventory", "--json", db2), b.out.String())
+	require.Equal(t, db2, b.of("error")[0]["target"])
+	require.Equal(t, windowsDirAdvice, b.of("error")[0]["advice"])
+}
+
+// TestErrorCodes: output for programs has a code that stays the same.
+func TestErrorCodes(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		err  error
+		want string
+	}{
+		{&sum.Error{Err: &transport.Error{Kind: sum.ErrNoPassword}}, "no-password"},
+		{transport.ErrAuth, "wrong-credentials"},
+		{transport.ErrElevation, "no-elevation"},
+		{fmt.Errorf("%w: %w", transport.ErrTrust, transport.ErrUnknownIdentity), "unknown-identity"},
+		{agent.ErrNoBinary, "no-binary"},
+		{agent.ErrNoDir, "no-directory"},
+		{agent.ErrHostBusy, "busy"},
+		{transport.ErrUnreachable, "unreachable"},
+		{&sum.PreflightError{Findings: []sum.Finding{{Code: sum.FindClock}}}, "clock"},
+		{fmt.Errorf("%w: %w", sum.ErrPending, transport.ErrConnLost), "pending"},
+		{&agent.Error{Kind: transport.ErrTrust, Err: &channel.Error{}}, "wrong-identity"},
+		{context.Canceled, "stopped"},
+		{errors.New("x"), "failed"},
+	} {
+		require.Equal(t, x.want, codeOf(x.err), x.err)
+	}
+	b := newBench(t)
+	require.Equal(t, exitFailed, b.run(t.Context(), "inventory", "--json", "linux://down"))
+	require.Equal(t, "unreachable", b.of("error")[0]["code"])
+	b.fake.Host(db1).Fault(agenttest.Fault{Op: agenttest.Stage, Err: transport.ErrAuth})
+	require.Equal(t, exitFailed, b.run(t.Context(), "deploy", "--json", "--component", b.component(nil), db1))
+	require.Equal(t, "wrong-credentials", b.of("outcome")[0]["error_code"])
+	require.Nil(t, b.of("outcome")[0]["code"], "that is what the target said")
+}
+
+// goField finds fields, and functions, of Go in a text for people.
+var goField = regexp.MustCompile(`\b(Config|[a-z]*\.?Options|Trust|Installer|GoBuild|install|smb)\.[A-Z]\w*`)
+
+// TestHintsNameFlags: what the packages below say by names of Go is said by flags. It
+// reads every text of theirs, since no test makes all of their errors.
+func TestHintsNameFlags(t *testing.T) {
+	t.Parallel()
+	// These are of settings that this program never makes, or made by its own fault.
+	never := regexp.MustCompile(`Config\.(Resolve|TLS|Classic|Generation|HTTPRole|Way is)|Options\.(Elevate|Guardian is)|Endpoint\.Options|install\.RunAgent first|insecure algorithms|Trust\.KnownHosts\), and never`)
+	root := filepath.Join("..", "..")
+	for _, dir := range []string{"sum", "sum/agent", "sum/agent/install", "sum/agent/agentless", "sum/channel", "sum/component",
+		"transport", "transport/ssh", "transport/smb", "transport/local", "firewall", "portalloc"} {
+		files, err := filepath.Glob(filepath.Join(root, dir, "*.go"))
+		require.NoError(t, err)
+		require.NotEmpty(t, files, dir)
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+			require.NoError(t, err)
+			ast.Inspect(file, func(n ast.Node) bool {
+				lit, ok := n.(*ast.BasicLit)
+				if !ok || lit.Kind != token.STRING {
+					return true
+				}
+				text, err := strconv.Unquote(lit.Value)
+				require.NoError(t, err)
+				if said := inFlags.Replace(text); goField.MatchString(said) && !never.MatchString(text) {
+					t.Errorf("%s: %q is said as %q", name, text, said)
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestFlagsOfOtherKinds: flags that mean nothing for a Windows server are refused before
+// anything is dialled, wherever the target comes from.
+func TestFlagsOfOtherKinds(t *testing.T) {
+	t.Parallel()
+	const db2 = "windows://LAB;ops@db2"
+	b := newBench(t)
+	file := filepath.Join(b.dir, "fleet.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("targets:\n  - url: linux://db1\n  - {name: two, url: '"+db2+"'}\n"), 0o600))
+	plan := filepath.Join(b.dir, "plan.json")
+	require.Equal(t, exitFine, b.run(t.Context(), "plan", "--component", b.component(nil), db2, "-o", plan), b.errs.String())
+	calls := b.fake.Host(db2).Calls(agenttest.AnyOp)
+	for _, flag := range []string{"--agentless", "--sudo"} {
+		for _, args := range [][]string{
+			{"inventory", flag, db1, db2}, {"inventory", flag, "--fleet", file}, {"preflight", flag, db2}, {"preflight", flag, "--probe", db2},
+			{"deploy", flag, "--component", b.component(nil), db2}, {"deploy", flag, "--plan", plan}, {"recover", flag, db2},
+		} {
+			require.Equal(t, exitUsage, b.run(t.Context(), args...), args)
+			require.Contains(t, b.errs.String(), flag+" is for Linux targets, and ")
+			require.Empty(t, b.out.String())
+		}
+		require.Equal(t, exitFine, b.run(t.Context(), "inventory", flag, db1), b.errs.String())
+	}
+	for dir, why := range map[string]string{`C:\roundsman`: "drives", `\roundsman`: "backslashes", "roundsman": "want a slash", "~/x": "want a slash", "/": "want a slash", "/a/../b": "want a slash", "/a?": "character", "C:/x": "drives"} {
+		require.Equal(t, exitUsage, b.run(t.Context(), "inventory", "--agent-dir", dir, db2), dir)
+		require.Contains(t, b.errs.String(), "--agent-dir "+dir+": ")
+		require.Contains(t, b.errs.String(), why)
+		require.Contains(t, b.errs.String(), "ADMIN$")
+	}
+	require.Equal(t, calls, b.fake.Host(db2).Calls(agenttest.AnyOp))
+	require.Equal(t, exitFine, b.run(t.Context(), "inventory", "--agent-dir", "/roundsman2", db2), b.errs.String())
+	require.Equal(t, exitFine, b.run(t.Context(), "inventory", "--agent-dir", "~/x", db1), b.errs.String())
 }
 
 // The advice is shown where the error is, of a target as of an outcome.
@@ -167,7 +320,7 @@ func TestKeepLogsFlag(t *testing.T) {
 // for SSH.
 func TestAdviceOnTheChannel(t *testing.T) {
 	for _, kind := range []error{transport.ErrTrust, transport.ErrAuth, transport.ErrTimeout} {
-		require.NotEmpty(t, adviceOn(kind))
-		require.Empty(t, adviceOn(&agent.Error{Op: "connect", Kind: kind, Err: &channel.Error{Op: "dial", Kind: channel.ErrTrust}}))
+		require.NotEmpty(t, adviceOn(kind, sum.Linux))
+		require.Empty(t, adviceOn(&agent.Error{Op: "connect", Kind: kind, Err: &channel.Error{Op: "dial", Kind: channel.ErrTrust}}, sum.Linux))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/sum/agent/install"
 )
 
 // TestEmbedded is run by the test of examples/agentpack, which packs the agents.
@@ -25,6 +26,9 @@ func TestEmbedded(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, f.Size, n)
 	require.NoError(t, r.Close())
+	f, err = (&app{self: install.RunAgent()}).agentSource().Open(t.Context(), "linux", runtime.GOARCH)
+	require.NoError(t, err)
+	require.Equal(t, os.Getenv("AGENTPACK_DIGEST"), f.Digest(), "the agent is the whole program")
 	_, err = embedded().Open(t.Context(), "linux", "mips64")
 	require.True(t, errors.Is(err, agent.ErrNoBinary))
 }

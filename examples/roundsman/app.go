@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/roundsman-go/roundsman/examples/internal/fleet"
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
@@ -63,7 +64,14 @@ func (a *app) run(ctx context.Context, args []string, stdin io.Reader, stdout, s
 	}
 	// What did not come from a command's own work is cobra's verdict on the
 	// arguments.
-	fmt.Fprintf(stderr, "roundsman: %s\n", clean(err.Error()))
+	var several fleet.FileErrors
+	if errors.As(err, &several) {
+		for _, e := range several {
+			fmt.Fprintf(stderr, "roundsman: %s\n", clean(e.Error()))
+		}
+	} else {
+		fmt.Fprintf(stderr, "roundsman: %s\n", clean(err.Error()))
+	}
 	var work workError
 	if errors.As(err, &work) {
 		return work.status
@@ -91,9 +99,9 @@ func (a *app) command() *cobra.Command {
 the result by a second inventory, and leaves nothing behind but logs.
 
 A TARGET is a URL: kind://[user@]host[:port][/object], such as
-linux://root@db1, linux://ops@[2001:db8::7]:2222 or "windows://LAB;ops@db2"; or
-local:, which is the manager's own host and takes no connection. --fleet FILE
-takes many.
+linux://root@db1, linux://ops@[2001:db8::7]:2222 or "windows://LAB;ops@db2" (in
+quotes, as a shell takes ; for the end of the command); or local:, which is the
+manager's own host and takes no connection. --fleet FILE takes many.
 
 ` + exitHelp,
 		SilenceUsage:      true,
@@ -107,7 +115,7 @@ takes many.
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
 	}
-	root.AddCommand(a.portsCommand(), a.preflightCommand(), a.inventoryCommand(), a.planCommand(), a.deployCommand(), a.logsCommand(), a.captureCommand(), a.rebootCommand(), a.recoverCommand(), a.guardCommand())
+	root.AddCommand(a.portsCommand(), a.preflightCommand(), a.inventoryCommand(), a.planCommand(), a.deployCommand(), a.logsCommand(), a.captureCommand(), a.rebootCommand(), a.recoverCommand(), a.versionCommand(), a.guardCommand())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 		c.Flags().SortFlags = false

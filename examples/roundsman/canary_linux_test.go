@@ -336,7 +336,6 @@ func remoteCanary(t *testing.T, flags ...string) {
 	realtest.Need(t, "sudo")
 	agentless := slices.Contains(flags, "--agentless")
 	m := newManager(t)
-	m.ownPackages()
 	if slices.Contains(flags, "classic") { // which has ports of its own
 		m.host.Run("nft", "add rule inet only22 in tcp sport 60000-60999 tcp dport 62286-62290 accept")
 		m.host.Run("nft", "add rule inet only22 out tcp dport 61000-61007 accept")
@@ -437,7 +436,6 @@ func (a *aviary) hostDir(name string) string {
 // targets; nothing that is started may have them.
 func localCanary(t *testing.T, program string) {
 	s := newSite(t, program)
-	s.ownPackages()
 	login, sudo := secretText("login"), secretText("sudo")
 	s.host.Run("install", "-d", "-m", "700", "/srv/secrets")
 	for name, text := range map[string]string{"login": login, "sudo": sudo} {

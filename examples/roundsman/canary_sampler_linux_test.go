@@ -181,7 +181,7 @@ func (s *sampler) start() {
 	s.seed, s.stop, s.seen = maphash.MakeSeed(), make(chan struct{}), map[uint64]bool{}
 	s.workers.Go(s.processes)
 	s.workers.Go(func() { // these are there for a moment only
-		for ; !s.over(); time.Sleep(200 * time.Microsecond) {
+		for began := time.Now(); !s.over(); began = rest(began, 200*time.Microsecond) {
 			dirs, _ := filepath.Glob(filepath.Join(s.roots[0].dir, "var/lib/roundsman/*"))
 			for _, dir := range dirs {
 				ready, _ := os.ReadFile(filepath.Join(dir, agent.ReadyName)) // first
@@ -196,12 +196,18 @@ func (s *sampler) start() {
 	})
 	files := map[string][4]int64{}
 	s.workers.Go(func() {
-		for !s.over() {
+		for began := time.Now(); !s.over(); began = rest(began, time.Millisecond) {
 			s.files(files)
 			s.round(1)
-			time.Sleep(time.Millisecond)
 		}
 	})
+}
+
+// rest leaves the processor to what is watched for as long as the look that began then
+// took, and for least: what has no processor shows nothing. It returns the time.
+func rest(began time.Time, least time.Duration) time.Time {
+	time.Sleep(max(least, time.Since(began)))
+	return time.Now()
 }
 
 func (s *sampler) over() bool {
@@ -247,8 +253,8 @@ func (s *sampler) end() []sample {
 func (s *sampler) processes() {
 	young := map[int]time.Time{}
 	var all time.Time
-	for last := 0; !s.over(); time.Sleep(200 * time.Microsecond) {
-		now := time.Now()
+	last := 0
+	for now := time.Now(); !s.over(); now = rest(now, 200*time.Microsecond) {
 		newest := newestPID()
 		if last != 0 && newest-last < 1000 {
 			for pid := last + 1; pid <= newest; pid++ {

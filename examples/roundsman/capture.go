@@ -27,7 +27,7 @@ give it to anybody.
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman capture ilo://ops@ilo-db1 -o ilo-db1.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := targets(args, "")
+			list, err := f.targets(args)
 			switch {
 			case err != nil:
 				return err
@@ -84,4 +84,3 @@ func (r *reporter) captured(e captureEvent) {
 		r.line("  not read: %s: %s", clean(p.Part), clean(p.Text))
 	}
 }
-

@@ -36,17 +36,21 @@ is known that what was found does not matter.
 
 With --plan exactly what was planned is done. The plan is refused when one of its
 components has changed, and on each target where the machine or the versions are
-not those that it was made for.
+not those that it was made for. --fleet then names the passwords of its targets, and
+no further targets.
 
 ` + sessionHelp + "\n\n" + exitDetailedHelp,
 		Example: "  roundsman deploy --component hello_2.10-3_amd64.deb linux://root@db1\n  roundsman deploy --plan plan.json --json --detailed-exitcode",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if planFile != "" {
 				switch {
-				case len(args) > 0 || f.fleet != "" || len(f.components) > 0:
-					return usagef("--plan says what goes where: it excludes TARGET, --fleet and --component")
+				case len(args) > 0 || len(f.components) > 0:
+					return usagef("--plan says what goes where: it excludes TARGET and --component")
 				case f.opts.Rewrite || f.opts.Downgrade:
 					return usagef("--rewrite and --downgrade are for plan, when a plan is to be applied")
+				}
+				if _, err := f.targets(nil); err != nil { // for the passwords that it names
+					return err
 				}
 				return a.deployPlan(cmd.Context(), &f, planFile, detailed)
 			}

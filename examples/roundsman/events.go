@@ -69,6 +69,7 @@ type outcomeEvent struct {
 	Activation transport.Activation `json:"activation,omitempty"`
 	Text       string               `json:"text,omitempty"`
 	Error      string               `json:"error,omitempty"`
+	ErrorCode  string               `json:"error_code,omitempty"` // as that of an errorEvent; code is what the target said
 	Advice     string               `json:"advice,omitempty"`
 	Recovered  bool                 `json:"recovered,omitempty"`
 	Digest     string               `json:"digest,omitempty"`
@@ -103,6 +104,7 @@ type errorEvent struct {
 	Name      string `json:"name,omitempty"`
 	Step      string `json:"step,omitempty"`
 	Component string `json:"component,omitempty"`
+	Code      string `json:"code"` // stable, such as "wrong-credentials"
 	Error     string `json:"error"`
 	Advice    string `json:"advice,omitempty"` // by which flags something can be done
 }
@@ -124,7 +126,7 @@ func newOutcomeEvent(o sum.Outcome) outcomeEvent {
 		Activation: o.Activation, Text: o.Text, Recovered: o.Recovered, Digest: o.Digest,
 	}
 	if o.Err != nil {
-		e.Error, e.Advice = o.Err.Error(), adviceOn(o.Err)
+		e.Error, e.ErrorCode, e.Advice = inFlags.Replace(o.Err.Error()), codeOf(o.Err), adviceOn(o.Err, o.Target.Kind)
 	}
 	if len(o.Subjects) > 1 {
 		e.Subjects = o.Subjects
@@ -148,7 +150,7 @@ func newPlanEvent(t sum.Target, it sum.PlanItem) planEvent {
 }
 
 func newErrorEvent(t *sum.Target, err error) errorEvent {
-	e := errorEvent{header: newHeader("error"), Error: err.Error(), Advice: adviceOn(err)}
+	e := errorEvent{header: newHeader("error"), Code: codeOf(err), Error: inFlags.Replace(err.Error()), Advice: adviceOn(err, kindOf(t))}
 	if t != nil {
 		e.Target, e.Name = t.String(), t.Name
 	}
@@ -160,4 +162,12 @@ func newErrorEvent(t *sum.Target, err error) errorEvent {
 		}
 	}
 	return e
+}
+
+// kindOf is the kind of a target that may not be known.
+func kindOf(t *sum.Target) sum.Kind {
+	if t == nil {
+		return ""
+	}
+	return t.Kind
 }

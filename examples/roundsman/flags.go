@@ -39,7 +39,10 @@ type sessionFlags struct {
 	sudo             bool
 	sudoPasswordFile string
 	verbose          bool
+	wmi              bool // inventory's alone
 	redfish          redfishFlags
+
+	passwordFiles map[string]string // of the fleet file, by target
 }
 
 // add adds them all.
@@ -52,16 +55,16 @@ func (f *sessionFlags) add(cmd *cobra.Command) {
 func (f *sessionFlags) addTargets(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.BoolVar(&f.json, "json", false, "write one JSON object a line")
-	s.StringVar(&f.fleet, "fleet", "", "YAML `FILE` with further targets")
+	s.StringVar(&f.fleet, "fleet", "", "YAML `FILE` with further targets, and the names of files with their passwords (password_file)")
 	s.StringVar(&f.journal, "journal", "", "`DIR` of the journal (in the user's state directory)")
 	s.IntVar(&f.parallel, "parallel", 0, "`N` targets are worked on at a time (32)")
-	s.StringArrayVar(&f.agentDirs, "agent-dir", nil, "`DIR` on the target below which the agent may live; can be repeated")
+	s.StringArrayVar(&f.agentDirs, "agent-dir", nil, "`DIR` on the target below which the agent may live, on Windows from the Windows directory on, such as /roundsman; can be repeated")
 	s.StringArrayVar(&f.identities, "identity", nil, "private key `FILE`, instead of those OpenSSH would use; can be repeated")
 	s.StringArrayVar(&f.knownHosts, "known-hosts", nil, "known_hosts `FILE`, instead of those OpenSSH would use; can be repeated")
 	s.StringVar(&f.sshConfig, "ssh-config", "", "`FILE` instead of ~/.ssh/config and the system's; \"none\" reads neither")
 	s.Var((*waitTime)(&f.connectTimeout), "connect-timeout", "`TIME` that a target may take to be reached (ConnectTimeout of OpenSSH's configuration, else 30s)")
-	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys")
-	s.BoolVar(&f.sudo, "sudo", false, "do everything on the target under sudo")
+	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys, and for Windows servers")
+	s.BoolVar(&f.sudo, "sudo", false, "do everything on Linux targets under sudo")
 	s.StringVar(&f.sudoPasswordFile, "sudo-password-file", "", "`FILE` with the password for sudo (the login password)")
 	f.redfish.addTrust(cmd)
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "show every call and what installers print")
@@ -81,12 +84,32 @@ func (f *sessionFlags) addAgent(cmd *cobra.Command) {
 }
 
 const sessionHelp = `A TARGET is a URL such as linux://root@db1, "windows://LAB;ops@db2" (an
-administrator, of the domain LAB), or local: for this host. Keys, known_hosts, the
-agent and ~/.ssh/config are found as OpenSSH finds them, for Linux targets. Of
-iLOs and others that speak Redfish (ilo://, superdome-flex://, redfish://) the key
-is in --pins, or recorded by --accept-new, or has an authority (--ca-file). A
-password comes from --password-file, from ROUNDSMAN_PASSWORD (for sudo:
-ROUNDSMAN_SUDO_PASSWORD), or from a prompt on a terminal, once for each user name.`
+administrator, of the domain LAB; in quotes, as a shell takes ; for the end of the
+command), or local: for this host. Keys, known_hosts, the agent and ~/.ssh/config
+are found as OpenSSH finds them, for Linux targets. Of iLOs and others that speak
+Redfish (ilo://, superdome-flex://, redfish://) the key is in the file of --pins,
+is recorded by --accept-new, or has an authority. A password comes from the file
+that password_file names in the fleet file, from --password-file, from
+ROUNDSMAN_PASSWORD (for sudo: ROUNDSMAN_SUDO_PASSWORD), or from a prompt on a
+terminal, once for each user name.`
+
+// ownPasswords reads the passwords of targets that have one of their own. Many may share
+// a file.
+func (a *app) ownPasswords(f *sessionFlags) (map[string]transport.Secret, error) {
+	out, read := map[string]transport.Secret{}, map[string]transport.Secret{}
+	for t, name := range f.passwordFiles {
+		secret, known := read[name]
+		if !known {
+			var err error
+			if secret, err = a.password(name, ""); err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", f.fleet, t, err)
+			}
+			read[name] = secret
+		}
+		out[t] = secret
+	}
+	return out, nil
+}
 
 // passwords reads the passwords that need no prompt.
 func (a *app) passwords(f *sessionFlags) (login, sudo transport.Secret, err error) {
@@ -124,14 +147,14 @@ func (a *app) password(file, variable string) (transport.Secret, error) {
 }
 
 // targets collects the targets of the command line and of the fleet file.
-func targets(args []string, fleetFile string) ([]sum.Target, error) {
+func (f *sessionFlags) targets(args []string) ([]sum.Target, error) {
 	var out []sum.Target
-	if fleetFile != "" {
-		list, err := fleet.ReadFile(fleetFile)
+	if f.fleet != "" {
+		file, err := fleet.ReadFile(f.fleet)
 		if err != nil {
 			return nil, usageError{err}
 		}
-		out = list
+		out, f.passwordFiles = file.Targets, file.PasswordFiles
 	}
 	seen := map[string]bool{}
 	for _, t := range out {
@@ -148,7 +171,7 @@ func targets(args []string, fleetFile string) ([]sum.Target, error) {
 		seen[t.String()] = true
 		out = append(out, t)
 	}
-	return out, nil
+	return out, f.checkKinds(out)
 }
 
 var errNoTargets = usagef("no target: give TARGET..., such as linux://root@db1 or local: (this host), or --fleet FILE")

@@ -20,7 +20,7 @@ and no agent is started.
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman logs linux://root@db1 --out logs",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := targets(args, f.fleet)
+			list, err := f.targets(args)
 			if err != nil {
 				return err
 			}

@@ -175,7 +175,7 @@ func TestRealProbeBesideKilled(t *testing.T) {
 			busy := one(t, found, sum.FindBusy, 0, "")
 			require.Equal(t, sum.Blocks, busy.Severity, "%v", busy)
 			require.Contains(t, busy.Text, "counting 1.0")
-			require.Contains(t, busy.Advice, "Recover")
+			require.Contains(t, busy.Advice, "finish it by roundsman recover")
 			require.Len(t, sum.Blocking(found), 1)
 			unchanged(t, m.host, before)
 			nothingNew(t, m.host, agents)

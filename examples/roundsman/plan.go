@@ -39,7 +39,7 @@ func (f *deployFlags) inputs(ctx context.Context, args []string) ([]*component.C
 	if err := checkWords(paths[len(f.components):]); err != nil {
 		return nil, nil, err
 	}
-	list, err := targets(urls, f.fleet)
+	list, err := f.targets(urls)
 	if err != nil {
 		return nil, nil, err
 	}

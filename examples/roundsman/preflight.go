@@ -57,14 +57,15 @@ has it dial back where that is needed. On a target it needs one temporary file,
 which it removes. What it finds has codes that stay the same, such as filtered,
 wrong-identity or noexec, and says what to do; it fails where work would. Ports of
 an option are tried where --use names it: with --use oa-fetch whether an OA would
-get port 80 of this host.
+get port 80 of this host, with --use wmi what inventory --wmi takes.
 
-` + exitHelp,
+` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman preflight --fleet fleet.yaml\n" +
+			"  roundsman preflight --probe \"windows://LAB;ops@db2\"\n" +
 			"  roundsman preflight --format nft --for between linux://root@db1 ilo://ilo1\n" +
 			"  roundsman preflight --generation classic --first-ports --format ufw --manager 192.0.2.10 --for target linux://root@db1",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := targets(args, f.fleet)
+			list, err := f.targets(args)
 			if err != nil {
 				return err
 			}

@@ -31,6 +31,10 @@ func (a *app) probe(ctx context.Context, f *sessionFlags, p *preflightFlags, lis
 		}) {
 			t := r.Node.Target()
 			w.rep.idle(t)
+			for i := range r.Value {
+				f := &r.Value[i]
+				f.Text, f.Advice = inFlags.Replace(f.Text), inFlags.Replace(f.Advice)
+			}
 			if len(sum.Blocking(r.Value)) > 0 {
 				w.tally.fail(targetKey(t))
 			}
@@ -88,9 +92,9 @@ func (r *reporter) findings(t sum.Target, list []sum.Finding) {
 			if f.Port != 0 {
 				where = fmt.Sprintf(" %s %d/%s", f.Direction, f.Port, f.Protocol)
 			}
-			r.line("  %s %s%s: %s", f.Severity, f.Code, where, clean(inFlags.Replace(f.Text)))
+			r.line("  %s %s%s: %s", f.Severity, f.Code, where, clean(f.Text))
 			if f.Advice != "" && s != sum.Passed {
-				r.lines(inFlags.Replace(f.Advice))
+				r.lines(f.Advice)
 			}
 		}
 	}

@@ -108,7 +108,7 @@ func TestPreflightUsage(t *testing.T) {
 		{"linux://192.0.2.1 --format xml", `--format "xml": want text, json, csv, nft, firewalld, ufw, iptables, netsh, esxcli`},
 		{"linux://192.0.2.1 --json --format csv", "--json excludes --format csv"},
 		{"linux://192.0.2.1 --for me", `--for "me"`},
-		{"linux://192.0.2.1 --use sun", `--use "sun": want one of netbios, oa-fetch, sum-7.0, hp-sum`},
+		{"linux://192.0.2.1 --use sun", `--use "sun": want one of netbios, wmi, oa-fetch, sum-7.0, hp-sum`},
 		{"linux://192.0.2.1 --manager here", `--manager "here"`},
 		{"linux://192.0.2.1 --manager ::", "the manager's address :: is none that a target can see"},
 		{"linux://192.0.2.1 --generation 6", `--generation "6"`},

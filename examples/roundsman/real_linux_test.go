@@ -27,7 +27,10 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	bin := filepath.Join(dir, "roundsman")
-	out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput()
+	// Without what a debugger reads: it is copied to most hosts as their agent.
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", bin, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
 	if err != nil {
 		return "", &exec.Error{Name: "go build", Err: &buildError{string(out), err}}
 	}
@@ -65,8 +68,10 @@ func newManagerOn(t *testing.T, host realtest.HostConfig) *manager {
 	net := realtest.NewNet(t)
 	bin, err := buildOnce()
 	require.NoError(t, err)
-	return &manager{t: t, net: net, host: net.Host(host), bin: bin,
+	m := &manager{t: t, net: net, host: net.Host(host), bin: bin,
 		home: t.TempDir(), journal: t.TempDir()}
+	m.ownPackages()
+	return m
 }
 
 // ownPackages gives the host a database of packages of its own, on the same disk:
@@ -92,10 +97,20 @@ func (m *manager) command(args ...string) *exec.Cmd {
 
 func goEnv(t *testing.T, name string) string {
 	t.Helper()
-	out, err := exec.Command("go", "env", name).Output()
+	env, err := goEnvOnce()
 	require.NoError(t, err)
-	return strings.TrimSpace(string(out))
+	require.Contains(t, env, name)
+	return env[name]
 }
+
+var goEnvOnce = sync.OnceValues(func() (map[string]string, error) {
+	out, err := exec.Command("go", "env", "-json").Output()
+	if err != nil {
+		return nil, err
+	}
+	var env map[string]string
+	return env, json.Unmarshal(out, &env)
+})
 
 // run runs a command to its end and returns its exit status and JSON events.
 func (m *manager) run(args ...string) (int, []map[string]any) {
@@ -200,6 +215,7 @@ func TestRealDeploy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newManager(t, sshd...)
+			m.host.Run("umount", "/var/lib/dpkg") // with all that this machine has
 			pkg := deb(t, "rmhello", "2.10-3", "echo configured")
 
 			status, list := m.run("deploy", "--component", pkg, m.target())

@@ -23,7 +23,7 @@ UpdatedNeedsReboot is proven by an inventory afterwards.
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman reboot linux://root@db1 --message 'ファームウェア更新のため再起動します' --delay 5m",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := targets(args, f.fleet)
+			list, err := f.targets(args)
 			if err != nil {
 				return err
 			}

@@ -27,7 +27,7 @@ the journal; run recover again, or give it up with --abandon.
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman recover\n  roundsman recover linux://root@db1 --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			list, err := targets(args, f.fleet)
+			list, err := f.targets(args)
 			if err != nil {
 				return err
 			}

@@ -155,10 +155,11 @@ func (r *reporter) outcome(o sum.Outcome) {
 		extra = append(extra, "begun by an earlier run")
 	}
 	r.line("%s: %s  %s  %s", clean(targetKey(o.Target)), clean(o.Component), o.Kind, strings.Join(extra, ", "))
+	text := inFlags.Replace(o.Text)
 	if o.Kind != sum.Updated || r.verbose {
-		r.lines(o.Text)
+		r.lines(text)
 	}
-	if e.Error != "" && !strings.Contains(o.Text, e.Error) {
+	if e.Error != "" && !strings.Contains(text, e.Error) {
 		r.lines(e.Error)
 	}
 	r.lines(e.Advice)
@@ -195,7 +196,7 @@ func (r *reporter) fail(t *sum.Target, err error) {
 	for _, l := range rest {
 		r.line("    %s", clean(l))
 	}
-	r.lines(adviceOn(err))
+	r.lines(adviceOn(err, kindOf(t)))
 }
 
 func (r *reporter) summary(e summaryEvent) {

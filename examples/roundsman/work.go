@@ -23,6 +23,7 @@ type work struct {
 	resolver *fleet.Resolver // nil where a test brought its own Resolve
 	tally    tally
 	stderr   io.Writer
+	targets  map[string]sum.Target // those of nodes, by name
 }
 
 // work opens a session, lets do work with it, gives everything back, and sets
@@ -86,6 +87,10 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 	if err != nil {
 		return err
 	}
+	own, err := a.ownPasswords(f)
+	if err != nil {
+		return err
+	}
 	cfg := sum.Config{
 		Resolve: a.resolve, Installer: a.installer, Journal: f.journal,
 		BaseDirs: f.agentDirs, Lease: f.lease, KeepLogs: f.keepLogs, Ports: ports, Logger: w.log,
@@ -99,7 +104,7 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 		w.resolver, err = fleet.New(fleet.Config{
 			SSHConfig: f.sshConfig, Identities: f.identities, KnownHosts: f.knownHosts,
 			ConnectTimeout: f.connectTimeout,
-			Password:       login, Sudo: f.sudo, SudoPassword: sudo, Ask: term.ask,
+			Password:       login, Passwords: own, WMI: f.wmi, Sudo: f.sudo, SudoPassword: sudo, Ask: term.ask,
 			Pins: f.redfish.pins, AcceptNew: f.redfish.acceptNew, Authorities: f.redfish.authorities, Redfish: f.redfish.options(a.redfish),
 			Logger: w.log, Debug: f.verbose, Getenv: a.getenv,
 		})
@@ -109,15 +114,20 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 		cfg.Resolve = w.resolver.Resolve
 	}
 	if cfg.Installer == nil {
-		// Where the target is of the same kind as the manager, the agent is this
-		// program itself, which the operator trusts anyway, wherever it is called
-		// from. For others the go command makes it.
-		cfg.Installer = &install.Installer{Source: install.First(a.self, embedded(), install.DefaultSource()), Agentless: f.agentless, Logger: w.log}
+		cfg.Installer = &install.Installer{Source: a.agentSource(), Agentless: f.agentless, Logger: w.log}
 	}
 	if w.session, err = sum.Open(ctx, cfg); err != nil {
 		return err
 	}
 	return nil
+}
+
+// agentSource has the agents. Those that were built into the program come first: each
+// is a small part of its size. Else, where the target is of the same kind as the
+// manager, the agent is this program itself, which the operator trusts anyway, wherever
+// it is called from. For others the go command makes it.
+func (a *app) agentSource() install.Source {
+	return install.First(embedded(), a.self, install.DefaultSource())
 }
 
 // close gives everything back and reports what could not be.
@@ -128,12 +138,16 @@ func (w *work) close(ctx context.Context) {
 		if errors.As(err, &se) {
 			target = se.Target
 		}
+		var of *sum.Target
+		if t, ok := w.targets[target]; ok {
+			of = &t
+		}
 		if pendingOnly(err) {
 			w.tally.leave()
 		} else {
 			w.tally.fail(target)
 		}
-		w.rep.fail(nil, err)
+		w.rep.fail(of, err)
 	}
 	if w.resolver != nil {
 		_ = w.resolver.Close(ctx) // connections to jump hosts that nobody uses any more
@@ -192,14 +206,17 @@ func (w *work) outcome(o sum.Outcome) {
 
 // nodes returns the nodes of the targets.
 func (w *work) nodes(targets []sum.Target) ([]*sum.Node, error) {
-	w.tally.targets = len(targets)
+	if err := w.flags.checkKinds(targets); err != nil {
+		return nil, err // those of a plan, or of the journal
+	}
+	w.tally.targets, w.targets = len(targets), map[string]sum.Target{}
 	nodes := make([]*sum.Node, 0, len(targets))
 	for _, t := range targets {
 		n, err := w.session.Node(t)
 		if err != nil {
 			return nil, usageError{err}
 		}
-		nodes = append(nodes, n)
+		nodes, w.targets[targetKey(t)] = append(nodes, n), t
 	}
 	return nodes, nil
 }

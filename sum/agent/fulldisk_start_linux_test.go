@@ -12,6 +12,7 @@ import (
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 // TestStartOnAFullDisk: where an agent does not come up because the disk is full,
@@ -42,6 +43,8 @@ func TestStartOnAFullDisk(t *testing.T) {
 
 func testStartOnAFullDisk(t *testing.T, dir string) {
 	refused := 0
+	mine := filepath.Join(dir, "mine")
+	require.NoError(t, os.Mkdir(mine, 0o700))
 	for leave := int64(0); ; leave += 4 << 10 {
 		h := newHost(t)
 		h.dir = filepath.Join(dir, "agent")
@@ -59,6 +62,11 @@ func testStartOnAFullDisk(t *testing.T, dir string) {
 		}
 		require.NoError(t, filler.Truncate(size-leave))
 		require.NoError(t, filler.Close())
+		if leave == 0 { // a manager that is the agent itself
+			_, err := agent.NewInProcess(t.Context(), agent.InProcessOptions{Target: "here", Dir: mine})
+			require.ErrorIs(t, err, transport.ErrNoSpace)
+			require.ErrorContains(t, err, "make room on the file system of "+mine)
+		}
 		code, _, stderr := h.run("start", "-dir", h.dir)
 		t.Logf("%d bytes left: status %d, %s", leave, code, stderr)
 		if code == 0 {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,8 +32,6 @@ import (
 
 // newGroup is a name for the group of a job's program.
 func newGroup() string { return `Global\roundsman-program-` + rand.Text() }
-
-func endEvent(pid int) string { return `Global\roundsman-end-` + strconv.Itoa(pid) }
 
 // heldEvent is the event by which a program holds a file.
 func heldEvent(name string) string {
@@ -313,30 +310,34 @@ func fileHeld(name string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// endAsked has a context end also when another process asks this one to end (see
-// endProcess).
-func endAsked(ctx context.Context, stop context.CancelFunc) (context.Context, context.CancelFunc) {
-	event, err := newEvent(endEvent(os.Getpid()))
+// askable gives a context that ends also when another process asks this one to end, by an
+// event (see askToEnd). The name of that is in the lock's file, and nobody else can guess it,
+// and make it before us. Where there can be none it is empty, and this process is ended
+// without being asked.
+func askable(ctx context.Context) (asked context.Context, name string, stop func()) {
+	asked, cancel := context.WithCancel(ctx)
+	name = `Global\roundsman-end-` + rand.Text()
+	event, err := newEvent(name)
 	if err != nil {
-		return ctx, stop
+		return asked, "", cancel
 	}
 	over, err := windows.CreateEvent(nil, 1, 0, nil)
 	if err != nil {
 		windows.CloseHandle(event)
-		return ctx, stop
+		return asked, "", cancel
 	}
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		if n, err := windows.WaitForMultipleObjects([]windows.Handle{event, over}, false, windows.INFINITE); err == nil && n == windows.WAIT_OBJECT_0 {
-			stop()
+			cancel()
 		}
 	}()
-	return ctx, sync.OnceFunc(func() { // again, the handles would be others'
+	return asked, name, sync.OnceFunc(func() { // again, the handles would be others'
 		_ = windows.SetEvent(over)
 		<-watched
 		windows.CloseHandle(event)
 		windows.CloseHandle(over)
-		stop()
+		cancel()
 	})
 }

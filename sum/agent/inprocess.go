@@ -41,7 +41,8 @@ type InProcessOptions struct {
 // The directory is locked as long as the Client is open. An agent of another
 // process that serves there has to go, as one would for its successor. Another
 // manager that is itself the agent there, or another Client of this process, is
-// transport.ErrBusy; nothing ever ends such a process because of the directory.
+// transport.ErrBusy; nothing ever ends such a process because of the directory. A full disk
+// is transport.ErrNoSpace.
 //
 // # What is different
 //
@@ -66,6 +67,9 @@ func NewInProcess(ctx context.Context, opts InProcessOptions) (*Client, error) {
 		return nil, c.wrap("start", err)
 	}
 	p, err := startInProcess(ctx, home(dir), opts)
+	if isNoSpace(err) {
+		return nil, &Error{Op: "start", Target: opts.Target, Kind: transport.ErrNoSpace, Err: err, Hint: "make room on the file system of " + dir}
+	}
 	if err != nil {
 		return nil, c.wrap("start", err)
 	}

@@ -79,7 +79,8 @@ const usage = `usage:
 // has to say goes to agent.log. Stop and shutdown end serve as a signal does elsewhere. When
 // its manager says so, and at the end of its lease, it deletes the entry of its service,
 // too; remove deletes that of the agent, and leaves its own. connect has the name of a
-// pipe instead of a socket.
+// pipe instead of a socket. A service, and a shim, end the process there in place of
+// returning: what else is loaded into it is not asked.
 //
 // No command takes a secret from its arguments or its environment.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -176,7 +177,11 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "roundsman-agent %s: %v\n", name, err)
 	}
-	return exitStatus(err)
+	status := exitStatus(err)
+	if service != "" || name == "shim" {
+		endNow(status)
+	}
+	return status
 }
 
 // exitStatus is how a command ends that failed with err, or with nil did not.
@@ -206,7 +211,7 @@ func version() string {
 func notifyEnd() (context.Context, context.CancelFunc) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, endSignals[len(endSignals)-1])
-	return endAsked(signal.NotifyContext(context.Background(), endSignals[:max(1, len(endSignals)-1)]...))
+	return signal.NotifyContext(context.Background(), endSignals[:max(1, len(endSignals)-1)]...)
 }
 
 // connect joins standard input and output to a Unix socket, or on Windows a named pipe.
@@ -275,7 +280,9 @@ func runShim(jobDir string, inUnit bool, stderr io.Writer) error {
 func remove(h home, stdout io.Writer) error {
 	ctx, stop := notifyEnd()
 	defer stop()
-	left, err := removeAgent(ctx, h, holder{process: thisProcess()})
+	ctx, event, over := askable(ctx)
+	defer over()
+	left, err := removeAgent(ctx, h, holder{process: thisProcess(), Event: event})
 	for _, name := range left {
 		fmt.Fprintln(stdout, name)
 	}

@@ -207,7 +207,8 @@ type Classic struct {
 	// Callback, if not nil, is called before the agent starts, with what the manager
 	// proves itself with to that agent, and returns where the agent reaches the
 	// manager, as "host:port", in the order in which they are to be tried. release
-	// is called when the channel is closed, or the start failed.
+	// is called when the channel is closed, or the start failed. On Windows the agent
+	// makes its key when it starts: m trusts nobody before (channel.OwnKey.AwaitAgent).
 	Callback func(ctx context.Context, m *channel.ManagerCredentials) (addrs []string, release func(), err error)
 }
 

@@ -130,9 +130,9 @@ func startByShell(cmd *exec.Cmd) error {
 	return cmd.Start()
 }
 
-// endAsked is for systems without signals.
-func endAsked(ctx context.Context, stop context.CancelFunc) (context.Context, context.CancelFunc) {
-	return ctx, stop
+// askable is for systems without signals.
+func askable(ctx context.Context) (asked context.Context, event string, stop func()) {
+	return ctx, "", func() {}
 }
 
 // listenPipe is for Windows.

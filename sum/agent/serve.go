@@ -49,7 +49,9 @@ func serve(ctx context.Context, h home) (gone bool, err error) {
 	if err := h.prepare(); err != nil {
 		return false, err
 	}
-	lock, err := takeOver(ctx, h, holder{process: thisProcess()})
+	ctx, event, over := askable(ctx)
+	defer over()
+	lock, err := takeOver(ctx, h, holder{process: thisProcess(), Event: event})
 	if err != nil {
 		return false, err
 	}
@@ -123,7 +125,12 @@ func serve(ctx context.Context, h home) (gone bool, err error) {
 	if len(boot.Callback) > 0 {
 		rctx, cancel := context.WithCancel(ctx)
 		var reports sync.WaitGroup
-		reports.Go(func() { newReporter(h, credentials, boot.Callback, log).run(rctx) })
+		reports.Go(func() {
+			if fingerprint != "" && !svc.awaitManager(rctx) {
+				return // it does not know this key
+			}
+			newReporter(h, credentials, boot.Callback, log).run(rctx)
+		})
 		defer reports.Wait()
 		defer cancel()
 	}
@@ -207,6 +214,7 @@ func (s *service) note(length time.Duration) {
 // whoever knows agents alone that one is nobody.
 type holder struct {
 	process
+	Event   string  `json:"event,omitempty"` // by which it is asked, on Windows
 	Manager process `json:"manager,omitzero"`
 }
 
@@ -237,10 +245,10 @@ func takeOver(ctx context.Context, h home, me holder) (*os.File, error) {
 		switch {
 		case agent && !asked:
 			asked = true
-			err = endProcess(held.PID, false)
+			err = askToEnd(held)
 		case agent && waited > leaveTime && !killed:
 			killed = true
-			err = endProcess(held.PID, true)
+			err = endProcess(held.PID)
 		case known && held.Manager.alive() && waited > leaveTime:
 			err = fmt.Errorf("%w: the manager with the process number %d is itself the agent in %s", transport.ErrBusy, held.Manager.PID, h)
 		case waited > 2*leaveTime:

@@ -51,6 +51,9 @@ type service struct {
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed by Stop
+
+	manager <-chan struct{} // closed by heard
+	heard   func()
 }
 
 var (
@@ -65,6 +68,8 @@ func newService(h home, l *lease, log *slog.Logger) *service {
 		starting: make(map[string]<-chan struct{}), tried: make(map[string]time.Time), faults: make(map[string]error), stopped: make(chan struct{}),
 	}
 	s.restart = s.restartHost
+	manager := make(chan struct{})
+	s.manager, s.heard = manager, sync.OnceFunc(func() { close(manager) })
 	return s
 }
 
@@ -112,11 +117,23 @@ func fault(code, format string, args ...any) error {
 	return &channel.Fault{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// Heartbeat implements channel.Handler.
+// Heartbeat implements channel.Handler. It is a manager's first request.
 func (s *service) Heartbeat(_ context.Context, r *channel.HeartbeatRequest) (*channel.HeartbeatResponse, error) {
 	s.lease.renew()
+	s.heard()
 	length := s.lease.setLength(time.Duration(r.LeaseSeconds) * time.Second)
 	return &channel.HeartbeatResponse{AgentTime: time.Now(), LeaseSeconds: uint32(length / time.Second)}, nil
+}
+
+// awaitManager waits for the manager's first request, and reports whether it came before
+// ctx ended.
+func (s *service) awaitManager(ctx context.Context) bool {
+	select {
+	case <-s.manager:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Offset implements channel.Blobs.

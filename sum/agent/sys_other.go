@@ -27,7 +27,9 @@ func tryLock(*os.File) bool                   { return false }
 func detach(*exec.Cmd)                        {}
 func ownGroup(*exec.Cmd)                      {}
 func endGroup(int, string, bool) error        { return errPlatform("ending programs") }
-func endProcess(int, bool) error              { return errPlatform("ending programs") }
+func askToEnd(holder) error                   { return errPlatform("ending programs") }
+func endProcess(int) error                    { return errPlatform("ending programs") }
+func endNow(int)                              {}
 func exitOf(ps *os.ProcessState) (int, string) {
 	return ps.ExitCode(), ""
 }

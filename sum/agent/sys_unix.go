@@ -91,17 +91,21 @@ func endGroup(pid int, _ string, force bool) error {
 	return nil
 }
 
-// endProcess is endGroup for one process.
-func endProcess(pid int, force bool) error {
-	sig := unix.SIGTERM
-	if force {
-		sig = unix.SIGKILL
-	}
+// askToEnd asks who holds a directory to end.
+func askToEnd(h holder) error { return sendSignal(h.PID, unix.SIGTERM) }
+
+// endProcess ends a process.
+func endProcess(pid int) error { return sendSignal(pid, unix.SIGKILL) }
+
+func sendSignal(pid int, sig unix.Signal) error {
 	if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
 		return err
 	}
 	return nil
 }
+
+// endNow is for Windows.
+func endNow(int) {}
 
 // exitOf takes an ended process apart. The signal is without "SIG".
 func exitOf(ps *os.ProcessState) (code int, signal string) {

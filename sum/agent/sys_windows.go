@@ -42,20 +42,25 @@ func startDetached(proto *exec.Cmd) (cmd *exec.Cmd, confined bool, err error) {
 	return nil, false, err
 }
 
-// endProcess asks an agent to end, by the event that it has for that (see endAsked),
-// or with force ends any process.
-func endProcess(pid int, force bool) error {
-	if !force {
-		h, err := openEvent(endEvent(pid), windows.EVENT_MODIFY_STATE)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it does not listen
-		}
-		if err != nil {
-			return err
-		}
-		defer windows.CloseHandle(h)
-		return os.NewSyscallError("SetEvent", windows.SetEvent(h))
+// askToEnd asks who holds a directory to end, by the event that it has for that (see
+// askable).
+func askToEnd(held holder) error {
+	if held.Event == "" {
+		return nil // it has none
 	}
+	h, err := openEvent(held.Event, windows.EVENT_MODIFY_STATE)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it does not listen any more
+	}
+	if err != nil {
+		return err
+	}
+	defer windows.CloseHandle(h)
+	return os.NewSyscallError("SetEvent", windows.SetEvent(h))
+}
+
+// endProcess ends a process.
+func endProcess(pid int) error {
 	h, err := windows.OpenProcess(windows.PROCESS_TERMINATE, false, uint32(pid))
 	if err == windows.ERROR_INVALID_PARAMETER {
 		return nil // there is none

@@ -171,5 +171,5 @@ func TestWindowsDetached(t *testing.T) {
 	pid, err := strconv.Atoi(string(data))
 	require.NoError(t, err)
 	require.True(t, started(pid).alive())
-	require.NoError(t, endProcess(pid, true))
+	require.NoError(t, endProcess(pid))
 }

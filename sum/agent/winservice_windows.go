@@ -38,7 +38,9 @@ func serveAsService(h home, name string) error {
 // code is there.
 func removeAsService(h home, name string) error {
 	return runService(&windowsService{home: h, name: name, work: func(ctx context.Context) (bool, error) {
-		_, err := removeAgent(ctx, h, holder{process: thisProcess()})
+		ctx, event, over := askable(ctx)
+		defer over()
+		_, err := removeAgent(ctx, h, holder{process: thisProcess(), Event: event})
 		return false, err
 	}})
 }
@@ -46,8 +48,8 @@ func removeAsService(h home, name string) error {
 // runService returns when the service has stopped, and fails at once where the service
 // control manager did not start this process.
 func runService(s *windowsService) error {
-	if err := svc.Run(s.name, s); err != nil {
-		return fmt.Errorf("the service control manager did not start this process as %s: %w", s.name, err)
+	if err := runHandler(s.name, s); err != nil {
+		return err
 	}
 	return s.err
 }
@@ -81,7 +83,7 @@ func (s *windowsService) Execute(args []string, requests <-chan svc.ChangeReques
 	}
 	// Signals mean nothing to a service: Go makes SIGTERM of what every console hears when
 	// any user logs off.
-	ctx, cancel := endAsked(context.WithCancel(context.Background()))
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s.delayShutdown()
 	done, gone := make(chan struct{}), false

@@ -74,6 +74,9 @@ func (m *ManagerCredentials) MarshalPEM() (certAndKey, trusted []byte, err error
 }
 
 func (c *credentials) marshal() ([]byte, error) {
+	if c.pinned() == (Fingerprint{}) {
+		return nil, &Error{Op: "marshal credentials", Kind: ErrTrust, Err: errors.New("the other side's key is not known yet")}
+	}
 	key, err := pemKey(c.cert)
 	if err != nil {
 		return nil, &Error{Op: "marshal credentials", Err: err}
@@ -83,7 +86,7 @@ func (c *credentials) marshal() ([]byte, error) {
 		Role:    c.role,
 		Cert:    string(pemCert(c.cert.Leaf)),
 		Key:     string(key),
-		Peer:    c.peer.String(),
+		Peer:    c.pinned().String(),
 		Secret:  base64.StdEncoding.EncodeToString(c.secret),
 	}
 	if c.ca != nil {

@@ -9,11 +9,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -73,12 +75,13 @@ type credentials struct {
 	cert     tls.Certificate // Leaf is set
 	ca       *x509.Certificate
 	peer     Fingerprint
+	late     *atomic.Pointer[Fingerprint] // in place of peer, if not nil; see OwnKey.AwaitAgent
 	peerName string
 	secret   secret // empty where the bootstrap was not confidential
 }
 
 // ManagerCredentials identify the manager to one agent, and that agent to the
-// manager. They are immutable, safe for concurrent use, and print redacted.
+// manager. They are immutable but for Pin, safe for concurrent use, and print redacted.
 type ManagerCredentials struct{ c *credentials }
 
 // AgentCredentials identify one agent to its manager, and the manager to it.
@@ -152,6 +155,26 @@ func (k *OwnKey) Manager(agent Fingerprint) (*ManagerCredentials, error) {
 	return &ManagerCredentials{c}, nil
 }
 
+// AwaitAgent gives the credentials of a manager whose agent makes its key only when it
+// starts: for what must be ready for that agent before. They trust nobody until
+// [ManagerCredentials.Pin] has told them whom.
+func (k *OwnKey) AwaitAgent() *ManagerCredentials {
+	return &ManagerCredentials{&credentials{role: roleManager, cert: *k.cert, late: new(atomic.Pointer[Fingerprint]), peerName: agentName}}
+}
+
+// Pin tells credentials of [OwnKey.AwaitAgent] the agent's key, once: another than the one
+// that they trust already is ErrTrust.
+func (m *ManagerCredentials) Pin(agent Fingerprint) error {
+	fail := func(why string) error { return &Error{Op: "pin peer", Kind: ErrTrust, Err: errors.New(why)} }
+	if agent == (Fingerprint{}) || agent == m.Fingerprint() {
+		return fail("the manager needs the fingerprint of the agent's key")
+	}
+	if m.c.late != nil && m.c.late.CompareAndSwap(nil, &agent) || m.c.pinned() == agent {
+		return nil
+	}
+	return fail("another agent's key is trusted already")
+}
+
 // Agent gives the credentials of an agent that trusts only this manager.
 func (k *OwnKey) Agent(manager Fingerprint) (*AgentCredentials, error) {
 	c, err := k.credentials(roleAgent, managerName, manager)
@@ -171,8 +194,8 @@ func (k *OwnKey) credentials(role, peerName string, peer Fingerprint) (*credenti
 // Fingerprint is the manager's own.
 func (m *ManagerCredentials) Fingerprint() Fingerprint { return fingerprintOf(m.c.cert.Leaf) }
 
-// Peer is the agent's fingerprint.
-func (m *ManagerCredentials) Peer() Fingerprint { return m.c.peer }
+// Peer is the agent's fingerprint; it is zero until Pin has been told one that is awaited.
+func (m *ManagerCredentials) Peer() Fingerprint { return m.c.pinned() }
 
 // Fingerprint is the agent's own.
 func (a *AgentCredentials) Fingerprint() Fingerprint { return fingerprintOf(a.c.cert.Leaf) }
@@ -213,11 +236,22 @@ func (a AgentCredentials) MarshalText() ([]byte, error) { return []byte(a.c.desc
 // Format implements [fmt.Formatter], without secrets.
 func (k OwnKey) Format(s fmt.State, _ rune) { io.WriteString(s, redacted) }
 
+// pinned is the only peer that is trusted; zero is nobody yet.
+func (c *credentials) pinned() Fingerprint {
+	if c.late == nil {
+		return c.peer
+	}
+	if peer := c.late.Load(); peer != nil {
+		return *peer
+	}
+	return Fingerprint{}
+}
+
 func (c *credentials) describe() string {
 	if c == nil {
 		return "no credentials"
 	}
-	return c.role + " credentials, peer " + c.peer.String()[:16] + ", " + redacted
+	return c.role + " credentials, peer " + c.pinned().String()[:16] + ", " + redacted
 }
 
 func template(commonName, dnsName string) *x509.Certificate {

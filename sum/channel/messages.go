@@ -91,7 +91,9 @@ type Device struct {
 
 // Software is one installed package or product.
 type Software struct {
+	ID      string `xml:"ID,omitempty"` // what the system knows it by, where that is not Name
 	Name    string `xml:"Name"`
+	Vendor  string `xml:"Vendor,omitempty"`
 	Version string `xml:"Version"`
 	Arch    string `xml:"Arch,omitempty"`
 	Source  string `xml:"Source,omitempty"` // deb, rpm, msi, ...

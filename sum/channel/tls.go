@@ -63,8 +63,12 @@ func (c *credentials) verify(cs tls.ConnectionState, usage x509.ExtKeyUsage) err
 		return fmt.Errorf("%w: no fresh TLS 1.3 handshake with a certificate", ErrTrust)
 	}
 	leaf := cs.PeerCertificates[0]
-	if got := fingerprintOf(leaf); got != c.peer {
-		return fmt.Errorf("%w: its key is %s, expected %s", ErrTrust, got, c.peer)
+	want := c.pinned()
+	if want == (Fingerprint{}) {
+		return fmt.Errorf("%w: which key is the agent's is not known yet", ErrTrust)
+	}
+	if got := fingerprintOf(leaf); got != want {
+		return fmt.Errorf("%w: its key is %s, expected %s", ErrTrust, got, want)
 	}
 	roots := x509.NewCertPool()
 	if c.ca != nil {

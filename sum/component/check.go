@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -36,7 +35,8 @@ func onServers(kinds []string) bool {
 	return len(kinds) == 0 || slices.ContainsFunc(kinds, func(k string) bool { return slices.Contains(servers, k) })
 }
 
-var kindName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+// kinds are all kinds of target, those of package sum.
+var kinds = append(slices.Clone(servers), "vmware", "oa", "superdome-x", "superdome-flex", "ilo", "vc", "fc-switch", "sas-switch", "integrity", "redfish")
 
 // check says what is wrong with a description, files aside.
 func (c *Component) check() error {
@@ -54,8 +54,8 @@ func (c *Component) check() error {
 		return bad("description", fmt.Errorf("longer than %d bytes, or no text", maxDescription), "")
 	}
 	for i, k := range c.Kinds {
-		if !kindName.MatchString(k) {
-			return bad(fmt.Sprintf("kinds[%d]", i), fmt.Errorf("%.80q", k), `want a kind of target such as "linux" or "ilo"`)
+		if !slices.Contains(kinds, k) {
+			return bad(fmt.Sprintf("kinds[%d]", i), fmt.Errorf("%.80q", k), "want one of "+strings.Join(kinds, ", "))
 		}
 	}
 	if err := c.checkMatch(); err != nil {
@@ -63,6 +63,11 @@ func (c *Component) check() error {
 	}
 	if err := c.checkInstall(); err != nil {
 		return err
+	}
+	if slices.Contains(c.Kinds, "windows") {
+		if err := c.checkWindows(); err != nil {
+			return err
+		}
 	}
 	if !c.Profile.Known() {
 		return bad("profile", fmt.Errorf("%.80q", c.Profile), "see agent.Profile for the known ones")

@@ -21,8 +21,11 @@
 //	version          string, required. In a form that the scheme knows.
 //	scheme           "deb", "rpm", "numeric" or "hpe", required. See package version.
 //	description      string. For people.
-//	kinds            list of kinds of target, such as "linux", "local" (the manager's
-//	                 own host, which "linux" does not stand for), "ilo". Empty: any.
+//	kinds            list of kinds of target: "windows", "linux", "local" (the manager's
+//	                 own host, which these do not stand for), "vmware", "oa", "superdome-x",
+//	                 "superdome-flex", "ilo", "vc", "fc-switch", "sas-switch", "integrity".
+//	                 Empty: any. With "windows" names that Windows takes for something
+//	                 else, such as nul or con.exe, are refused.
 //	package          {"source": "dpkg"|"rpm"|"msi"|"uninstall"|"program"|"inf",
 //	                 "name": ..., "arch": ...}; see below
 //	device           {"class": ..., "hardware_ids": [...], "part": "firmware"|"driver"}
@@ -64,6 +67,18 @@
 // its own: the one that is to be installed is then absent before it is, and the name that
 // it shows tells more, if that has no version in it. Their versions follow the scheme
 // "numeric", as a rule; arch is "386" or the system's own, such as "amd64".
+//
+// One for Windows Installer, which is understood by the codes that that ends with:
+//
+//	{
+//	  "name": "Smart Storage tools", "version": "6.15.11.0", "scheme": "numeric",
+//	  "kinds": ["windows"],
+//	  "package": {"source": "program", "name": "Smart Storage Administrator CLI"},
+//	  "files": [{"name": "ssacli.msi"}],
+//	  "install": ["msiexec.exe", "/i", "{dir}/ssacli.msi", "/qn", "/norestart", "{force}"],
+//	  "rewrite_args": ["REINSTALL=ALL", "REINSTALLMODE=vomus"],
+//	  "profile": "msi"
+//	}
 //
 // A probe is a program of the target that prints the version: the first line with
 // something on it, trimmed. One that is not there, ends with a status other than 0

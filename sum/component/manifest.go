@@ -222,6 +222,9 @@ func (m *manifest) checkFiles() error {
 			return bad(field+"name", fmt.Errorf("%q is given twice", f.Name), "")
 		}
 		seen[key] = true
+		if why := notOnWindows(f.Name); why != "" && slices.Contains(m.Kinds, "windows") {
+			return bad(field+"name", fmt.Errorf("%q: on Windows %s", f.Name, why), "give it another name")
+		}
 		if _, err := hex.DecodeString(f.SHA256); f.SHA256 != "" && (err != nil || len(f.SHA256) != 64) {
 			return bad(field+"sha256", fmt.Errorf("%.80q", f.SHA256), "want 64 hexadecimal digits, as sha256sum prints them")
 		}

@@ -5,6 +5,9 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/windows"
 
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -41,6 +44,7 @@ func (g *group) started() {
 	if job == 0 {
 		return
 	}
+	letLeave(windows.Handle(job))
 	assigned := false
 	_ = g.cmd.Process.WithHandle(func(process uintptr) {
 		ok, _, _ := g.k.assign.Call(job, process)
@@ -51,6 +55,16 @@ func (g *group) started() {
 		return
 	}
 	g.job = job
+}
+
+// letLeave lets programs start others outside a job, with CREATE_BREAKAWAY_FROM_JOB: what
+// is to go on when the program has ended, as the shim of an agent's job and some
+// installers, asks for that. Where it fails, none leaves.
+func letLeave(job windows.Handle) {
+	limits := windows.JOBOBJECT_EXTENDED_LIMIT_INFORMATION{
+		BasicLimitInformation: windows.JOBOBJECT_BASIC_LIMIT_INFORMATION{LimitFlags: windows.JOB_OBJECT_LIMIT_BREAKAWAY_OK},
+	}
+	_, _ = windows.SetInformationJobObject(job, windows.JobObjectExtendedLimitInformation, uintptr(unsafe.Pointer(&limits)), uint32(unsafe.Sizeof(limits)))
 }
 
 // close lets go of the job; what is in it goes on.

@@ -41,7 +41,7 @@ func platform(h *transporttest.Harness) {
 }
 
 func systemHelpers() map[string]func([]string) error {
-	return map[string]func([]string) error{"alive": aliveHelper, "parent": parentHelper}
+	return map[string]func([]string) error{"alive": aliveHelper, "parent": parentHelper, "leaver": leaverHelper}
 }
 
 func onDisk(name string) string { return filepath.FromSlash(strings.TrimPrefix(name, "/")) }
@@ -88,15 +88,31 @@ func TestIdentify(t *testing.T) {
 	require.NotEmpty(t, id.Version)
 }
 
-// TestJobEnds: what a program started ends with it.
+// TestJobEnds: what a program started ends with it, unless it was started to leave.
 func TestJobEnds(t *testing.T) {
+	child := endedParent(t, "parent")
+	await(t, "the end of the child", func() bool { return exec.Command(os.Args[0], helper("alive", child)[1:]...).Run() != nil })
+	child = endedParent(t, "leaver")
+	require.NoError(t, exec.Command(os.Args[0], helper("alive", child)[1:]...).Run(), "it left")
+	pid, err := strconv.Atoi(child)
+	require.NoError(t, err)
+	p, err := os.FindProcess(pid)
+	require.NoError(t, err)
+	require.NoError(t, p.Kill())
+}
+
+// endedParent runs a helper that starts a child, and cancels it when it has. It returns the
+// child's number.
+func endedParent(t *testing.T, parent string) string {
+	t.Helper()
 	conn := dial(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		_, err := transport.Run(ctx, conn, transport.Command{Argv: helper("parent"), Stdout: w})
+		_, err := transport.Run(ctx, conn, transport.Command{Argv: helper(parent), Stdout: w})
+		_ = w.Close() // also where no child was started
 		done <- err
 	}()
 	line, err := bufio.NewReader(r).ReadString('\n')
@@ -106,13 +122,18 @@ func TestJobEnds(t *testing.T) {
 	cancel()
 	require.NoError(t, r.Close())
 	require.ErrorIs(t, <-done, context.Canceled)
-	await(t, "the end of the child", func() bool { return exec.Command(os.Args[0], helper("alive", child)[1:]...).Run() != nil })
+	return child
 }
 
 // parentHelper starts a program that runs for minutes and waits for it.
-func parentHelper([]string) error {
+func parentHelper([]string) error { return parentOf(0) }
+
+// leaverHelper is a parentHelper whose child is not to end with it.
+func leaverHelper([]string) error { return parentOf(0x01000000) } // CREATE_BREAKAWAY_FROM_JOB
+
+func parentOf(flags uint32) error {
 	time.Sleep(time.Second) // for the job, which a program that is quicker may escape
 	cmd := exec.Command(os.Args[0], helper("sleep")[1:]...)
-	cmd.Stdout = os.Stdout
+	cmd.Stdout, cmd.SysProcAttr = os.Stdout, &syscall.SysProcAttr{CreationFlags: flags}
 	return cmd.Run()
 }

@@ -43,6 +43,9 @@ func TestConformance(t *testing.T) {
 		{"rmc/update-all", redfishtest.RMC, "RMC", redfish.Options{ImageScheme: "http"}, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.name != "generic/multipart" { // which counts goroutines
+				t.Parallel()
+			}
 			srv := simulator(t, redfishtest.Config{Profile: c.profile, Pace: time.Millisecond, LastResetTime: true, TaskPayload: true})
 			c.opts.SettleTimeout = time.Second // in some cases nothing comes
 			h := harness(t, srv, c.device, c.opts, c.pkg)
@@ -202,7 +205,7 @@ func harness(t *testing.T, srv *redfishtest.Server, id string, opts redfish.Opti
 	return transporttest.Harness{
 		// The cases dial while a service resets, too.
 		Transport: transport.Retry(&redfish.Transport{DialContext: c.dial}, transport.RetryOptions{Tries: 100, Base: time.Millisecond, Max: 20 * time.Millisecond}),
-		Endpoint:  ep, WrongSecret: &secret, WrongTrust: &trust,
+		Endpoint:  ep, WrongSecret: &secret, WrongTrust: &trust, Patience: time.Minute,
 		Caps: transport.CapInventory | transport.CapUpdate | transport.CapUndo | transport.CapReboot, Cut: c.cut, Stall: c.stall,
 		Requests: func() int64 { return int64(len(srv.Requests())) },
 		Skip:     map[string]string{"reboot/boot-id": "it wants a message to be shown, which no service does; see TestReboot"},

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -43,16 +44,16 @@ func TestSessionsAreNotLeft(t *testing.T) {
 func TestSessionsOfOthersAreLeft(t *testing.T) {
 	s := newService(t, nil)
 	conn := dial(t, s.endpoint())
-	const ours = "/redfish/v1/SessionService/Sessions/token-1"
-	for _, other := range []obj{
-		{"@odata.id": ours, "UserName": "somebody else"},
-		{"@odata.id": ours, "UserName": user},
-		{"@odata.id": ours, "UserName": user, "CreatedTime": "2026-01-01T00:00:00Z"},
+	for i, other := range []obj{
+		{"UserName": "somebody else", "CreatedTime": "2026-01-01T00:00:00Z"},
+		{"UserName": user},
+		{"UserName": user, "CreatedTime": "2026-01-01T00:00:00Z"},
 	} {
-		s.set(ours, other)
+		s.set(fmt.Sprint("/redfish/v1/SessionService/Sessions/token-", i+1), other)
 		s.forget()
 		_, err := conn.Identify(t.Context())
 		require.NoError(t, err)
+		require.Equal(t, i+1, s.seen("GET /redfish/v1/SessionService/Sessions/token-"), "it has looked")
 		require.Zero(t, s.seen("DELETE"))
 	}
 }

@@ -3,10 +3,14 @@ package smb
 import (
 	"errors"
 	"io"
+	"io/fs"
+	"math"
+	"math/bits"
 	"os"
 	"runtime"
 
 	smb2 "github.com/hirochachacha/go-smb2"
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 // session is a login on a server: a library's, or the operating system's own. Its
@@ -29,8 +33,9 @@ type volume interface {
 	create(name string) (file, error)      // to read and write; what is there stays
 	stat(name string) (os.FileInfo, error) // of a link itself
 	mkdir(name string) error
-	rename(from, to string) error // fs.ErrExist if to is there, unless it replaces that
-	remove(name string) error
+	rename(from, to string) error   // fs.ErrExist if to is there, unless it replaces that
+	remove(name string) error       // of a link itself
+	free(dir string) (int64, error) // bytes that may be written there
 	close() error
 }
 
@@ -66,7 +71,7 @@ func (l *library) mount(share string) (volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	return (*libraryVolume)(s), nil
+	return &libraryVolume{s, &l.line.openings}, nil
 }
 
 func (l *library) logoff() error { return l.s.Logoff() }
@@ -75,14 +80,19 @@ func (l *library) hangUp(why error) { l.line.hangUp(why) }
 
 // libraryVolume is a share of go-smb2. Its files are never left to the garbage
 // collector, whose goroutine would wait for the server.
-type libraryVolume smb2.Share
+type libraryVolume struct {
+	s    *smb2.Share
+	said *openings
+}
 
-func (v *libraryVolume) share() *smb2.Share { return (*smb2.Share)(v) }
-
-func (v *libraryVolume) open(name string) (file, error) { return own(v.share().Open(name)) }
+func (v *libraryVolume) open(name string) (file, error) {
+	f, err := v.s.Open(name)
+	return own(f, v.said.explain(name, err))
+}
 
 func (v *libraryVolume) create(name string) (file, error) {
-	return own(v.share().OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600))
+	f, err := v.s.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	return own(f, v.said.explain(name, err))
 }
 
 func own(f *smb2.File, err error) (file, error) {
@@ -98,11 +108,60 @@ func disown(f *smb2.File) *smb2.File {
 	return f
 }
 
-func (v *libraryVolume) stat(name string) (os.FileInfo, error) { return v.share().Lstat(name) }
-func (v *libraryVolume) mkdir(name string) error               { return v.share().Mkdir(name, 0o700) }
-func (v *libraryVolume) rename(from, to string) error          { return v.share().Rename(from, to) }
-func (v *libraryVolume) remove(name string) error              { return v.share().Remove(name) }
-func (v *libraryVolume) close() error                          { return v.share().Umount() }
+func (v *libraryVolume) stat(name string) (os.FileInfo, error) {
+	fi, err := v.s.Lstat(name)
+	return fi, v.said.explain(name, err)
+}
+
+func (v *libraryVolume) mkdir(name string) error {
+	return v.said.explain(name, v.s.Mkdir(name, 0o700))
+}
+
+func (v *libraryVolume) rename(from, to string) error {
+	return v.said.explain(from, v.s.Rename(from, to))
+}
+
+func (v *libraryVolume) remove(name string) error {
+	return v.said.explain(name, removeItself(v.s, name))
+}
+
+// removeItself removes a file, or a link and not what it leads to. Of what it may not
+// remove the library takes away the attribute that it may not be written, and there it
+// would follow a link. So it is asked for one only if that cannot be: who may rename a
+// link, if to the name that it has, may remove it (both take the right DELETE), unless it
+// has the attribute.
+func removeItself(s interface {
+	Lstat(name string) (os.FileInfo, error)
+	Rename(from, to string) error
+	Remove(name string) error
+}, name string) error {
+	if fi, err := s.Lstat(name); err == nil && isLink(fi) {
+		if fi.Mode()&0o200 == 0 {
+			return &transport.Error{Kind: transport.ErrRejected, Err: errors.New("this is a link that has the read-only attribute"),
+				Hint: "take the attribute from the link itself, on the host (attrib -r /l)"}
+		}
+		if err := s.Rename(name, name); errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return s.Remove(name)
+}
+
+func (v *libraryVolume) free(dir string) (int64, error) {
+	st, err := v.s.Statfs(dir)
+	if err != nil {
+		return 0, v.said.explain(dir, err)
+	}
+	// What the library calls blocks and fragments are sectors and their number in an
+	// allocation unit (MS-FSCC, section 2.5.4).
+	hi, n := bits.Mul64(st.AvailableBlockCount(), st.BlockSize()*st.FragmentSize())
+	if hi != 0 || n > math.MaxInt64 || st.BlockSize() > math.MaxUint32 || st.FragmentSize() > math.MaxUint32 {
+		return 0, badFrame("a volume with %d units of %d sectors of %d bytes", st.AvailableBlockCount(), st.FragmentSize(), st.BlockSize())
+	}
+	return int64(n), nil
+}
+
+func (v *libraryVolume) close() error { return v.s.Umount() }
 
 // openPipe opens the pipe in a connection to IPC$ of its own.
 func (l *library) openPipe(name string) (stream, error) {
@@ -113,7 +172,7 @@ func (l *library) openPipe(name string) (stream, error) {
 	f, err := s.OpenFile(name, os.O_RDWR, 0o600)
 	if err != nil {
 		_ = s.Umount()
-		return nil, err
+		return nil, l.line.openings.explain(name, err)
 	}
 	return &libraryPipe{disown(f), s}, nil
 }

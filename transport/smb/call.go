@@ -172,7 +172,11 @@ func (k *call) fail(err error) error {
 	}
 	switch {
 	case cause == nil:
-		return explain(e, err)
+		err = explain(e, err)
+		if te, ok := err.(*transport.Error); ok {
+			k.missing(te)
+		}
+		return err
 	case errors.Is(cause, errClosed):
 		e.Kind = transport.ErrClosed
 	case errors.Is(cause, errStalled):
@@ -210,11 +214,15 @@ func explain(e *transport.Error, err error) error {
 	var broken *smb2.TransportError
 	var own *streamError
 	var bad *errFrame
+	var refused *refusal
 	var errno syscall.Errno
 	switch {
 	case errors.As(err, &own):
 		e.Err = err
 		e.Hint = "this is an error of the caller's own file or writer"
+	case errors.As(err, &refused):
+		nt := ntError(refused.status)
+		e.Kind, e.Code, e.Err, e.Hint = nt.Kind, nt.Code, nt.Err, nt.Hint
 	case errors.As(err, &response):
 		nt := ntError(response.Code)
 		e.Kind, e.Code, e.Err, e.Hint = nt.Kind, nt.Code, nt.Err, nt.Hint
@@ -248,6 +256,10 @@ func status(err error) uint32 {
 	var response *smb2.ResponseError
 	if errors.As(err, &response) {
 		return response.Code
+	}
+	var refused *refusal
+	if errors.As(err, &refused) {
+		return refused.status
 	}
 	return 0
 }

@@ -59,7 +59,7 @@ func harness(t *testing.T, srv *smbtest.Server) transporttest.Harness {
 	wrong.Credentials.Password = transport.NewSecret("battery staple")
 	return transporttest.Harness{
 		Transport: &smb.Transport{}, Endpoint: ep, WrongSecret: &wrong,
-		Caps: transport.CapFiles | transport.CapServices | transport.CapTunnelPipe | transport.CapReboot,
+		Caps: transport.CapFiles | transport.CapServices | transport.CapTunnelPipe | transport.CapReboot | transport.CapSpace | transport.CapClock,
 		Dir:  "Temp", Requests: srv.Requests, Cut: srv.CloseConnections,
 		Names: []string{"two words", "'quote'", "`backquote`", "$HOME", "-rf", "--", "[a-z]", "a;b&c", "(paren){brace}", "~", "#hash", "%41",
 			"größe-日本語", ".hidden", "..twodots", "!x", "a,b=c+d"},

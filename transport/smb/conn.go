@@ -3,8 +3,10 @@ package smb
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +65,9 @@ var _ interface {
 	transport.Tunneler
 	transport.Inventorier
 	transport.Rebooter
+	transport.Spacer
+	transport.Clocker
+	transport.Explainer
 } = (*conn)(nil)
 
 func newConn(target string, opts Options, s session, v volume) *conn {
@@ -128,11 +133,44 @@ func (c *conn) keepAlive() {
 
 // Caps implements transport.Conn.
 func (c *conn) Caps() transport.Caps {
-	caps := transport.CapFiles | transport.CapServices | transport.CapTunnelPipe | transport.CapReboot
+	caps := transport.CapFiles | transport.CapServices | transport.CapTunnelPipe | transport.CapReboot | transport.CapSpace
+	if c.hello.clock.Within > 0 {
+		caps |= transport.CapClock
+	}
 	if c.opts.WMI {
 		caps |= transport.CapInventory
 	}
 	return caps
+}
+
+// WhyNot implements transport.Explainer.
+func (c *conn) WhyNot(want transport.Caps) error {
+	switch {
+	case want&transport.CapRun != 0:
+		return errors.New("SMB runs no programs: an agent does, or a service that is made for it (CreateService, StartService)")
+	case want&transport.CapInventory != 0 && !c.opts.WMI:
+		return errors.New("smb.Options.WMI asks for an inventory without an agent; it takes TCP port 135 beside that of SMB")
+	}
+	return nil
+}
+
+// Clock implements transport.Clocker. A server says once what time it is, when the
+// connection is made (SystemTime of NEGOTIATE, MS-SMB2, section 2.2.4): a clock that was
+// set since then is not noticed. That the connection lives is looked at each time.
+func (c *conn) Clock(ctx context.Context) (transport.Clock, error) {
+	k, err := c.begin(ctx, "clock", "")
+	if err != nil {
+		return transport.Clock{}, err
+	}
+	defer k.end()
+	if c.hello.clock.Within <= 0 {
+		return transport.Clock{}, &transport.Error{Op: k.op, Target: c.target, Kind: errors.ErrUnsupported, Hint: "the host has not said what time it is"}
+	}
+	_, err = lib(k, func() (os.FileInfo, error) { return c.volume.stat("") }, nil)
+	if err != nil {
+		return transport.Clock{}, k.fail(err)
+	}
+	return c.hello.clock, nil
 }
 
 // Path implements transport.Conn.

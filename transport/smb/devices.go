@@ -86,9 +86,10 @@ func biosVersion(r row) string {
 
 // Identifiers of PCI functions, and of what is behind them.
 var (
-	pciHardwareID = regexp.MustCompile(`(?i)^PCI\\VEN_([0-9A-F]{4})&DEV_([0-9A-F]{4})(?:&SUBSYS_([0-9A-F]{4})([0-9A-F]{4}))?`)
-	pciClassCode  = regexp.MustCompile(`(?i)^PCI\\(?:.*&)?CC_([0-9A-F]{4,6})`)
-	publishedINF  = regexp.MustCompile(`(?i)^oem[0-9]+\.inf$`)
+	pciHardwareID  = regexp.MustCompile(`(?i)^PCI\\VEN_([0-9A-F]{4})&DEV_([0-9A-F]{4})(?:&SUBSYS_([0-9A-F]{4})([0-9A-F]{4}))?`)
+	pciClassCode   = regexp.MustCompile(`(?i)^PCI\\(?:.*&)?CC_([0-9A-F]{4,6})`)
+	windowsVersion = regexp.MustCompile(`^(10\.0|6\.[0-3])\.`)
+	publishedINF   = regexp.MustCompile(`(?i)^oem[0-9]+\.inf$`)
 )
 
 // pnp notes a device. It has the IDs of the agent: the device instance ID in upper case,
@@ -144,8 +145,13 @@ func (in *inventory) driver(r row) {
 	if d == nil {
 		return
 	}
-	d.DriverVersion = r.get("DriverVersion")
-	if class := strings.ToLower(r.get("DeviceClass")); d.Class == "" && publishedINF.MatchString(r.get("InfName")) && class != "diskdrive" {
+	thirdParty := publishedINF.MatchString(r.get("InfName"))
+	// The version of the Windows that a driver is a part of does not compare with what a
+	// maker's driver has in its place.
+	if v := r.get("DriverVersion"); thirdParty || !windowsVersion.MatchString(v) {
+		d.DriverVersion = v
+	}
+	if class := strings.ToLower(r.get("DeviceClass")); d.Class == "" && thirdParty && class != "diskdrive" {
 		d.Class = cmp.Or(class, "other")
 		if class == "net" {
 			d.Class = transport.ClassNIC

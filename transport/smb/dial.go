@@ -172,7 +172,7 @@ func (d *dial) connected(ctx context.Context, use func(*library) error) error {
 	if err != nil {
 		return err
 	}
-	d.hello = greeting{offered: d.opts.Dialect}
+	d.hello = greeting{offered: d.opts.Dialect, began: time.Now()}
 	l := newLine(tcp, &d.hello)
 	// The library is not told of the context: what it is waiting for ends with the line.
 	stop := context.AfterFunc(ctx, func() { l.hangUp(ctx.Err()) })

@@ -24,6 +24,7 @@
 //	reboot (MS-RSP)               over the pipe InitShutdown
 //	inventory (MS-WMI, MS-RRP)    if Options.WMI asks for it: see below
 //	named pipes                   networks "pipe" of transport.Dial
+//	room and clock                what preflight asks, without a program there
 //	names of shares (MS-SRVS)     over the pipe srvsvc: what ADMIN$ is on the host itself
 //	NetBIOS names (RFC 1002)      UDP port 137, by Options.NetBIOS, for what DNS does not know
 //
@@ -69,27 +70,30 @@
 //
 //	shown against Samba 4.17 (smbtest)     logins, dialects 2.1 to 3.1.1, signing, encryption, port 139,
 //	                                       IPv6, files, pipes, cut and silent lines, every code in the tests;
-//	                                       programs in a registry, endpoint mapper, seal (of the registry)
+//	                                       programs in a registry, endpoint mapper, seal (of the registry), room, clock
 //	against our own service manager        services, and their faults (smbtest; its pipe is Samba's)
 //	against that of Wine 8, behind it      services that run; named pipes of theirs (examples/roundsman)
 //	against servers made of go-msrpc       reboot, sealed service control, DCOM and WMI: an error in the
 //	                                       NDR of that library shows on neither side
+//	against a share in memory              links: Samba shows none, and follows those within a share
 //	not shown: no Windows was at hand      DCOM and WMI of Windows, its registry and what it makes of a
 //	                                       reboot; UAC filtering, Defender and other virus scanners, running
-//	                                       programs that cannot be removed (injected), NetBIOS names of a
-//	                                       real network, limits of a Windows server, domains
+//	                                       programs, which can be renamed and not removed (injected), NetBIOS
+//	                                       names of a real network, limits of a Windows server, domains
 //
 // The library below, github.com/hirochachacha/go-smb2 v1.1.0, cannot ask for encryption,
 // follows no DFS, and does not cancel requests on the server: a call whose context ends
-// returns, and what it asked for may still happen; and it removes a file that may not be
-// written by taking that attribute away first, of what a link leads to, too. What of its
-// faults could be met from outside is in line.go. One could not: a server that encrypts,
-// and that has the account's key, can make the library read beyond a message, which ends
-// the program. Replies that are signed and not encrypted are checked before. It opens
-// every pipe with the level Impersonation (MS-SMB2, section 2.2.13), which no option
-// changes: a program that has taken the name of a pipe before its service did, and that has
-// SeImpersonatePrivilege, can do on that host what the account can. What services
-// answer over MS-RPCE is decoded by go-msrpc, within bounds that are set here.
+// returns, and what it asked for may still happen. Its rename replaces nothing, so a Put
+// over a file takes two: what that leaves if it is ended in between the next Put mends. Of
+// two codes for a missing file, and of two for a refusal, it tells only what they share;
+// line.go has them where the session is not encrypted. What else of its faults could be
+// met from outside is there, too. One could not: a server that encrypts, and that has the
+// account's key, can make the library read beyond a message, which ends the program.
+// Replies that are signed and not encrypted are checked before. It opens every pipe with
+// the level Impersonation (MS-SMB2, section 2.2.13), which no option changes: a program
+// that has taken the name of a pipe before its service did, and that has
+// SeImpersonatePrivilege, can do on that host what the account can. What services answer
+// over MS-RPCE is decoded by go-msrpc, within bounds that are set here.
 //
 // Connections are safe for concurrent use.
 package smb

@@ -66,10 +66,15 @@ func (c *conn) file(ctx context.Context, op, name string) (*call, string, error)
 // info describes a file. Windows has no permission bits: what says how a file may be
 // used is its access control list. What is like them is the attribute that it may not be
 // written, which this driver shows but does not set: the library could not take it back.
+//
+// A link to a directory is a link: Windows says that it is both.
 func info(root, name string, fi os.FileInfo) transport.FileInfo {
 	mode := fi.Mode().Type()
+	if isLink(fi) {
+		mode = fs.ModeSymlink
+	}
 	switch {
-	case fi.IsDir():
+	case mode.IsDir():
 		mode |= 0o700
 	case fi.Mode()&0o200 == 0:
 		mode |= 0o400
@@ -80,11 +85,18 @@ func info(root, name string, fi os.FileInfo) transport.FileInfo {
 	if name != "" {
 		out.Native += `\` + name
 	}
-	if fi.IsDir() {
+	if mode.IsDir() {
 		out.Size = 0
 	}
 	return out
 }
+
+// isLink reports whether a file is a reparse point (MS-FSCC, section 2.1.2): a symbolic
+// link, a junction, or something else that whoever opens it need not find there.
+func isLink(fi os.FileInfo) bool { return fi.Mode()&fs.ModeSymlink != 0 }
+
+// parent is the directory in which a file of the share is; "" is the share itself.
+func parent(name string) string { return name[:max(0, strings.LastIndexByte(name, '\\'))] }
 
 // Stat implements transport.FileStore.
 func (c *conn) Stat(ctx context.Context, name string) (transport.FileInfo, error) {
@@ -104,6 +116,17 @@ func (k *call) stat(file string) (transport.FileInfo, error) {
 	}
 	root, err := k.shareRoot()
 	return info(root, file, fi), err
+}
+
+// Space implements transport.Spacer: what quotas leave of the room for this account.
+func (c *conn) Space(ctx context.Context, dir string) (int64, error) {
+	k, file, err := c.file(ctx, "space", dir)
+	if err != nil {
+		return 0, err
+	}
+	defer k.end()
+	free, err := lib(k, func() (int64, error) { return c.volume.free(file) }, nil)
+	return free, k.fail(err)
 }
 
 // Bounds of what a server may list.
@@ -200,8 +223,8 @@ func (k *call) mkdir(dir string) error {
 	case !errors.Is(explain(&transport.Error{}, err), fs.ErrNotExist):
 		return err
 	}
-	if i := strings.LastIndexByte(dir, '\\'); i > 0 {
-		if err := k.mkdir(dir[:i]); err != nil {
+	if above := parent(dir); above != "" {
+		if err := k.mkdir(above); err != nil {
 			return err
 		}
 	}
@@ -216,7 +239,7 @@ func (k *call) mkdir(dir string) error {
 
 // Remove implements transport.FileStore. A file that is in use is tried again for a
 // while: a program that has just ended, and what a virus scanner looks at, can be
-// removed a moment later.
+// removed a moment later. Of a link it removes that itself.
 func (c *conn) Remove(ctx context.Context, name string) error {
 	k, file, err := c.file(ctx, "remove", name)
 	if err != nil {
@@ -239,8 +262,8 @@ func (k *call) insist(f func() error) error {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := lib0(k, f)
 		if err == nil || !inUse(err) || k.ctx.Err() != nil || time.Now().After(end) {
-			if errors.Is(err, fs.ErrPermission) {
-				return &transport.Error{Kind: fs.ErrPermission, Err: err, Hint: "the account may not, or " + hintInUse}
+			if te := new(transport.Error); errors.Is(err, fs.ErrPermission) && !errors.As(err, &te) {
+				return &transport.Error{Kind: fs.ErrPermission, Code: transport.CodeOf(err), Err: err, Hint: "the account may not, or " + hintInUse}
 			}
 			return err
 		}

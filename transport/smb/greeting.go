@@ -24,11 +24,13 @@ type greeting struct {
 	mustSign     bool
 	guid         string    // ServerGuid, as hexadecimal
 	booted       time.Time // ServerStartTime; newer versions of Windows do not tell
-	build        string    // "10.0.20348", of NTLM
-	computer     string    // NetBIOS name
-	dns          string    // full DNS name
-	domain       string    // NetBIOS name of its domain, or its own
-	encrypted    bool      // the whole session
+	began        time.Time // when NEGOTIATE was about to be sent
+	clock        transport.Clock
+	build        string // "10.0.20348", of NTLM
+	computer     string // NetBIOS name
+	dns          string // full DNS name
+	domain       string // NetBIOS name of its domain, or its own
+	encrypted    bool   // the whole session
 	sessionSetUp bool
 }
 
@@ -52,6 +54,7 @@ func (g *greeting) hear(f frame) error {
 		g.cipher = g.dialect == SMB300 || g.dialect == SMB302 || g.dialect == SMB311 && offersCipher(f)
 		g.guid = hex.EncodeToString(body[8:24])
 		g.booted = fileTime(le.Uint64(body[48:]))
+		g.clock = clockAt(fileTime(le.Uint64(body[40:])), g.began, time.Now())
 	case commandSessionSetup:
 		if len(body) < 8 {
 			return badFrame("a reply to SESSION_SETUP of %d bytes", len(f))
@@ -72,6 +75,20 @@ func (g *greeting) hear(f frame) error {
 		g.challenge(f[at : at+size])
 	}
 	return nil
+}
+
+// tick is how much the clock of Windows moves at once, unless a program has it move more
+// often.
+const tick = 16 * time.Millisecond
+
+// clockAt compares clocks: the host's said now, which was between two times of the
+// manager's. Within is 0 if it said nothing, or something that is no time.
+func clockAt(now, after, before time.Time) transport.Clock {
+	if now.IsZero() || after.IsZero() || before.Before(after) {
+		return transport.Clock{}
+	}
+	half := before.Sub(after) / 2
+	return transport.Clock{Skew: now.Sub(after.Add(half)), Within: half + tick}
 }
 
 // canEncrypt reports whether the library has keys to decrypt with, once the session is

@@ -27,7 +27,7 @@ func (c *conn) Inventory(ctx context.Context) (*transport.Inventory, error) {
 	}
 	defer k.end()
 	if !c.opts.WMI {
-		return nil, &transport.Error{Op: k.op, Target: c.target, Kind: errors.ErrUnsupported, Hint: "Options.WMI asks for it"}
+		return nil, &transport.Error{Op: k.op, Target: c.target, Kind: errors.ErrUnsupported, Err: c.WhyNot(transport.CapInventory)}
 	}
 	// What hangs may find more when the inventory has been handed out: that is its own.
 	in := &inventory{k: k, devices: map[string]*transport.Device{}}

@@ -25,6 +25,7 @@ import (
 //   - It accepts another dialect than was offered, and that a server makes it a guest,
 //     whose replies nobody signs.
 //   - It hides what the server says of itself: see [greeting].
+//   - It loses codes of refusals: see [openings].
 type line struct {
 	net.Conn
 	heard   func(frame) error // is told of replies to NEGOTIATE and SESSION_SETUP
@@ -36,8 +37,10 @@ type line struct {
 	left    int    // bytes of the frame that go to the library as they come
 	header  [4 + headerSize]byte
 
-	out     []byte // the beginning of a frame that the library sends
-	outLeft int    // bytes of it that follow
+	out      []byte // the beginning of a frame that the library sends
+	outLeft  int    // bytes of it that follow
+	opening  bool   // they are kept, too: it is a request to open a file
+	openings openings
 
 	mu       sync.Mutex
 	asked    *request // of the set-up of the session, and not answered
@@ -82,6 +85,7 @@ func (f frame) isInterim() bool  { return f.status() == statusPending && f.flags
 func (f frame) isSigned() bool   { return f.flags()&flagSigned != 0 }
 func (f frame) message() uint64  { return binary.LittleEndian.Uint64(f[24:]) }
 func (f frame) isGreeting() bool { return f.command() <= commandSessionSetup }
+func (f frame) isOpening() bool  { return string(f[:4]) == "\xfeSMB" && f.command() == commandCreate }
 
 // newLine wraps a connection, of a server that says g of itself.
 func newLine(conn net.Conn, g *greeting) *line {
@@ -95,7 +99,14 @@ func (l *line) Write(p []byte) (int, error) {
 		if l.outLeft > 0 {
 			n := min(l.outLeft, len(b))
 			l.outLeft -= n
+			if l.opening {
+				l.out = append(l.out, b[:n]...)
+			}
 			b = b[n:]
+			if l.opening && l.outLeft == 0 {
+				l.openings.asks(l.out[4:])
+				l.out, l.opening = l.out[:0], false
+			}
 			continue
 		}
 		n := min(4+headerSize-len(l.out), len(b))
@@ -104,7 +115,9 @@ func (l *line) Write(p []byte) (int, error) {
 		if len(l.out) == 4+headerSize {
 			l.sends(l.out[4:])
 			l.outLeft = max(0, int(binary.BigEndian.Uint32(l.out))-headerSize)
-			l.out = l.out[:0]
+			if l.opening = l.outLeft > 0 && frame(l.out[4:]).isOpening(); !l.opening {
+				l.out = l.out[:0]
+			}
 		}
 	}
 	return l.Conn.Write(p)
@@ -247,6 +260,8 @@ func (l *line) next() error {
 		return l.greeting(size)
 	case f.isInterim() && !f.isSigned():
 		return l.interim(size)
+	case f.isOpening():
+		l.openings.answered(f)
 	}
 	return nil
 }

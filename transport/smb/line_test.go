@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"io/fs"
 	"net"
 	"testing"
 	"time"
@@ -211,6 +212,56 @@ func TestLineRefuses(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
+// Of what the library is refused the codes are kept that it loses.
+func TestLineKeepsCodes(t *testing.T) {
+	t.Parallel()
+	ask := func(id byte, name string) []byte {
+		body := make([]byte, 56)
+		u := utf16.Encode([]rune(name))
+		binary.LittleEndian.PutUint16(body[44:], headerSize+56)
+		binary.LittleEndian.PutUint16(body[46:], uint16(2*len(u)))
+		for _, c := range u {
+			body = binary.LittleEndian.AppendUint16(body, c)
+		}
+		m := message(commandCreate, 0, 0, body)
+		m[24] = id
+		return framed(m)
+	}
+	answer := func(id byte, status, flags uint32) []byte {
+		m := message(commandCreate, status, flags, make([]byte, 9))
+		m[24] = id
+		return framed(m)
+	}
+	w := &wire{frames: [][]byte{
+		answer(1, statusPending, interimFlags), answer(2, statusPathNotFound, 1), answer(1, statusAccessDenied, 1), answer(3, 0, 1),
+		answer(9, statusNameNotFound, 1), answer(4, statusSharing, 1),
+	}}
+	l := newLine(w, new(greeting))
+	l.granted, l.greeted = true, true
+	for i, name := range []string{`größe\x`, "b", "c", "d"} {
+		for _, b := range ask(byte(i+1), name) { // in pieces
+			_, err := l.Write([]byte{b})
+			require.NoError(t, err)
+		}
+	}
+	short := message(commandCreate, 0, 0, make([]byte, 10))
+	long := message(commandCreate, 0, 0, bytes.Repeat([]byte{0xff}, 56))
+	_, err := l.Write(append(framed(short), framed(long)...))
+	require.NoError(t, err)
+	_, err = io.ReadAll(l)
+	require.NoError(t, err)
+	code := func(name string, class error) uint32 { return status(l.openings.explain(name, class)) }
+	require.Zero(t, code("b", fs.ErrPermission), "it is of another class")
+	require.EqualValues(t, statusAccessDenied, code(`größe\x`, fs.ErrPermission))
+	require.Zero(t, code(`größe\x`, fs.ErrPermission), "it is told once")
+	require.Zero(t, code("c", fs.ErrNotExist))
+	require.Zero(t, code("d", fs.ErrNotExist))
+	require.EqualValues(t, statusCollision, code("", fs.ErrExist))
+	require.NoError(t, l.openings.explain("b", nil))
+	require.Empty(t, l.openings.said)
+	require.Empty(t, l.openings.asked)
+}
+
 func TestGreeting(t *testing.T) {
 	t.Parallel()
 	var g greeting
@@ -220,6 +271,8 @@ func TestGreeting(t *testing.T) {
 	le.PutUint16(negotiate[4:], 0x311)
 	copy(negotiate[8:], "0123456789abcdef")
 	booted := time.Date(2026, 3, 1, 10, 0, 0, 500, time.UTC)
+	now := time.Now().Add(-time.Hour)
+	le.PutUint64(negotiate[40:], uint64(now.UnixNano()/100)+116444736000000000)
 	le.PutUint64(negotiate[48:], uint64(booted.UnixNano()/100)+116444736000000000)
 	token := challenge(map[uint16]string{1: "DB1", 2: "LAB", 3: "db1.lab.example"})
 	ask := append(make([]byte, 8), token...)
@@ -256,6 +309,15 @@ func TestGreeting(t *testing.T) {
 		var bad *errFrame
 		require.ErrorAs(t, err, &bad, what)
 	}
+	// What time it is there is known where it is known when it was asked.
+	timed := greeting{began: time.Now()}
+	_, _, err = through(&timed, false, framed(message(commandNegotiate, 0, 1, negotiate)))
+	require.NoError(t, err)
+	require.InDelta(t, -time.Hour, timed.clock.Skew, float64(timed.clock.Within+time.Since(now.Add(time.Hour))))
+	asked := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
+	require.Equal(t, transport.Clock{Skew: 9 * time.Second, Within: time.Second + tick},
+		clockAt(asked.Add(10*time.Second), asked, asked.Add(2*time.Second)))
+	require.Zero(t, clockAt(time.Time{}, asked, asked))
 	require.True(t, fileTime(0).IsZero())
 	require.True(t, fileTime(1<<63).IsZero())
 }

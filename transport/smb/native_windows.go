@@ -3,6 +3,7 @@ package smb
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"strings"
 
@@ -95,4 +96,17 @@ func (v nativeVolume) stat(name string) (os.FileInfo, error) { return os.Lstat(v
 func (v nativeVolume) mkdir(name string) error               { return os.Mkdir(v.path(name), 0o700) }
 func (v nativeVolume) rename(from, to string) error          { return os.Rename(v.path(from), v.path(to)) }
 func (v nativeVolume) remove(name string) error              { return os.Remove(v.path(name)) }
-func (v nativeVolume) close() error                          { return nil }
+
+func (v nativeVolume) free(dir string) (int64, error) {
+	p, err := windows.UTF16PtrFromString(v.path(dir))
+	if err != nil {
+		return 0, err
+	}
+	var n uint64
+	if err := windows.GetDiskFreeSpaceEx(p, &n, nil, nil); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: v.path(dir), Err: err}
+	}
+	return int64(min(n, math.MaxInt64)), nil
+}
+
+func (v nativeVolume) close() error { return nil }

@@ -75,6 +75,7 @@ func (r *registry) programs(arch string, end time.Time, found func(transport.Sof
 type program struct {
 	key                                string
 	display, version, parent, released string
+	publisher                          string
 	msi                                bool
 	packed                             string
 }
@@ -98,14 +99,15 @@ func (r *registry) program(list *winreg.Key, name string) (p program, err error)
 		return p, err
 	}
 	p.version, p.parent, p.released = read("DisplayVersion"), read("ParentKeyName"), read("ReleaseType")
+	p.publisher = read("Publisher")
 	if p.msi && p.version == "" {
 		p.packed = read("Version")
 	}
 	return p, err
 }
 
-// software returns the entry by its key, and by the name that people see. Updates of
-// something else are no software of their own.
+// software returns the entry by its key, and by the name that people see; both have the
+// key as their ID. Updates of something else are no software of their own.
 func (p program) software(arch string) []transport.Software {
 	switch strings.ToLower(p.released) {
 	case "update", "hotfix", "security update":
@@ -115,9 +117,10 @@ func (p program) software(arch string) []transport.Software {
 	if p.parent != "" || p.display == "" && !msi {
 		return nil
 	}
-	s := transport.Software{Name: p.key, Version: p.version, Arch: arch, Source: "uninstall"}
+	s := transport.Software{ID: p.key, Name: p.key, Vendor: p.publisher, Version: p.version, Arch: arch, Source: "uninstall"}
 	if msi {
-		s.Name, s.Source = strings.ToUpper(p.key), "msi"
+		s.ID = strings.ToUpper(p.key)
+		s.Name, s.Source = s.ID, "msi"
 		s.Version = cmp.Or(p.version, packedVersion(p.packed))
 	}
 	out := []transport.Software{s}

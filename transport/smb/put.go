@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 
@@ -19,10 +18,10 @@ import (
 // Put implements transport.FileStore. What is on the target is always read back, and the
 // partial file gets its name when it has the right SHA-256. PutOptions.Mode means nothing
 // here: the file gets the access rights of its directory. A file of that name that has
-// the content already stays; another one goes when the new one is complete, so that for
-// a moment, or if the call is given up just then, there is none: this library's rename
-// replaces nothing. The directory must be one in which administrators alone may create
-// files: who owns the partial file could change it after it was verified.
+// the content already stays; another one goes when the new one is complete: see
+// [replaceFile]. So does a program that runs, which goes on with what it was started from.
+// The directory must be one in which administrators alone may create files: who owns the
+// partial file could change it after it was verified.
 func (c *conn) Put(ctx context.Context, name string, f transport.File, opts transport.PutOptions) (transport.PutResult, error) {
 	k, file, err := c.file(ctx, "put", name)
 	if err != nil {
@@ -58,18 +57,22 @@ func (c *conn) Put(ctx context.Context, name string, f transport.File, opts tran
 	return transport.PutResult{Info: fi, Sent: p.sent.Load(), Kept: p.kept.Load()}, err
 }
 
-// partName is the name of the partial file: in the same directory, the same for the
-// same name and content, and no longer than file systems allow.
+// partName is the name of the partial file: the same for the same name and content.
 func partName(file string, f transport.File) string {
-	dir, base := "", file
-	if i := strings.LastIndexByte(file, '\\'); i >= 0 {
-		dir, base = file[:i+1], file[i+1:]
-	}
-	sum := sha256.New()
-	_, _ = io.WriteString(sum, strings.ToLower(base)+"\x00"+strconv.FormatInt(f.Size, 10)+"\x00")
-	_, _ = sum.Write(f.SHA256[:])
+	return beside(file, strconv.FormatInt(f.Size, 10)+"\x00"+string(f.SHA256[:]), ".part")
+}
+
+// oldName is the name that a file has while another one takes its place.
+func oldName(file string) string { return beside(file, "old", ".old") }
+
+// beside is a name in the directory of a file, which differs for what it is for, and is
+// no longer than file systems allow.
+func beside(file, what, suffix string) string {
+	dir := parent(file)
+	base := strings.TrimPrefix(file[len(dir):], `\`)
+	sum := sha256.Sum256([]byte(strings.ToLower(base) + "\x00" + what))
 	r := []rune(base)
-	return dir + "." + string(r[:min(len(r), 100)]) + "." + hex.EncodeToString(sum.Sum(nil)[:8]) + ".part"
+	return strings.TrimPrefix(dir+`\`, `\`) + "." + string(r[:min(len(r), 100)]) + "." + hex.EncodeToString(sum[:8]) + suffix
 }
 
 // put is one Put.
@@ -78,6 +81,7 @@ type put struct {
 	file, part string
 	f          transport.File
 	opts       transport.PutOptions
+	stale      bool // there is something under oldName, which is of no use
 	progress
 }
 
@@ -87,8 +91,9 @@ func (p *put) run() (transport.FileInfo, error) {
 		return transport.FileInfo{}, sourceError(err)
 	}
 	defer src.Close()
-	switch old, err := lib(p.call, func() (os.FileInfo, error) { return p.c.volume.stat(p.file) }, nil); {
-	case err == nil && old.IsDir():
+	old, err := p.old()
+	switch {
+	case err == nil && old.IsDir() && !isLink(old):
 		return transport.FileInfo{}, &transport.Error{Kind: fs.ErrExist, Err: errors.New("there is a directory of this name")}
 	case err == nil && old.Mode().IsRegular() && old.Size() == p.f.Size:
 		if there, err := p.holds(p.file); err != nil {
@@ -227,26 +232,6 @@ var (
 	errDiffers = errors.New("the contents differ")
 	errShort   = errors.New("the file is shorter than its Size")
 )
-
-// rename gives the partial file its name.
-func (p *put) rename() error {
-	v := p.c.volume
-	err := p.insist(func() error { return v.rename(p.part, p.file) })
-	if errors.Is(err, fs.ErrExist) {
-		if err := p.insist(func() error { return v.remove(p.file) }); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("making room for the new file: %w", err)
-		}
-		// Of a file that somebody has open the name goes when that closes it.
-		err = p.insist(func() error {
-			err := v.rename(p.part, p.file)
-			if errors.Is(err, fs.ErrExist) {
-				err = &transport.Error{Kind: transport.ErrBusy, Err: err, Hint: hintInUse}
-			}
-			return err
-		})
-	}
-	return err
-}
 
 func (p *put) finish() (transport.FileInfo, error) {
 	fi, err := p.stat(p.file)

@@ -2,6 +2,7 @@ package smb_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,9 +12,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport"
@@ -79,14 +83,29 @@ func configDir(t *testing.T, srv *smbtest.Server) string {
 	return dir
 }
 
-// registered puts a value into the registry of a server.
-func registered(t *testing.T, srv *smbtest.Server, key, name, typ, value string) {
+// registered puts values into the registry of a server: key, name, type and value.
+func registered(t *testing.T, srv *smbtest.Server, values [][4]string) {
 	realtest.Need(t, "net")
-	conf := filepath.Join(configDir(t, srv), "smb.conf")
-	for _, args := range [][]string{{"createkey", key}, {"setvalue", key, name, typ, value}} {
-		out, err := exec.Command("net", append([]string{"-s", conf, "registry"}, args...)...).CombinedOutput()
-		require.NoError(t, err, "%s", out)
+	var text strings.Builder
+	text.WriteString("Windows Registry Editor Version 5.00\r\n")
+	for _, v := range values {
+		value := strconv.Quote(v[3])
+		if v[2] == "dword" {
+			n, err := strconv.ParseUint(v[3], 10, 32)
+			require.NoError(t, err)
+			value = fmt.Sprintf("dword:%08x", n)
+		}
+		fmt.Fprintf(&text, "\r\n[%s]\r\n%q=%s\r\n", strings.Replace(v[0], "HKLM", "HKEY_LOCAL_MACHINE", 1), v[1], value)
 	}
+	text.WriteString("\r\n") // or the last one is not read
+	file := filepath.Join(t.TempDir(), "values.reg")
+	var u []byte
+	for _, c := range utf16.Encode([]rune("\ufeff" + text.String())) {
+		u = binary.LittleEndian.AppendUint16(u, c)
+	}
+	require.NoError(t, os.WriteFile(file, u, 0o600))
+	out, err := exec.Command("net", "-s", filepath.Join(configDir(t, srv), "smb.conf"), "registry", "import", file).CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
 
 var errElsewhere = errors.New("this port is elsewhere")
@@ -134,7 +153,9 @@ func TestPrograms(t *testing.T) {
 		wow    = `HKLM\SOFTWARE\WOW6432Node\Microsoft\Windows\CurrentVersion\Uninstall\`
 		code   = `{0f693AA3-4387-4ACB-A6FD-3A396290587A}`
 	)
-	for _, v := range [][4]string{
+	upper := strings.ToUpper(code)
+	values := [][4]string{
+		{native + "Agentless", "Publisher", "sz", "Größe & Co."},
 		{native + "Agentless", "DisplayName", "sz", "Größe 日本語"}, {native + "Agentless", "DisplayVersion", "sz", "1.2.3"},
 		{native + code, "DisplayName", "sz", "Integrated Smart Update Tools"}, {native + code, "WindowsInstaller", "dword", "1"},
 		{native + code, "Version", "dword", fmt.Sprint(4<<24 | 1<<16 | 77)},
@@ -144,12 +165,11 @@ func TestPrograms(t *testing.T) {
 		{`HKLM\HARDWARE\DESCRIPTION\System\BIOS`, "SystemManufacturer", "sz", "HPE"},
 		{`HKLM\HARDWARE\DESCRIPTION\System\BIOS`, "SystemProductName", "sz", "ProLiant DL380 Gen10"},
 		{`HKLM\HARDWARE\DESCRIPTION\System\BIOS`, "BIOSVersion", "sz", "U30"},
-	} {
-		registered(t, srv, v[0], v[1], v[2], v[3])
 	}
 	for i := range 30 { // more than a response holds
-		registered(t, srv, fmt.Sprintf("%sp%02d", native, i), "DisplayName", "sz", fmt.Sprintf("Program %02d", i))
+		values = append(values, [4]string{fmt.Sprintf("%sp%02d", native, i), "DisplayName", "sz", fmt.Sprintf("Program %02d", i)})
 	}
+	registered(t, srv, values)
 	sambaRPC(t, srv, "", "rpcd_winreg")
 	require.NoError(t, os.MkdirAll(filepath.Join(srv.Admin(), "System32"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(srv.Admin(), "System32", "kernel32.dll"), peHeader(0x8664), 0o644))
@@ -167,11 +187,11 @@ func TestPrograms(t *testing.T) {
 	require.NotNil(t, inv, "it is told what could be read")
 	require.Empty(t, inv.Problems)
 	require.Equal(t, []transport.Software{
-		{Name: "{0F693AA3-4387-4ACB-A6FD-3A396290587A}", Version: "4.1.77", Arch: "amd64", Source: "msi"},
-		{Name: "Größe 日本語", Version: "1.2.3", Arch: "amd64", Source: "program"},
-		{Name: "Integrated Smart Update Tools", Version: "4.1.77", Arch: "amd64", Source: "program"},
-		{Name: "Old tool", Version: "0.9", Arch: "386", Source: "program"},
-		{Name: "Program 00", Arch: "amd64", Source: "program"},
+		{ID: upper, Name: upper, Version: "4.1.77", Arch: "amd64", Source: "msi"},
+		{ID: "Agentless", Name: "Größe 日本語", Vendor: "Größe & Co.", Version: "1.2.3", Arch: "amd64", Source: "program"},
+		{ID: upper, Name: "Integrated Smart Update Tools", Version: "4.1.77", Arch: "amd64", Source: "program"},
+		{ID: "Old", Name: "Old tool", Version: "0.9", Arch: "386", Source: "program"},
+		{ID: "p00", Name: "Program 00", Arch: "amd64", Source: "program"},
 	}, inv.Software[:5])
 	require.Len(t, inv.Software, 2*33)
 	require.Equal(t, "HPE", inv.Identity.Vendor)
@@ -200,6 +220,11 @@ func TestInventoryRefused(t *testing.T) {
 	require.False(t, conn.Caps().Has(transport.CapInventory))
 	_, err := transport.ReadInventory(t.Context(), conn)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorContains(t, err, "Options.WMI")
+	_, err = transport.Run(t.Context(), transport.Forward{Conn: conn}, transport.Command{Argv: []string{"ver"}})
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorContains(t, err, "agent")
+	require.ErrorContains(t, err, "service")
 
 	ep := endpoint(srv)
 	ep.Options = smb.Options{WMI: true}

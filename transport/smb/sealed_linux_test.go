@@ -48,7 +48,7 @@ func refusing(t *testing.T, srv *smbtest.Server, code uint32) {
 func TestSealed(t *testing.T) {
 	t.Parallel()
 	srv := serve(t, smbtest.Config{})
-	registered(t, srv, `HKLM\SOFTWARE\Roundsman`, "x", "sz", "y")
+	registered(t, srv, [][4]string{{`HKLM\SOFTWARE\Roundsman`, "x", "sz", "y"}})
 	addr := sambaRPC(t, srv, t.TempDir(), "rpcd_epmapper", "rpcd_winreg")
 	for what, change := range map[string]func(ep *transport.Endpoint){
 		"password": func(*transport.Endpoint) {},

@@ -37,6 +37,7 @@ const (
 
 // Win32 codes that are treated as more than a failure.
 const (
+	winAccessDenied  = 5
 	winNotActive     = 1062
 	winNeverStarted  = 1077
 	winSpecificError = 1066
@@ -259,7 +260,11 @@ func (c *conn) StartService(ctx context.Context, name string, args ...string) er
 		}
 		resp, err := m.cli.StartServiceW(m.ctx, req)
 		if err != nil && resp != nil && resp.Return != 0 {
-			return winError(resp.Return)
+			e := winError(resp.Return)
+			if resp.Return == winAccessDenied { // whoever has the handle may start it
+				e.Hint = "the host does not let the service's own account run the program: security software that blocks it says so, and so do access rights of the file"
+			}
+			return e
 		}
 		return err
 	})

@@ -3,6 +3,7 @@ package smb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"testing"
@@ -59,8 +60,20 @@ func TestServices(t *testing.T) {
 
 	services.SetFaults(smbtest.Faults{StartError: smbtest.ErrStartTimeout})
 	code(transport.StartService(ctx, conn, setup.Name), transport.ErrTimeout, "1053")
-	services.SetFaults(smbtest.Faults{StartError: 225})
-	code(transport.StartService(ctx, conn, setup.Name), transport.ErrRejected, "225")
+	for refusal, says := range map[smbtest.Win32]string{ // of scanners, policies and the like
+		225: "virus scanner", 226: "virus scanner", 577: "signatures", 740: "LocalSystem", 1260: "AppLocker", 4550: "WDAC", 4551: "WDAC",
+	} {
+		services.SetFaults(smbtest.Faults{StartError: refusal})
+		err := transport.StartService(ctx, conn, setup.Name)
+		code(err, transport.ErrRejected, fmt.Sprint(uint32(refusal)))
+		require.ErrorContains(t, err, says)
+		require.False(t, transport.Temporary(err))
+	}
+	services.SetFaults(smbtest.Faults{StartError: 5})
+	err = transport.StartService(ctx, conn, setup.Name)
+	code(err, fs.ErrPermission, "5")
+	require.ErrorContains(t, err, "security software")
+	require.NotContains(t, err.Error(), "LocalAccountTokenFilterPolicy", "the right to start it was there")
 	services.SetFaults(smbtest.Faults{ExitCode: smbtest.ErrProcessAborted})
 	require.NoError(t, transport.StartService(ctx, conn, setup.Name))
 	st, err = transport.QueryService(ctx, conn, setup.Name)

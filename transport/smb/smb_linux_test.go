@@ -20,6 +20,7 @@ import (
 	"github.com/roundsman-go/roundsman/transport/smb"
 	"github.com/roundsman-go/roundsman/transport/smb/smbtest"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 	//lint:ignore SA1019 the hash of NTLM
 	"golang.org/x/crypto/md4"
 )
@@ -336,6 +337,30 @@ func TestReadOnly(t *testing.T) {
 	fi, err := transport.Stat(t.Context(), conn, "x")
 	require.NoError(t, err)
 	require.EqualValues(t, 0o400, fi.Mode)
+}
+
+// How much room there is, and what time: here that of this machine.
+func TestSpaceAndClock(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	require.NoError(t, os.Mkdir(filepath.Join(srv.Admin(), "Temp"), 0o755))
+	conn := dial(t, endpoint(srv))
+	free, err := transport.Space(t.Context(), conn, "/Temp")
+	require.NoError(t, err)
+	var st unix.Statfs_t
+	require.NoError(t, unix.Statfs(srv.Admin(), &st))
+	here := int64(st.Bavail) * st.Bsize
+	require.Greater(t, free, here/2, "others use it, too")
+	require.Less(t, free, here*2)
+	_, err = transport.Space(t.Context(), conn, "none")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	clock, err := transport.ReadClock(t.Context(), conn)
+	require.NoError(t, err)
+	require.Positive(t, clock.Within)
+	require.LessOrEqual(t, clock.Skew.Abs(), clock.Within)
+	srv.CloseConnections()
+	_, err = transport.ReadClock(t.Context(), conn)
+	require.ErrorIs(t, err, transport.ErrConnLost)
 }
 
 func TestNative(t *testing.T) {

@@ -25,6 +25,9 @@ const (
 	statusCannotDelete   = 0xC0000121
 	statusUserMapped     = 0xC0000243 // STATUS_USER_MAPPED_FILE
 	statusAccessDenied   = 0xC0000022
+	statusNameNotFound   = 0xC0000034 // STATUS_OBJECT_NAME_NOT_FOUND
+	statusPathNotFound   = 0xC000003A // STATUS_OBJECT_PATH_NOT_FOUND
+	statusCollision      = 0xC0000035 // STATUS_OBJECT_NAME_COLLISION
 	statusCancelled      = 0xC0000120
 	statusNameDeleted    = 0xC00000C9 // STATUS_NETWORK_NAME_DELETED
 	statusSessionDeleted = 0xC0000203 // STATUS_USER_SESSION_DELETED
@@ -43,9 +46,13 @@ type meaning struct {
 const (
 	hintFilter = "the account may log in but has no administrator's rights over the network: a local administrator other than the built-in one " +
 		"is filtered by UAC; use a domain administrator or the built-in Administrator, or have the owner of the host set LocalAccountTokenFilterPolicy"
-	hintInUse   = "somebody has the file open, or it runs; end that, or try again later"
-	hintAccount = "ask who looks after the account; trying again with the same credentials changes nothing"
-	hintShare   = "the share is not there: administrative shares can be switched off (AutoShareServer, AutoShareWks), and ADMIN$ needs file sharing to be on"
+	// Samba says so where anything of a login or of a share cannot be had, too, as under load.
+	hintResources = "the host is short of memory, or of something else that it gives back; try again later"
+	hintScanner   = "the host's virus scanner has stopped the program, and may have removed it; have it allowed by its hash or signature"
+	hintPolicy    = "the host's policy for applications does not let the program run; have it allowed by its hash, or by who signed it"
+	hintInUse     = "somebody has the file open, or it runs; end that, or try again later"
+	hintAccount   = "ask who looks after the account; trying again with the same credentials changes nothing"
+	hintShare     = "the share is not there: administrative shares can be switched off (AutoShareServer, AutoShareWks), and ADMIN$ needs file sharing to be on"
 )
 
 var ntMeanings = map[uint32]meaning{
@@ -68,10 +75,10 @@ var ntMeanings = map[uint32]meaning{
 	0xC00000CC:           {"STATUS_BAD_NETWORK_NAME", fs.ErrNotExist, hintShare},
 	0xC00000CB:           {"STATUS_BAD_DEVICE_TYPE", transport.ErrRejected, ""},
 	0xC00000BB:           {"STATUS_NOT_SUPPORTED", errors.ErrUnsupported, "the server wants another dialect; see Options.Dialect"},
-	0xC0000034:           {"STATUS_OBJECT_NAME_NOT_FOUND", fs.ErrNotExist, ""},
-	0xC000003A:           {"STATUS_OBJECT_PATH_NOT_FOUND", fs.ErrNotExist, ""},
+	statusNameNotFound:   {"STATUS_OBJECT_NAME_NOT_FOUND", fs.ErrNotExist, ""},
+	statusPathNotFound:   {"STATUS_OBJECT_PATH_NOT_FOUND", fs.ErrNotExist, ""},
 	0xC000000F:           {"STATUS_NO_SUCH_FILE", fs.ErrNotExist, ""},
-	0xC0000035:           {"STATUS_OBJECT_NAME_COLLISION", fs.ErrExist, ""},
+	statusCollision:      {"STATUS_OBJECT_NAME_COLLISION", fs.ErrExist, ""},
 	0xC0000033:           {"STATUS_OBJECT_NAME_INVALID", transport.ErrInvalid, "the file system of the target does not allow this name"},
 	0xC0000039:           {"STATUS_OBJECT_PATH_INVALID", transport.ErrInvalid, "the file system of the target does not allow this name"},
 	0xC000003B:           {"STATUS_OBJECT_PATH_SYNTAX_BAD", transport.ErrInvalid, "the file system of the target does not allow this name"},
@@ -86,8 +93,12 @@ var ntMeanings = map[uint32]meaning{
 	0xC000007F:           {"STATUS_DISK_FULL", transport.ErrNoSpace, ""},
 	0xC0000044:           {"STATUS_QUOTA_EXCEEDED", transport.ErrNoSpace, ""},
 	0xC00000A2:           {"STATUS_MEDIA_WRITE_PROTECTED", fs.ErrPermission, ""},
-	0xC000009A:           {"STATUS_INSUFFICIENT_RESOURCES", transport.ErrBusy, ""},
-	0xC0000205:           {"STATUS_INSUFF_SERVER_RESOURCES", transport.ErrBusy, ""},
+	0xC0000017:           {"STATUS_NO_MEMORY", transport.ErrBusy, hintResources},
+	0xC000009A:           {"STATUS_INSUFFICIENT_RESOURCES", transport.ErrBusy, hintResources},
+	0xC0000205:           {"STATUS_INSUFF_SERVER_RESOURCES", transport.ErrBusy, hintResources},
+	0xC000012D:           {"STATUS_COMMITMENT_LIMIT", transport.ErrBusy, hintResources},
+	0xC0000906:           {"STATUS_VIRUS_INFECTED", transport.ErrRejected, hintScanner},
+	0xC0000907:           {"STATUS_VIRUS_DELETED", transport.ErrRejected, hintScanner},
 	0xC00000D0:           {"STATUS_REQUEST_NOT_ACCEPTED", transport.ErrBusy, "the server has as many sessions as it allows"},
 	0xC00000B5:           {"STATUS_IO_TIMEOUT", transport.ErrTimeout, ""},
 	0xC0000257:           {"STATUS_PATH_NOT_COVERED", errors.ErrUnsupported, "the path is in another place by DFS, which is not followed: give the server and share that hold it"},
@@ -113,8 +124,14 @@ var winMeanings = map[uint32]meaning{ // MS-ERREF, section 2.2
 	123:  {"ERROR_INVALID_NAME", transport.ErrInvalid, "names of services hold no slash, backslash, comma or blank, and at most 256 characters"},
 	193:  {"ERROR_BAD_EXE_FORMAT", transport.ErrRejected, "the program is not for this kind of machine"},
 	216:  {"ERROR_EXE_MACHINE_TYPE_MISMATCH", transport.ErrRejected, "the program is not for this kind of machine"},
-	225:  {"ERROR_VIRUS_INFECTED", transport.ErrRejected, "the host's virus scanner has stopped the program; have it allowed by its hash or signature"},
-	577:  {"ERROR_INVALID_IMAGE_HASH", transport.ErrRejected, "the host runs signed programs alone"},
+	8:    {"ERROR_NOT_ENOUGH_MEMORY", transport.ErrBusy, hintResources},
+	14:   {"ERROR_OUTOFMEMORY", transport.ErrBusy, hintResources},
+	225:  {"ERROR_VIRUS_INFECTED", transport.ErrRejected, hintScanner},
+	226:  {"ERROR_VIRUS_DELETED", transport.ErrRejected, hintScanner},
+	577:  {"ERROR_INVALID_IMAGE_HASH", transport.ErrRejected, "the host checks signatures of programs, and does not accept that of this one, or there is none: use one that is signed, or have it allowed by its hash"},
+	740:  {"ERROR_ELEVATION_REQUIRED", transport.ErrRejected, "the program asks for the rights of an administrator, which the account of the service does not have: have it run as LocalSystem"},
+	1130: {"ERROR_NOT_ENOUGH_SERVER_MEMORY", transport.ErrBusy, hintResources},
+	1450: {"ERROR_NO_SYSTEM_RESOURCES", transport.ErrBusy, hintResources},
 	1051: {"ERROR_DEPENDENT_SERVICES_RUNNING", transport.ErrBusy, ""},
 	1052: {"ERROR_INVALID_SERVICE_CONTROL", transport.ErrRejected, "the service takes no such order"},
 	1053: {"ERROR_SERVICE_REQUEST_TIMEOUT", transport.ErrTimeout, "the program has not reported to the service control manager within 30 seconds: it may be held up by a virus scanner, or be no service"},
@@ -137,7 +154,9 @@ var winMeanings = map[uint32]meaning{ // MS-ERREF, section 2.2
 	1275: {"ERROR_DRIVER_BLOCKED", transport.ErrRejected, ""},
 	1703: {"RPC_S_PROTSEQ_NOT_SUPPORTED", errors.ErrUnsupported, ""},
 	1764: {"RPC_S_CANNOT_SUPPORT", errors.ErrUnsupported, ""},
-	1260: {"ERROR_ACCESS_DISABLED_BY_POLICY", transport.ErrRejected, "a software restriction policy or AppLocker forbids the program; have it allowed by its hash or signature"},
+	1260: {"ERROR_ACCESS_DISABLED_BY_POLICY", transport.ErrRejected, hintPolicy + " (AppLocker, software restriction policies)"},
+	4550: {"ERROR_SYSTEM_INTEGRITY_ROLLBACK_DETECTED", transport.ErrRejected, hintPolicy + " (App Control for Business, which was WDAC)"},
+	4551: {"ERROR_SYSTEM_INTEGRITY_POLICY_VIOLATION", transport.ErrRejected, hintPolicy + " (App Control for Business, which was WDAC)"},
 }
 
 // ntCode and winCode are codes as errors show them.

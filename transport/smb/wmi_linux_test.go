@@ -63,7 +63,7 @@ func TestWMI(t *testing.T) {
 	require.Equal(t, []transport.Device{
 		{ID: "bios", Class: transport.ClassBIOS, Name: "System BIOS", Vendor: "HPE", Firmware: "U30 2.36 07/16/2020", HardwareIDs: []string{"product:ProLiant DL380 Gen10"}},
 		{ID: "disk:PEYHC0DRH", Class: transport.ClassDisk, Name: "PHYSICALDRIVE0", Model: "HP LOGICAL VOLUME", Serial: "PEYHC0DRH", Firmware: "3.00",
-			Driver: "disk", DriverVersion: "10.0.1", HardwareIDs: []string{"model:HP LOGICAL VOLUME"}},
+			Driver: "disk", HardwareIDs: []string{"model:HP LOGICAL VOLUME"}},
 		{ID: `PCI\VEN_8086&DEV_1572&SUBSYS_22FD103C&REV_02\3&11583659&0&00`, Class: transport.ClassNIC, Name: "Embedded LOM 1", Vendor: "HPE", Model: "Ethernet 10Gb",
 			Serial: "98:f2:b3:00:00:01", Driver: "i40ea", DriverVersion: "1.16.202.10",
 			HardwareIDs: []string{"pci:8086:1572:103c:22fd", "pci:8086:1572", `PCI\VEN_8086&DEV_1572&SUBSYS_22FD103C&REV_02`}},

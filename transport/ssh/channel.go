@@ -25,22 +25,20 @@ func (c *conn) openSession(ctx context.Context) (xssh.Channel, <-chan *xssh.Requ
 			return nil, nil, err
 		}
 		c.retireSFTP()
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil, nil, context.Cause(ctx)
+		if err := pause(ctx, wait); err != nil {
+			return nil, nil, err
 		}
 	}
 }
 
 // startSession opens a session and has the server start something in it (RFC 4254,
-// section 6.5). It returns no channel if the server refuses. Dropbear closes a
-// session that is opened just when another one ends; what it closed before it
-// answered was not started, so that it can be tried again.
+// section 6.5). It returns no channel if the server refuses. Dropbear (2022.83) closes
+// a session that has been opened and in which nothing runs yet when the program of
+// another one ends; what it closed before it answered was not started, so that it can
+// be tried again. The busier the target, and the more programs end, the more often that
+// happens in a row.
 func (c *conn) startSession(ctx context.Context, request, what string) (xssh.Channel, <-chan *xssh.Request, error) {
-	for try := 1; ; try++ {
+	for try, wait := 1, 10*time.Millisecond; ; try, wait = try+1, 2*wait {
 		ch, reqs, err := c.openSession(ctx)
 		if err != nil {
 			return nil, nil, err
@@ -56,9 +54,27 @@ func (c *conn) startSession(ctx context.Context, request, what string) (xssh.Cha
 		if err == nil {
 			return nil, nil, nil
 		}
-		if err = c.explain(ctx, err); !errors.Is(err, io.EOF) || c.ctx.Err() != nil || try == 3 {
+		if err = c.explain(ctx, err); !errors.Is(err, io.EOF) || c.ctx.Err() != nil || try == startTries {
 			return nil, nil, err
 		}
+		if err := pause(ctx, wait); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// startTries is how often a session is opened to start one thing in it.
+const startTries = 7
+
+// pause waits for a while, or returns why ctx has ended.
+func pause(ctx context.Context, while time.Duration) error {
+	t := time.NewTimer(while)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

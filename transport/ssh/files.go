@@ -55,6 +55,28 @@ func (k *call) viaSFTP() (*sftpClient, error) {
 	return s, err
 }
 
+// overSFTP runs f with the SFTP client with which files are looked after; ok is
+// false where that is left to the shell. A server may close a session that nobody
+// has used for a while (ChannelTimeout of sshd_config(5)) just when it is used again,
+// and leave the connection open: then f runs once more, with a new session, unless it
+// has set changed, as it must before its first request that changes anything.
+func overSFTP[T any](k *call, f func(s *sftpClient, changed *bool) (T, error)) (v T, ok bool, err error) {
+	for again := true; ; again = false {
+		s, err := k.viaSFTP()
+		if err != nil {
+			return v, true, k.fail(err)
+		}
+		if s == nil {
+			return v, false, nil
+		}
+		changed := false
+		v, err = do(k.ctx, k.c, func() (T, error) { return f(s, &changed) }, nil)
+		if !again || k.ctx.Err() != nil || !s.over(err) || changed {
+			return v, true, k.sftpFail(s, err)
+		}
+	}
+}
+
 // Stat implements transport.FileStore. It does not follow a symbolic link.
 func (c *conn) Stat(ctx context.Context, name string) (transport.FileInfo, error) {
 	k, abs, err := c.file(ctx, "stat", name)
@@ -62,15 +84,11 @@ func (c *conn) Stat(ctx context.Context, name string) (transport.FileInfo, error
 		return transport.FileInfo{}, err
 	}
 	defer k.end()
-	s, err := k.viaSFTP()
+	fi, ok, err := overSFTP(k, func(s *sftpClient, _ *bool) (fs.FileInfo, error) { return s.Lstat(abs) })
 	if err != nil {
-		return transport.FileInfo{}, k.fail(err)
+		return transport.FileInfo{}, err
 	}
-	if s != nil {
-		fi, err := do(k.ctx, c, func() (fs.FileInfo, error) { return s.Lstat(abs) }, nil)
-		if err != nil {
-			return transport.FileInfo{}, k.sftpFail(s, err)
-		}
+	if ok {
 		return infoOf(path.Dir(abs), path.Base(abs), fi), nil
 	}
 	out, err := k.script(statScript, abs, baseOf(abs))
@@ -108,17 +126,13 @@ func (c *conn) List(ctx context.Context, dir string) ([]transport.FileInfo, erro
 		return nil, err
 	}
 	defer k.end()
-	s, err := k.viaSFTP()
+	// The context also ends the sequence of requests behind our back.
+	entries, ok, err := overSFTP(k, func(s *sftpClient, _ *bool) ([]fs.FileInfo, error) { return s.readDir(k.ctx, abs, maxDir) })
 	if err != nil {
-		return nil, k.fail(err)
+		return nil, err
 	}
 	var list []transport.FileInfo
-	if s != nil {
-		// The context also ends the sequence of requests behind our back.
-		entries, err := do(k.ctx, c, func() ([]fs.FileInfo, error) { return s.readDir(k.ctx, abs, maxDir) }, nil)
-		if err != nil {
-			return nil, k.sftpFail(s, err)
-		}
+	if ok {
 		for _, fi := range entries {
 			list = append(list, infoOf(abs, fi.Name(), fi))
 		}
@@ -150,13 +164,11 @@ func (c *conn) Mkdir(ctx context.Context, dir string, perm fs.FileMode) error {
 		return err
 	}
 	defer k.end()
-	s, err := k.viaSFTP()
-	if err != nil {
-		return k.fail(err)
-	}
-	if s != nil {
-		_, err := do(k.ctx, c, func() (struct{}, error) { return struct{}{}, s.mkdirAll(k.ctx, abs, perm.Perm()) }, nil)
-		return k.sftpFail(s, err)
+	_, ok, err := overSFTP(k, func(s *sftpClient, changed *bool) (struct{}, error) {
+		return struct{}{}, s.mkdirAll(k.ctx, abs, perm.Perm(), changed)
+	})
+	if ok {
+		return err
 	}
 	_, err = k.script(mkdirScript, abs, octal(perm))
 	return err
@@ -172,13 +184,11 @@ func (c *conn) Remove(ctx context.Context, name string) error {
 	if abs == "/" {
 		return c.invalid("remove", name, "this is the root of the file system")
 	}
-	s, err := k.viaSFTP()
-	if err != nil {
-		return k.fail(err)
-	}
-	if s != nil {
-		_, err := do(k.ctx, c, func() (struct{}, error) { return struct{}{}, s.remove(abs) }, nil)
-		return k.sftpFail(s, err)
+	_, ok, err := overSFTP(k, func(s *sftpClient, changed *bool) (struct{}, error) {
+		return struct{}{}, s.remove(abs, changed)
+	})
+	if ok {
+		return err
 	}
 	_, err = k.script(removeScript, abs)
 	return err

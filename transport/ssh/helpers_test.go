@@ -5,11 +5,14 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/pem"
+	"flag"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +34,11 @@ func TestMain(m *testing.M) {
 		if err := os.Setenv("PATH", strings.Join(dirs, string(filepath.ListSeparator))); err != nil {
 			panic(err)
 		}
+	}
+	// Most of these tests wait for hosts: more of them than there are processors go on
+	// at a time, unless the command line says how many.
+	if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

@@ -260,7 +260,7 @@ func cancelled(t *testing.T, conn transport.Conn) {
 				assert.Eventually(t, func() bool {
 					exit, err := transport.Run(t.Context(), conn, transport.Command{Argv: []string{"kill", "-0", pid}})
 					return err == nil && exit.Code != 0
-				}, 30*time.Second, 50*time.Millisecond, "process %s of %s lives on", pid, script)
+				}, 3*time.Minute, 50*time.Millisecond, "process %s of %s lives on", pid, script)
 			}
 		})
 	}

@@ -71,11 +71,7 @@ func (c *conn) Identify(ctx context.Context) (transport.Identity, error) {
 // readFacts reads the facts by SFTP. Files that are missing or cannot be read are
 // empty; a chroot may hide them all.
 func (k *call) readFacts() ([]string, error) {
-	s, err := k.c.sftp(k.ctx)
-	if err != nil {
-		return nil, k.fail(err)
-	}
-	values, err := do(k.ctx, k.c, func() ([]string, error) {
+	values, _, err := overSFTP(k, func(s *sftpClient, _ *bool) ([]string, error) {
 		values := make([]string, len(facts))
 		var wg sync.WaitGroup
 		for i, name := range facts {
@@ -91,17 +87,14 @@ func (k *call) readFacts() ([]string, error) {
 			})
 		}
 		wg.Wait()
-		return values, nil
-	}, nil)
-	if err != nil {
-		return nil, k.fail(err)
-	}
-	select {
-	case <-s.gone:
-		return nil, k.sftpFail(s, sftp.ErrSSHFxConnectionLost)
-	default:
-		return values, nil
-	}
+		select {
+		case <-s.gone:
+			return nil, sftp.ErrSSHFxConnectionLost
+		default:
+			return values, nil
+		}
+	})
+	return values, err
 }
 
 // identityOf puts an identity together from the values of facts.

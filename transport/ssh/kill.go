@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	killGrace = time.Second     // how long a cancelled call waits for its program to end
-	killLimit = 8 * time.Second // how long the effort goes on behind its back
+	killGrace = time.Second      // how long a cancelled call waits for its program to end
+	killLimit = time.Minute      // how long the effort goes on behind its back, while the connection is open
+	lateStart = 10 * time.Second // how long a login shell may take until the program's number comes
 )
 
 // terminate ends the program of a cancelled call: by a signal to its process
@@ -53,6 +54,15 @@ func (p *process) kill() {
 	if !strings.Contains(word, alone) { // else one process alone would get it, and its children get lost
 		_ = p.signal(ctx, "TERM")
 		ended = p.within(ctx, killGrace/4, p.done)
+		word, _ = p.pids.Load().(string)
+	}
+	if word == "" && !ended {
+		// The signal did not end the login shell, which takes long over its start files on
+		// a busy host: the program is yet to come, and must not stay. Close ends the wait.
+		late, stop := context.WithCancel(ctx)
+		defer context.AfterFunc(p.c.ctx, stop)()
+		p.within(late, lateStart, p.started)
+		stop()
 		word, _ = p.pids.Load().(string)
 	}
 	// That the streams have ended does not say that everybody has who is in the

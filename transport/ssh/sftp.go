@@ -24,14 +24,33 @@ type sftpClient struct {
 	ch     xssh.Channel
 	packet int           // bytes of one read or write request
 	window int           // requests under way in one transfer
-	gone   chan struct{} // closed when the session has ended
+	gone   chan struct{} // closed when the session has ended, before any request hears of it
+	end    func()        // closes it; may be called often
 	in     *meter
+}
+
+// over reports whether err is what becomes of a request because the session has
+// ended, rather than an answer to it.
+func (s *sftpClient) over(err error) bool {
+	if err == nil || answered(err) {
+		return false
+	}
+	if errors.Is(err, sftp.ErrSSHFxConnectionLost) { // the client has given up on what the server sends
+		s.end()
+	}
+	select {
+	case <-s.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 // meter counts what a server sends, against the budgets of the calls that must
 // not take any amount of it.
 type meter struct {
 	r       io.Reader
+	end     func() // called when nothing more can be read, before the error is returned; may be nil
 	mu      sync.Mutex
 	budgets map[*budget]struct{}
 }
@@ -44,6 +63,9 @@ type budget struct {
 // Read implements io.Reader.
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
+	if err != nil && m.end != nil {
+		m.end()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for b := range m.budgets {
@@ -181,20 +203,37 @@ func (c *conn) openSFTP(ctx context.Context, packet int) (*sftpClient, error) {
 	}
 	c.bg.Go(func() { xssh.DiscardRequests(reqs) })
 	c.bg.Go(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) })
-	in := &meter{r: ch}
+	gone := make(chan struct{})
+	end := sync.OnceFunc(func() { close(gone) })
+	in := &meter{r: ch, end: end}
 	client, err := do(ctx, c, func() (*sftp.Client, error) {
-		return sftp.NewClientPipe(in, ch, sftp.MaxPacketUnchecked(packet))
+		return sftp.NewClientPipe(in, &outgoing{ch, end}, sftp.MaxPacketUnchecked(packet))
 	}, func(s *sftp.Client) { _ = s.Close() })
 	if err != nil {
 		c.bg.Go(func() { _ = ch.Close() })
 		return nil, c.explain(ctx, err)
 	}
-	s := &sftpClient{Client: client, ch: ch, packet: packet, window: min(64, maxWindow/packet), gone: make(chan struct{}), in: in}
+	s := &sftpClient{Client: client, ch: ch, packet: packet, window: min(64, maxWindow/packet), gone: gone, end: end, in: in}
 	c.bg.Go(func() {
-		defer close(s.gone)
+		defer end()
 		_ = client.Wait()
 	})
 	return s, nil
+}
+
+// outgoing is where the requests of a session are written.
+type outgoing struct {
+	io.WriteCloser
+	end func() // called when nothing more can be written, before the error is returned
+}
+
+// Write implements io.Writer.
+func (o *outgoing) Write(p []byte) (int, error) {
+	n, err := o.WriteCloser.Write(p)
+	if err != nil {
+		o.end()
+	}
+	return n, err
 }
 
 // drop ends the session without waiting for the server.
@@ -234,8 +273,9 @@ func (s *sftpClient) readDir(ctx context.Context, dir string, limit int64) ([]fs
 	return nil, err
 }
 
-// mkdirAll makes dir and the missing ones above it.
-func (s *sftpClient) mkdirAll(ctx context.Context, dir string, perm fs.FileMode) error {
+// mkdirAll makes dir and the missing ones above it. It sets changed before it makes
+// any.
+func (s *sftpClient) mkdirAll(ctx context.Context, dir string, perm fs.FileMode, changed *bool) error {
 	var missing []string
 	for d := dir; ; d = path.Dir(d) {
 		fi, err := s.Stat(d)
@@ -255,6 +295,7 @@ func (s *sftpClient) mkdirAll(ctx context.Context, dir string, perm fs.FileMode)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		*changed = true
 		if err := s.Mkdir(d); err != nil {
 			if fi, serr := s.Stat(d); serr == nil && fi.IsDir() { // somebody else was faster
 				missing = slices.Delete(missing, i, i+1)
@@ -274,12 +315,13 @@ func (s *sftpClient) mkdirAll(ctx context.Context, dir string, perm fs.FileMode)
 	return nil
 }
 
-// remove removes a file or an empty directory.
-func (s *sftpClient) remove(name string) error {
+// remove removes a file or an empty directory. It sets changed before it does.
+func (s *sftpClient) remove(name string, changed *bool) error {
 	fi, err := s.Lstat(name)
 	if err != nil {
 		return err
 	}
+	*changed = true
 	if !fi.IsDir() {
 		// Remove would go on to try the name as a directory, and mix the answers up.
 		return s.readOnly(name, s.Client.Remove(name))

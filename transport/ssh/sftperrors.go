@@ -12,23 +12,17 @@ import (
 
 // sftpFail is k.fail for an answer of SFTP, or for the end of its session.
 func (k *call) sftpFail(s *sftpClient, err error) error {
-	if err == nil {
-		return nil
-	}
-	var status *sftp.StatusError
-	if errors.As(err, &status) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return k.fail(err)
-	}
-	var te *transport.Error
-	if errors.As(err, &te) {
-		return k.fail(err)
-	}
-	select {
-	case <-s.gone:
+	if s.over(err) {
 		err = k.c.explain(k.ctx, &transport.Error{Kind: transport.ErrProtocol, Err: err, Hint: "the SFTP session ended"})
-	default:
 	}
 	return k.fail(err)
+}
+
+// answered reports whether err comes from an answer of the server's.
+func answered(err error) bool {
+	var status *sftp.StatusError
+	var te *transport.Error
+	return errors.As(err, &status) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.As(err, &te)
 }
 
 // sftpErrCode is the status in an error of package sftp.

@@ -59,6 +59,8 @@ type broken struct {
 	update      func(ctx context.Context, p transport.Payload, o transport.UpdateOptions) (transport.Result, error)
 	undo        func(ctx context.Context, s transport.State) error
 	reboot      func(ctx context.Context, o transport.RebootOptions) error
+	space       func(ctx context.Context, dir string) (int64, error)
+	clock       func(ctx context.Context) (transport.Clock, error)
 }
 
 func (b *broken) Caps() transport.Caps {
@@ -157,6 +159,20 @@ func (b *broken) Reboot(ctx context.Context, o transport.RebootOptions) error {
 		return b.reboot(ctx, o)
 	}
 	return b.Forward.Reboot(ctx, o)
+}
+
+func (b *broken) Space(ctx context.Context, dir string) (int64, error) {
+	if b.space != nil {
+		return b.space(ctx, dir)
+	}
+	return b.Forward.Space(ctx, dir)
+}
+
+func (b *broken) Clock(ctx context.Context) (transport.Clock, error) {
+	if b.clock != nil {
+		return b.clock(ctx)
+	}
+	return b.Forward.Clock(ctx)
 }
 
 // breaks makes a broken driver of a function that overrides calls.
@@ -516,6 +532,16 @@ func TestConformanceFindsBrokenDrivers(t *testing.T) {
 		{"undoes nothing", transporttest.NewPushDevice, breaks(func(c transport.Conn, b *broken) {
 			b.undo = func(context.Context, transport.State) error { return nil }
 		}), []string{"undo/leftovers", "undo/unknown-state"}},
+		{"has room everywhere", transporttest.NewServiceServer, breaks(func(_ transport.Conn, b *broken) {
+			b.space = func(context.Context, string) (int64, error) { return 1 << 30, nil }
+		}), []string{"space/room"}},
+		{"has a clock that runs away", transporttest.NewServiceServer, breaks(func(_ transport.Conn, b *broken) {
+			var ahead time.Duration
+			b.clock = func(context.Context) (transport.Clock, error) {
+				ahead += time.Hour
+				return transport.Clock{Skew: ahead}, nil
+			}
+		}), []string{"clock/sane"}},
 		{"does not reboot", transporttest.NewPushDevice, breaks(func(c transport.Conn, b *broken) {
 			b.reboot = func(context.Context, transport.RebootOptions) error { return nil }
 		}), []string{"reboot/boot-id", "reboot/invalid"}},

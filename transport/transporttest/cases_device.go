@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path"
 	"reflect"
 	"slices"
 	"time"
@@ -18,6 +20,8 @@ func deviceCases() []Case {
 		{Name: "children/break", Needs: transport.CapChildren, run: childrenBreak},
 		{Name: "children/cancel", Needs: transport.CapChildren, run: childrenCancel},
 		{Name: "inventory/content", Needs: transport.CapInventory, run: inventoryContent},
+		{Name: "space/room", Needs: transport.CapSpace | transport.CapFiles, run: spaceRoom},
+		{Name: "clock/sane", Needs: transport.CapClock, run: clockSane},
 	}
 }
 
@@ -147,6 +151,35 @@ func inventoryContent(ctx context.Context, e *env) error {
 		}
 		if !reflect.DeepEqual(again.Devices, inv.Devices) {
 			f.addf("a second inventory has other devices, though nothing changed")
+		}
+		return f.err()
+	})
+}
+
+// spaceRoom asks for the room where the suite may write, which is there, and elsewhere.
+func spaceRoom(ctx context.Context, e *env) error {
+	return e.withDir(ctx, func(conn transport.Conn, dir string) error {
+		var f failures
+		free, err := transport.Space(ctx, conn, dir)
+		if err != nil || free <= 0 {
+			f.addf("%d bytes are free in %q, error %v; the suite writes there", free, dir, err)
+		}
+		_, err = transport.Space(ctx, conn, path.Join(dir, "missing"))
+		f.add(e.wantErr("space in a missing directory", err, fs.ErrNotExist))
+		return f.err()
+	})
+}
+
+func clockSane(ctx context.Context, e *env) error {
+	return e.with(ctx, func(conn transport.Conn) error {
+		var f failures
+		c, err := transport.ReadClock(ctx, conn)
+		if err != nil || c.Within < 0 || c.Within > e.Patience {
+			f.addf("the clock is ahead by %v, known to within %v, error %v", c.Skew, c.Within, err)
+		}
+		again, err := transport.ReadClock(ctx, conn)
+		if diff := (again.Skew - c.Skew).Abs(); err != nil || diff > c.Within+again.Within+time.Second {
+			f.addf("the clock is ahead by %v, and a moment later by %v, error %v", c.Skew, again.Skew, err)
 		}
 		return f.err()
 	})

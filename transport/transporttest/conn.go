@@ -39,6 +39,8 @@ var _ interface {
 	transport.Updater
 	transport.Undoer
 	transport.Rebooter
+	transport.Spacer
+	transport.Clocker
 } = (*conn)(nil)
 
 func (c *conn) fail(op, path string, kind, cause error) *transport.Error {
@@ -279,6 +281,29 @@ func (c *conn) Inventory(ctx context.Context) (_ *transport.Inventory, err error
 		Devices:  slices.Clone(c.t.cfg.Devices),
 		Software: slices.Clone(c.t.cfg.Software),
 	}, nil
+}
+
+// Space implements transport.Spacer.
+func (c *conn) Space(ctx context.Context, dir string) (free int64, err error) {
+	k, err := c.use(ctx, "space", dir, transport.CapSpace)
+	defer func() { k.end(&err) }()
+	if err != nil {
+		return 0, err
+	}
+	if free, err = c.t.fs.free(dir); err != nil {
+		err = c.fsError("space", dir, err)
+	}
+	return free, err
+}
+
+// Clock implements transport.Clocker.
+func (c *conn) Clock(ctx context.Context) (_ transport.Clock, err error) {
+	k, err := c.use(ctx, "clock", "", transport.CapClock)
+	defer func() { k.end(&err) }()
+	if err != nil {
+		return transport.Clock{}, err
+	}
+	return transport.Clock{Skew: c.t.cfg.Skew, Within: time.Millisecond}, nil
 }
 
 // Reboot implements transport.Rebooter.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -293,6 +294,32 @@ func (m *memFS) openPartial(name, final string, size int64) (int64, error) {
 	return int64(len(n.data)), nil
 }
 
+// left is how many bytes may still be written.
+func (m *memFS) left() int64 {
+	if m.space <= 0 {
+		return math.MaxInt64
+	}
+	left := m.space
+	for _, n := range m.nodes {
+		left -= int64(len(n.data))
+	}
+	return left
+}
+
+// free is how many bytes may still be written in a directory.
+func (m *memFS) free(dir string) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, n, err := m.existing(dir)
+	if err != nil {
+		return 0, err
+	}
+	if !n.dir {
+		return 0, errNotDir
+	}
+	return max(0, m.left()), nil
+}
+
 // appendTo writes as much of p as there is space for.
 func (m *memFS) appendTo(name string, p []byte) error {
 	m.mu.Lock()
@@ -301,15 +328,9 @@ func (m *memFS) appendTo(name string, p []byte) error {
 	if err != nil {
 		return err
 	}
-	if m.space > 0 {
-		left := m.space
-		for _, n := range m.nodes {
-			left -= int64(len(n.data))
-		}
-		if left < int64(len(p)) {
-			n.data = append(n.data, p[:max(0, left)]...)
-			return transport.ErrNoSpace
-		}
+	if left := m.left(); left < int64(len(p)) {
+		n.data = append(n.data, p[:max(0, left)]...)
+		return transport.ErrNoSpace
 	}
 	n.data = append(n.data, p...)
 	n.modTime = time.Now()

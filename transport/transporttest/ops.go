@@ -112,6 +112,14 @@ func (e *env) ops() []op {
 		{"undo", transport.CapUndo, false, func(ctx context.Context, c transport.Conn) error {
 			return transport.Undo(ctx, c, transport.State{})
 		}},
+		{"space", transport.CapSpace, true, func(ctx context.Context, c transport.Conn) error {
+			_, err := transport.Space(ctx, c, e.Dir)
+			return err
+		}},
+		{"clock", transport.CapClock, true, func(ctx context.Context, c transport.Conn) error {
+			_, err := transport.ReadClock(ctx, c)
+			return err
+		}},
 		{"reboot", transport.CapReboot, false, func(ctx context.Context, c transport.Conn) error {
 			return transport.Reboot(ctx, c, transport.RebootOptions{})
 		}},

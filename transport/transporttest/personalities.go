@@ -40,7 +40,7 @@ func NewServiceServer() (*Fake, *Target) {
 func (f *Fake) AddServiceServer(address string) *Target {
 	cfg := newConfig(address, transport.Identity{Name: address, OS: "windows", Version: "Windows Server 2022 Datacenter",
 		Kernel: "10.0.20348", Arch: "amd64", Vendor: "HPE", Product: "ProLiant DL380 Gen10", Serial: serial(address)})
-	cfg.Caps = transport.CapFiles | transport.CapServices | transport.CapTunnelPipe
+	cfg.Caps = transport.CapFiles | transport.CapServices | transport.CapTunnelPipe | transport.CapSpace | transport.CapClock
 	cfg.Windows = true
 	t := f.Add(cfg)
 	_ = t.fs.mkdir("/Temp", 0o755)

@@ -37,6 +37,8 @@ type TargetConfig struct {
 	Volatile []string
 	// Space is how many bytes of content the file system holds; 0 means any number.
 	Space int64
+	// Skew is by how much the target's clock is ahead of the manager's.
+	Skew time.Duration
 
 	Children []transport.Child
 	Devices  []transport.Device

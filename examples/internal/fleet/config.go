@@ -28,6 +28,11 @@ type Config struct {
 	// Password is for targets that refuse the keys; zero means there is none. Jump
 	// hosts are not offered it: one that refuses the keys has its own asked for.
 	Password transport.Secret
+	// Passwords are those of targets that have one of their own, by what Target.String
+	// returns.
+	Passwords map[string]transport.Secret
+	// WMI offers an inventory of Windows servers without an agent; see smb.Options.
+	WMI bool
 	// Sudo does everything under sudo, unless the user is root anyway.
 	Sudo bool
 	// SudoPassword is what sudo is told when it asks; zero means Password, or

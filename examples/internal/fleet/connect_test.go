@@ -433,7 +433,9 @@ exec "$@"
 
 func TestKindsWithoutDriver(t *testing.T) {
 	t.Parallel()
-	r, err := fleet.New(newWorld(t).cfg)
+	w := newWorld(t)
+	w.cfg.Password = transport.NewSecret(canary)
+	r, err := fleet.New(w.cfg)
 	require.NoError(t, err)
 	for _, k := range sum.Kinds() {
 		_, _, err := r.Resolve(t.Context(), sum.Target{Kind: k, Address: "a", User: "ops"})

@@ -2,7 +2,7 @@
 // fleet file that names the targets, and a [sum.Resolve] that reaches them as
 // the caller's own OpenSSH would.
 //
-//	targets, err := fleet.ReadFile("fleet.yaml")
+//	file, err := fleet.ReadFile("fleet.yaml")
 //	...
 //	resolver, err := fleet.New(fleet.Config{})
 //	...
@@ -35,9 +35,11 @@
 //
 // # Passwords
 //
-// Passwords are given to the Config by the program, which has them from a file,
-// the environment or a prompt; a fleet file cannot hold any. Config.Ask is
-// called only when a target refused the keys, and once for each user name.
+// Passwords are given to the Config by the program, which has them from files,
+// the environment or a prompt; a fleet file cannot hold any, but name a file for each
+// target (password_file). Config.Ask is called only when a target refused the keys, or
+// is a Windows server, and once for each user name. A Windows server for which there is
+// no password, and nobody to ask, is not dialled: [sum.ErrNoPassword].
 //
 // # Jump hosts
 //

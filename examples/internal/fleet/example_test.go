@@ -7,7 +7,7 @@ import (
 )
 
 func ExampleParse() {
-	targets, err := fleet.Parse("fleet.yaml", []byte(`
+	file, err := fleet.Parse("fleet.yaml", []byte(`
 defaults: {kind: linux, user: root}
 targets:
   - name: db1
@@ -18,7 +18,7 @@ targets:
 		fmt.Println(err)
 		return
 	}
-	for _, t := range targets {
+	for _, t := range file.Targets {
 		fmt.Println(t)
 	}
 	_, err = fleet.Parse("fleet.yaml", []byte("targets:\n  - url: linux://db1\n    password: secret\n"))
@@ -26,5 +26,5 @@ targets:
 	// Output:
 	// linux://root@db1.example.com:2222
 	// linux://ops@web1
-	// fleet.yaml:3: invalid input: field "password": a password does not belong in a fleet file; give it in a file of its own, the environment or at the prompt
+	// fleet.yaml:3: invalid input: field "password": a password does not belong in a fleet file; name a file that has it (password_file), or give it in the environment or at the prompt
 }

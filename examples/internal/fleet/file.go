@@ -1,10 +1,13 @@
 package fleet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,42 +44,76 @@ func (e *FileError) Error() string {
 // not be read.
 func (e *FileError) Unwrap() error { return e.Err }
 
-// document is a fleet file. Fields that it does not name are refused.
-type document struct {
-	Defaults defaults `yaml:"defaults"`
-	Targets  []entry  `yaml:"targets"`
+// FileErrors are all that is wrong with a fleet file, in the order of its lines.
+type FileErrors []*FileError
+
+// Error implements error: one line for each.
+func (e FileErrors) Error() string {
+	lines := make([]string, len(e))
+	for i, err := range e {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns each.
+func (e FileErrors) Unwrap() []error {
+	out := make([]error, len(e))
+	for i, err := range e {
+		out[i] = err
+	}
+	return out
+}
+
+// File is a fleet file.
+type File struct {
+	Targets []sum.Target
+	// PasswordFiles are the names of files with the passwords of targets, by what
+	// Target.String returns. They are not looked at.
+	PasswordFiles map[string]string
 }
 
 // defaults hold for targets that do not say otherwise. Labels are merged.
 type defaults struct {
-	Kind   string            `yaml:"kind"`
-	User   string            `yaml:"user"`
-	Labels map[string]string `yaml:"labels"`
+	Kind         string            `yaml:"kind"`
+	User         string            `yaml:"user"`
+	PasswordFile string            `yaml:"password_file"`
+	Labels       map[string]string `yaml:"labels"`
 }
 
 type entry struct {
-	Name    string            `yaml:"name"`
-	URL     string            `yaml:"url"`
-	Kind    string            `yaml:"kind"`
-	User    string            `yaml:"user"`
-	Address string            `yaml:"address"`
-	Object  string            `yaml:"object"`
-	Parent  string            `yaml:"parent"`
-	Labels  map[string]string `yaml:"labels"`
+	Name         string            `yaml:"name"`
+	URL          string            `yaml:"url"`
+	Kind         string            `yaml:"kind"`
+	User         string            `yaml:"user"`
+	PasswordFile string            `yaml:"password_file"`
+	Address      string            `yaml:"address"`
+	Object       string            `yaml:"object"`
+	Parent       string            `yaml:"parent"`
+	Labels       map[string]string `yaml:"labels"`
 }
 
-// ReadFile reads a fleet file; see Parse. Errors are [*FileError]s.
-func ReadFile(filename string) ([]sum.Target, error) {
+// ReadFile reads a fleet file; see Parse. A relative password_file is beside it.
+func ReadFile(filename string) (*File, error) {
 	f, err := os.Open(filename)
 	if err != nil {
-		return nil, &FileError{File: filename, Err: plain(err)}
+		return nil, FileErrors{{File: filename, Err: plain(err)}}
 	}
 	defer f.Close()
 	data, err := readAtMost(f, maxFile)
 	if err != nil {
-		return nil, &FileError{File: filename, Err: plain(err)}
+		return nil, FileErrors{{File: filename, Err: plain(err)}}
 	}
-	return Parse(filename, data)
+	out, err := Parse(filename, data)
+	if err != nil {
+		return nil, err
+	}
+	for t, name := range out.PasswordFiles {
+		if !filepath.IsAbs(name) {
+			out.PasswordFiles[t] = filepath.Join(filepath.Dir(filename), name)
+		}
+	}
+	return out, nil
 }
 
 // plain takes the file name, which FileError has, out of an error of package os.
@@ -99,30 +136,54 @@ func plain(err error) error {
 //	    labels: {role: database}
 //	  - url: linux://ops@web1
 //
-// A target has either a url or a kind with an address; kind and user may come
-// from the defaults. Unknown fields, passwords, targets that are named or
-// addressed twice, and parents that are not in the file are refused, with the
-// line.
-func Parse(name string, data []byte) (targets []sum.Target, err error) {
+// A target has either a url or a kind with an address; kind, user and password_file,
+// the name of a file with the password, may come from the defaults. Unknown fields,
+// passwords, targets that are named or addressed twice, and parents that are not in the
+// file are refused, all of them together: the error is FileErrors.
+func Parse(name string, data []byte) (file *File, err error) {
 	// The YAML package panics on some texts that are no YAML.
 	defer func() {
 		if p := recover(); p != nil {
-			targets, err = nil, &FileError{name, 0, fmt.Errorf("%w: not understood as YAML", sum.ErrInvalid)}
+			file, err = nil, FileErrors{{name, 0, invalid("not understood as YAML")}}
 		}
 	}()
-	fail := func(line int, format string, args ...any) ([]sum.Target, error) {
-		return nil, &FileError{name, line, fmt.Errorf("%w: "+format, append([]any{sum.ErrInvalid}, args...)...)}
+	r := reading{name: name}
+	if body := r.parse(data); body != nil {
+		file = r.document(body)
 	}
+	if len(r.wrong) > 0 {
+		slices.SortStableFunc(r.wrong, func(a, b *FileError) int { return cmp.Compare(a.Line, b.Line) })
+		return nil, r.wrong
+	}
+	return file, nil
+}
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{sum.ErrInvalid}, args...)...)
+}
+
+// reading is one Parse, with what was found to be wrong.
+type reading struct {
+	name  string
+	wrong FileErrors
+}
+
+func (r *reading) fail(line int, err error) { r.wrong = append(r.wrong, &FileError{r.name, line, err}) }
+
+// parse returns the one document of a YAML text, or nil.
+func (r *reading) parse(data []byte) ast.Node {
 	if len(data) > maxFile {
-		return fail(0, "larger than %d bytes", maxFile)
+		r.fail(0, invalid("larger than %d bytes", maxFile))
+		return nil
 	}
 	if line := tooDeep(data); line > 0 {
-		return fail(line, "nested deeper than %d levels", maxDepth)
+		r.fail(line, invalid("nested deeper than %d levels", maxDepth))
+		return nil
 	}
 	file, err := parser.ParseBytes(data, 0)
 	if err != nil {
-		line, msg := explain(err)
-		return fail(line, "%s", msg)
+		r.fail(explain(err))
+		return nil
 	}
 	var body ast.Node
 	for _, d := range file.Docs {
@@ -130,43 +191,131 @@ func Parse(name string, data []byte) (targets []sum.Target, err error) {
 			continue
 		}
 		if body != nil {
-			return fail(lineOf(d.Body), "more than one document")
+			r.fail(lineOf(d.Body), invalid("more than one document"))
+			return nil
 		}
 		body = d.Body
 	}
 	if body == nil {
-		return fail(0, "no targets")
+		r.fail(0, invalid("no targets"))
+		return nil
 	}
 	if n := find(body, ast.AliasType); n != nil {
-		return fail(lineOf(n), "aliases are not understood; use defaults")
+		r.fail(lineOf(n), invalid("aliases are not understood; use defaults"))
+		return nil
 	}
-	var doc document
-	if err := yaml.NodeToValue(body, &doc, yaml.Strict()); err != nil {
-		line, msg := explain(err)
-		return fail(line, "%s", msg)
-	}
-	if len(doc.Targets) == 0 {
-		return fail(lineOf(body), "no targets")
-	}
-	lines := entryLines(body, len(doc.Targets))
-	targets = make([]sum.Target, 0, len(doc.Targets))
-	for i, e := range doc.Targets {
-		t, err := e.target(doc.Defaults)
-		if err != nil {
-			return nil, &FileError{name, lines[i], err}
+	return body
+}
+
+// document reads a fleet file.
+func (r *reading) document(body ast.Node) *File {
+	var d defaults
+	var list *ast.SequenceNode
+	for _, f := range r.fields(body, "defaults", "targets") {
+		switch f.name {
+		case "defaults":
+			r.decode(f.value, &d)
+		case "targets":
+			if seq, ok := f.value.(*ast.SequenceNode); ok {
+				list = seq
+			} else if f.value.Type() != ast.NullType {
+				r.fail(lineOf(f.value), invalid("want a list of targets"))
+				return nil
+			}
 		}
-		targets = append(targets, t)
 	}
-	if i, err := check(targets); err != nil {
-		return nil, &FileError{name, lines[i], err}
+	if list == nil || len(list.Values) == 0 {
+		if len(r.wrong) == 0 {
+			r.fail(lineOf(body), invalid("no targets"))
+		}
+		return nil
 	}
-	return targets, nil
+	out := &File{PasswordFiles: map[string]string{}}
+	var lines []int
+	for _, node := range list.Values {
+		var e entry
+		if !r.decode(node, &e) {
+			continue
+		}
+		t, err := e.target(d)
+		if err != nil {
+			r.fail(lineOf(node), err)
+			continue
+		}
+		out.Targets, lines = append(out.Targets, t), append(lines, lineOf(node))
+		if pw := cmp.Or(e.PasswordFile, d.PasswordFile); pw != "" && t.Kind != sum.Local {
+			out.PasswordFiles[t.String()] = pw
+		}
+	}
+	// What is missing may be the parent, or the twin, of what is there.
+	if whole := len(r.wrong) == 0; whole || len(out.Targets) > 0 {
+		check(out.Targets, whole, func(i int, err error) { r.fail(lines[i], err) })
+	}
+	return out
+}
+
+// field is one of a mapping.
+type field struct {
+	name  string
+	line  int
+	value ast.Node
+}
+
+// fields returns the fields of a mapping that are known, and tells the others.
+func (r *reading) fields(node ast.Node, known ...string) []field {
+	var values []*ast.MappingValueNode
+	switch n := node.(type) {
+	case *ast.MappingNode:
+		values = n.Values
+	case *ast.MappingValueNode: // a mapping of one field may be one of these
+		values = []*ast.MappingValueNode{n}
+	default:
+		r.fail(lineOf(node), invalid("want a mapping, such as \"targets:\""))
+		return nil
+	}
+	var out []field
+	for _, v := range values {
+		tok := v.Key.GetToken()
+		f := field{tok.Value, tok.Position.Line, v.Value}
+		switch {
+		case slices.ContainsFunc(out, func(o field) bool { return o.name == f.name }):
+			r.fail(f.line, invalid("field %q is there twice", f.name))
+		case slices.Contains(known, f.name):
+			out = append(out, f)
+		case secretField.MatchString(f.name):
+			r.fail(f.line, invalid("field %q: a password does not belong in a fleet file; name a file that has it (password_file), or give it in the environment or at the prompt", f.name))
+		default:
+			r.fail(f.line, invalid("unknown field %q", f.name))
+		}
+	}
+	return out
+}
+
+// decode reads a mapping into a struct, and reports whether that went well. to is a
+// pointer to one whose fields are texts, or mappings of them.
+func (r *reading) decode(node ast.Node, to any) bool {
+	before := len(r.wrong)
+	if node.Type() == ast.NullType {
+		return true
+	}
+	v := reflect.ValueOf(to).Elem()
+	var known []string
+	for i := range v.NumField() {
+		known = append(known, v.Type().Field(i).Tag.Get("yaml"))
+	}
+	for _, f := range r.fields(node, known...) {
+		if err := yaml.NodeToValue(f.value, v.Field(slices.Index(known, f.name)).Addr().Interface()); err != nil {
+			line, err := explain(err)
+			r.fail(cmp.Or(line, f.line), err)
+		}
+	}
+	return len(r.wrong) == before
 }
 
 // target returns the target of an entry.
 func (e entry) target(d defaults) (sum.Target, error) {
 	bad := func(format string, args ...any) (sum.Target, error) {
-		return sum.Target{}, fmt.Errorf("%w: "+format, append([]any{sum.ErrInvalid}, args...)...)
+		return sum.Target{}, invalid(format, args...)
 	}
 	var t sum.Target
 	if e.URL != "" {
@@ -201,7 +350,7 @@ func (e entry) target(d defaults) (sum.Target, error) {
 		t.User = d.User
 	}
 	if strings.Contains(t.User, ":") {
-		return bad("a password does not belong in a fleet file; give it in a file of its own, the environment or at the prompt")
+		return bad("a password does not belong in a fleet file; name a file that has it (password_file), or give it in the environment or at the prompt")
 	}
 	// What a URL could not say is refused in the long form too.
 	if u, err := sum.ParseTarget(t.String()); err != nil {
@@ -220,42 +369,48 @@ func (e entry) target(d defaults) (sum.Target, error) {
 	return t, nil
 }
 
-// check looks at the targets together and returns the index of a wrong one.
-func check(targets []sum.Target) (int, error) {
+// check looks at the targets together and tells each that is wrong. whole says that they
+// are all of the file's.
+func check(targets []sum.Target, whole bool, fail func(i int, err error)) {
 	// Names and URLs share one space: a journal knows a target by either.
 	byName, byURL := map[string]int{}, map[string]int{}
 	for i, t := range targets {
 		url := t.String()
 		if _, ok := byURL[url]; ok {
-			return i, fmt.Errorf("%w: target %s is there twice", sum.ErrInvalid, url)
+			fail(i, invalid("target %s is there twice", url))
+			continue
 		}
 		byURL[url] = i
 		if t.Name == "" {
 			continue
 		}
 		if _, ok := byName[t.Name]; ok {
-			return i, fmt.Errorf("%w: name %q is there twice", sum.ErrInvalid, t.Name)
+			fail(i, invalid("name %q is there twice", t.Name))
+			continue
 		}
 		byName[t.Name] = i
 	}
 	for i, t := range targets {
 		if j, ok := byURL[t.Name]; ok && j != i {
-			return i, fmt.Errorf("%w: name %q is the URL of another target", sum.ErrInvalid, t.Name)
+			fail(i, invalid("name %q is the URL of another target", t.Name))
 		}
 		// Up to the top; more steps than targets are a circle.
 		at, steps := t, 0
 		for at.Parent != "" {
 			j, ok := byName[at.Parent]
 			if !ok {
-				return i, fmt.Errorf("%w: parent %q is no target of this file", sum.ErrInvalid, at.Parent)
+				if whole && steps == 0 { // else it is told of the one that has it
+					fail(i, invalid("parent %q is no target of this file", at.Parent))
+				}
+				break
 			}
 			if steps++; steps > len(targets) {
-				return i, fmt.Errorf("%w: target %q is its own parent", sum.ErrInvalid, t.Name)
+				fail(i, invalid("target %q is its own parent", t.Name))
+				break
 			}
 			at = targets[j]
 		}
 	}
-	return 0, nil
 }
 
 // secretField finds fields that somebody takes for the place of a password.
@@ -263,55 +418,33 @@ var secretField = regexp.MustCompile(`(?i)pass(word|wd|phrase)?$|secret|token|cr
 
 // explain says where and what an error of the YAML package is about, without the
 // excerpt of the file that its own text has.
-func explain(err error) (line int, msg string) {
+func explain(err error) (line int, _ error) {
 	var ye yaml.Error
 	if !errors.As(err, &ye) {
-		return 0, err.Error()
+		return 0, invalid("%s", err.Error())
 	}
-	field := ""
 	if tok := ye.GetToken(); tok != nil {
-		line, field = tok.Position.Line, tok.Value
+		line = tok.Position.Line
 	}
-	var unknown *yaml.UnknownFieldError
 	var mismatch *yaml.TypeError
 	switch {
-	case errors.As(err, &unknown) && secretField.MatchString(field):
-		return line, fmt.Sprintf("field %q: a password does not belong in a fleet file; give it in a file of its own, the environment or at the prompt", field)
-	case errors.As(err, &unknown):
-		return line, fmt.Sprintf("unknown field %q", field)
 	case errors.As(err, &mismatch) && mismatch.DstType != nil && mismatch.SrcType != nil:
-		return line, fmt.Sprintf("want a %s, found a %s", mismatch.DstType.Kind(), mismatch.SrcType.Kind())
+		return line, invalid("want a %s, found a %s", mismatch.DstType.Kind(), mismatch.SrcType.Kind())
 	case errors.As(err, &mismatch):
-		return line, "value of a wrong type"
+		return line, invalid("value of a wrong type")
 	}
-	return line, ye.GetMessage()
-}
-
-// entryLines returns the line of each entry of "targets".
-func entryLines(body ast.Node, n int) []int {
-	lines := slices.Repeat([]int{lineOf(body)}, n)
-	path, err := yaml.PathString("$.targets")
-	if err != nil {
-		return lines
-	}
-	node, err := path.FilterNode(body)
-	if err != nil {
-		return lines
-	}
-	if seq, ok := node.(*ast.SequenceNode); ok {
-		for i, v := range seq.Values {
-			if i < n {
-				lines[i] = lineOf(v)
-			}
-		}
-	}
-	return lines
+	return line, invalid("%s", ye.GetMessage())
 }
 
 func lineOf(n ast.Node) int {
 	// The token of a mapping is the colon or the key; the first key comes first.
-	if m, ok := n.(*ast.MappingNode); ok && len(m.Values) > 0 {
-		n = m.Values[0].Key
+	switch m := n.(type) {
+	case *ast.MappingNode:
+		if len(m.Values) > 0 {
+			n = m.Values[0].Key
+		}
+	case *ast.MappingValueNode:
+		n = m.Key
 	}
 	if tok := n.GetToken(); tok != nil && tok.Position != nil {
 		return tok.Position.Line

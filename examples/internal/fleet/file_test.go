@@ -32,6 +32,7 @@ targets:
   - kind: local
 `))
 	require.NoError(t, err)
+	require.Empty(t, got.PasswordFiles)
 	site := map[string]string{"site": "a", "role": "none"}
 	require.Equal(t, []sum.Target{
 		{Name: "db1", Kind: sum.Linux, User: "root", Address: "db1.example.com:2222", Labels: map[string]string{"site": "a", "role": "database"}},
@@ -40,7 +41,62 @@ targets:
 		{Name: "vc", Kind: sum.VMware, User: "admin", Address: "vcenter", Labels: site},
 		{Kind: sum.VMware, User: "root", Address: "vcenter", Object: "host-17", Parent: "vc", Labels: site},
 		{Kind: sum.Local, Labels: site},
-	}, got)
+	}, got.Targets)
+}
+
+// TestParsePasswordFiles: each target may have a password of its own, in a file that is
+// named and not looked at.
+func TestParsePasswordFiles(t *testing.T) {
+	t.Parallel()
+	text := `
+defaults: {kind: windows, user: 'LAB;ops', password_file: lab.txt}
+targets:
+  - address: db1
+  - {address: db2, password_file: /secrets/db2}
+  - url: linux://root@web1
+  - kind: local
+`
+	got, err := fleet.Parse("fleet.yaml", []byte(text))
+	require.NoError(t, err)
+	want := map[string]string{got.Targets[0].String(): "lab.txt", got.Targets[1].String(): "/secrets/db2", "linux://root@web1": "lab.txt"}
+	require.Equal(t, want, got.PasswordFiles)
+
+	name := filepath.Join(t.TempDir(), "fleet.yaml")
+	require.NoError(t, os.WriteFile(name, []byte(text), 0o600))
+	got, err = fleet.ReadFile(name)
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(filepath.Dir(name), "lab.txt"), got.PasswordFiles["linux://root@web1"], "beside the fleet file")
+	require.Equal(t, "/secrets/db2", got.PasswordFiles[got.Targets[1].String()])
+}
+
+// TestParseTellsAll: whoever mends a fleet file sees everything that is wrong with it.
+func TestParseTellsAll(t *testing.T) {
+	t.Parallel()
+	_, err := fleet.Parse("fleet.yaml", []byte(`
+default: {kind: linux}
+defaults: {kind: linux, address: x}
+targets:
+  - {address: a, adress: b, password: hunter2}
+  - {kind: vax, address: b}
+  - {address: c, name: [c]}
+  - {address: d, parent: a}
+  - {address: e}
+  - {address: e}
+  - {address: f, name: f}
+  - {address: g, name: f}
+  - linux://h
+`))
+	var all fleet.FileErrors
+	require.ErrorAs(t, err, &all)
+	var lines []int
+	for _, e := range all {
+		lines = append(lines, e.Line)
+		require.ErrorIs(t, e, sum.ErrInvalid)
+	}
+	require.Equal(t, []int{2, 3, 5, 5, 6, 7, 10, 12, 13}, lines, "%v", err)
+	require.Equal(t, len(all), strings.Count(err.Error(), "fleet.yaml:"))
+	require.NotContains(t, err.Error(), "hunter2")
+	require.NotContains(t, err.Error(), `parent "a"`, "it may be one of those that could not be read")
 }
 
 func TestParseRefuses(t *testing.T) {
@@ -106,7 +162,7 @@ func TestReadFile(t *testing.T) {
 	require.NoError(t, os.WriteFile(name, []byte("targets:\n  - url: linux://a\n"), 0o600))
 	got, err := fleet.ReadFile(name)
 	require.NoError(t, err)
-	require.Equal(t, []sum.Target{{Kind: sum.Linux, Address: "a"}}, got)
+	require.Equal(t, []sum.Target{{Kind: sum.Linux, Address: "a"}}, got.Targets)
 }
 
 // FuzzParse holds that whatever is accepted can be named on a command line, and
@@ -118,7 +174,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("targets: [{url: \"linux://a\\x1b\"}]"))
 	f.Add([]byte("? ? ? !!map {a: |\n b\n}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		targets, err := fleet.Parse("f", data)
+		file, err := fleet.Parse("f", data)
 		if err != nil {
 			var fe *fleet.FileError
 			if !errors.As(err, &fe) {
@@ -127,7 +183,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		seen := map[string]bool{}
-		for _, target := range targets {
+		for _, target := range file.Targets {
 			s := target.String()
 			if seen[s] {
 				t.Fatalf("%s twice", s)

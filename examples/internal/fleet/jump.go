@@ -119,7 +119,7 @@ func (r *Resolver) dialThrough(ctx context.Context, hops []settings, ep transpor
 func (r *Resolver) borrow(ctx context.Context, hops []settings) (*lent, error) {
 	return r.jumps.borrow(ctx, chainKey(hops), func(ctx context.Context) (transport.Conn, error) {
 		last := len(hops) - 1
-		ep, err := r.endpoint(ctx, hops[last], true)
+		ep, err := r.endpoint(ctx, hops[last], transport.Secret{}, true)
 		if err != nil {
 			return nil, err
 		}

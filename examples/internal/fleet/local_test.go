@@ -18,10 +18,10 @@ func TestLocal(t *testing.T) {
 	w.cfg.Password = transport.NewSecret(canary)
 	r, err := fleet.New(w.cfg)
 	require.NoError(t, err)
-	targets, err := fleet.Parse("fleet.yaml", []byte("defaults: {user: ops}\ntargets:\n  - url: 'local:'\n  - {kind: linux, address: db1}\n"))
+	file, err := fleet.Parse("fleet.yaml", []byte("defaults: {user: ops}\ntargets:\n  - url: 'local:'\n  - {kind: linux, address: db1}\n"))
 	require.NoError(t, err)
-	require.Equal(t, sum.Target{Kind: sum.Local}, targets[0])
-	tr, ep, err := r.Resolve(t.Context(), targets[0])
+	require.Equal(t, sum.Target{Kind: sum.Local}, file.Targets[0])
+	tr, ep, err := r.Resolve(t.Context(), file.Targets[0])
 	require.NoError(t, err)
 	conn, err := tr.Dial(t.Context(), ep)
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestLocal(t *testing.T) {
 	w.cfg.Sudo = true
 	r, err = fleet.New(w.cfg)
 	require.NoError(t, err)
-	_, _, err = r.Resolve(t.Context(), targets[0])
+	_, _, err = r.Resolve(t.Context(), file.Targets[0])
 	if os.Geteuid() == 0 {
 		require.NoError(t, err, "root needs no sudo")
 		return

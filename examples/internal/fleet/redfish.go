@@ -42,7 +42,7 @@ func (r *Resolver) redfish(t sum.Target) (transport.Transport, transport.Endpoin
 	opts.ConnectTimeout = reach
 	ep := transport.Endpoint{
 		Address: t.Address, Options: opts,
-		Credentials: transport.Credentials{User: t.User, Password: r.cfg.Password},
+		Credentials: transport.Credentials{User: t.User, Password: r.password(t)},
 		Trust:       transport.Trust{Roots: roots, FirstUse: redfish.Recorded(r.cfg.Pins)},
 	}
 	if r.cfg.AcceptNew {
@@ -52,10 +52,12 @@ func (r *Resolver) redfish(t sum.Target) (transport.Transport, transport.Endpoin
 		ep.Trust.FirstUse = redfish.AcceptNew(r.cfg.Pins)
 	}
 	if ep.Credentials.Password.IsZero() {
-		ep.Credentials.Password = r.asked.get(loginSecret(t.User))
+		if ep.Credentials.Password = r.asked.get(loginSecret(t.User)); ep.Credentials.Password.IsZero() && r.cfg.Ask == nil {
+			return fail(noPassword("resolve", t.Address, t.User, nil))
+		}
 	}
 	tr := r.decorated(redfishRoute, func() transport.Transport { return &redfish.Transport{DialContext: r.dialNetwork} })
-	return &windowsLogin{&patient{tr, reach}, r, t.User}, ep, nil
+	return &passwordLogin{&patient{tr, reach}, r, t.User}, ep, nil
 }
 
 // authorities are those of Config.Authorities, or else the system's.
@@ -88,7 +90,7 @@ func (r *Resolver) Capture(ctx context.Context, t sum.Target, w io.Writer, opts 
 	}
 	_, ep, err := r.redfish(t)
 	if err == nil {
-		err = r.needPassword(ctx, &ep, t.User)
+		err = r.needPassword(ctx, &ep)
 	}
 	if err != nil {
 		return redfish.Captured{}, err

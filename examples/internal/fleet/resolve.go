@@ -77,7 +77,7 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 	if err != nil {
 		return fail(err)
 	}
-	ep, err := r.endpoint(ctx, s, false)
+	ep, err := r.endpoint(ctx, s, r.password(t), false)
 	if err != nil {
 		return fail(err)
 	}
@@ -86,6 +86,14 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 		return fail(err)
 	}
 	return &asking{&patient{r.route(hops), r.reachTime(s)}, r, loginSecret(s.user)}, ep, nil
+}
+
+// password is the one that was given for a target: its own, or that of all.
+func (r *Resolver) password(t sum.Target) transport.Secret {
+	if own := r.cfg.Passwords[t.String()]; !own.IsZero() {
+		return own
+	}
+	return r.cfg.Password
 }
 
 // local reaches the manager's own host: with the rights of this process, as
@@ -113,9 +121,10 @@ func (r *Resolver) Close(ctx context.Context) error {
 }
 
 // endpoint describes a target, or a jump host, to the driver. It holds for one
-// dial: its signers end with ctx. Whoever runs a jump host is not necessarily
+// dial: its signers end with ctx. password is the one that was given for a target, if
+// any. Whoever runs a jump host is not necessarily
 // trusted with what opens the targets, so it is offered no password of theirs.
-func (r *Resolver) endpoint(ctx context.Context, s settings, jump bool) (transport.Endpoint, error) {
+func (r *Resolver) endpoint(ctx context.Context, s settings, password transport.Secret, jump bool) (transport.Endpoint, error) {
 	signers, err := r.signers(ctx, s)
 	if err != nil {
 		return transport.Endpoint{}, err
@@ -137,7 +146,6 @@ func (r *Resolver) endpoint(ctx context.Context, s settings, jump bool) (transpo
 			Options:     opts, // who jumps needs no rights of root on the jump host
 		}, nil
 	}
-	password := r.cfg.Password
 	if password.IsZero() {
 		password = r.asked.get(loginSecret(s.user))
 	}

@@ -1,7 +1,7 @@
 package fleet
 
 import (
-	"context"
+	"errors"
 	"runtime"
 
 	"github.com/roundsman-go/roundsman/sum"
@@ -19,40 +19,21 @@ const smbRoute = "smb"
 func (r *Resolver) windows(t sum.Target) (transport.Transport, transport.Endpoint, error) {
 	reach := r.reachTime(settings{})
 	ep := transport.Endpoint{
-		Address: t.Address, Options: smb.Options{ConnectTimeout: reach},
-		Credentials: transport.Credentials{User: t.User, Password: r.cfg.Password},
+		Address: t.Address, Options: smb.Options{ConnectTimeout: reach, WMI: r.cfg.WMI},
+		Credentials: transport.Credentials{User: t.User, Password: r.password(t)},
 	}
 	if t.User == "" {
 		if runtime.GOOS != "windows" || !ep.Credentials.Password.IsZero() {
 			return nil, transport.Endpoint{}, &transport.Error{Op: "resolve", Target: t.Address, Kind: transport.ErrInvalid,
-				Hint: "name an administrator of the target, such as windows://Administrator@" + t.Address + " or, of a domain, windows://DOMAIN;user@" + t.Address}
+				Err: errors.New("no user is named; is " + t.Address + " the host, or a domain, where a shell took the ; behind it for the end of the command?"),
+				Hint: "name an administrator of the target, such as windows://Administrator@" + t.Address +
+					` or, of a domain and in quotes, "windows://DOMAIN;user@` + t.Address + `"`}
 		}
 	} else if ep.Credentials.Password.IsZero() {
-		ep.Credentials.Password = r.asked.get(loginSecret(t.User))
-	}
-	tr := r.decorated(smbRoute, func() transport.Transport { return &smb.Transport{DialContext: r.dialNetwork} })
-	return &windowsLogin{&patient{tr, reach}, r, t.User}, ep, nil
-}
-
-// windowsLogin asks for the password that is missing, before it dials: there is no login
-// without one, and a wrong one counts against the account.
-type windowsLogin struct {
-	t    transport.Transport
-	r    *Resolver
-	user string
-}
-
-// Dial implements transport.Transport.
-func (w *windowsLogin) Dial(ctx context.Context, ep transport.Endpoint) (transport.Conn, error) {
-	if w.user != "" && ep.Credentials.Password.IsZero() {
-		var err error
-		if ep.Credentials.Password, err = w.r.asked.need(ctx, loginSecret(w.user)); err != nil {
-			if ctx.Err() != nil {
-				return nil, transport.ContextError(ctx, "dial", ep.Address, err)
-			}
-			return nil, &transport.Error{Op: "dial", Target: ep.Address, Kind: transport.ErrAuth, Err: err,
-				Hint: "a Windows server wants a password for " + w.user + ", and nobody was there to ask"}
+		if ep.Credentials.Password = r.asked.get(loginSecret(t.User)); ep.Credentials.Password.IsZero() && r.cfg.Ask == nil {
+			return nil, transport.Endpoint{}, noPassword("resolve", t.Address, t.User, nil)
 		}
 	}
-	return w.t.Dial(ctx, ep)
+	tr := r.decorated(smbRoute, func() transport.Transport { return &smb.Transport{DialContext: r.dialNetwork} })
+	return &passwordLogin{&patient{tr, reach}, r, t.User}, ep, nil
 }

@@ -2,6 +2,8 @@ package fleet_test
 
 import (
 	"context"
+	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -61,20 +63,68 @@ func TestWindowsRefused(t *testing.T) {
 	_, _, err = r.Resolve(t.Context(), sum.Target{Kind: sum.Windows, Address: "db1"})
 	require.ErrorIs(t, err, transport.ErrInvalid)
 	require.ErrorContains(t, err, "windows://DOMAIN;user@db1")
+	require.ErrorContains(t, err, "a shell took the ;", "it may be what a shell has left of windows://db1;ops@host")
 	_, _, err = r.Resolve(t.Context(), sum.Target{Kind: sum.Windows, User: "ops", Address: "db1", Object: "bay"})
 	require.ErrorIs(t, err, transport.ErrInvalid)
+
+	w.cfg.Password, w.cfg.WMI = transport.NewSecret(canary), true
+	r, err = fleet.New(w.cfg)
+	require.NoError(t, err)
 	tr, ep, err := r.Resolve(t.Context(), sum.Target{Kind: sum.Windows, User: "ops", Address: "127.0.0.1:1"})
 	require.NoError(t, err)
 	require.Equal(t, 7*time.Second, ep.Options.(smb.Options).ConnectTimeout)
-	_, err = tr.Dial(t.Context(), ep)
-	require.ErrorIs(t, err, transport.ErrAuth, "nobody is there to ask")
-	require.ErrorContains(t, err, "password for ops")
-
-	w.cfg.Password = transport.NewSecret(canary)
-	r, err = fleet.New(w.cfg)
-	require.NoError(t, err)
-	tr, ep, err = r.Resolve(t.Context(), sum.Target{Kind: sum.Windows, User: "ops", Address: "127.0.0.1:1"})
-	require.NoError(t, err)
+	require.True(t, ep.Options.(smb.Options).WMI)
 	_, err = tr.Dial(t.Context(), ep)
 	require.ErrorIs(t, err, transport.ErrUnreachable)
+}
+
+// TestNoPassword: a password that nobody gave is not one that a target has refused.
+// Nothing is dialled.
+func TestNoPassword(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cfg.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		t.Error("dialled")
+		return nil, net.ErrClosed
+	}
+	target := sum.Target{Kind: sum.Windows, User: "ops", Address: "127.0.0.1:1"}
+	missing := func(err error) {
+		require.ErrorIs(t, err, sum.ErrNoPassword)
+		require.NotErrorIs(t, err, transport.ErrAuth)
+		require.ErrorContains(t, err, "password of ops")
+	}
+	r, err := fleet.New(w.cfg)
+	require.NoError(t, err)
+	_, _, err = r.Resolve(t.Context(), target)
+	missing(err)
+	for _, answer := range []error{nil, errors.ErrUnsupported} { // an empty one, and a terminal that went
+		w.cfg.Ask = func(context.Context, string) (transport.Secret, error) { return transport.Secret{}, answer }
+		r, err = fleet.New(w.cfg)
+		require.NoError(t, err)
+		tr, ep, err := r.Resolve(t.Context(), target)
+		require.NoError(t, err)
+		_, err = tr.Dial(t.Context(), ep)
+		missing(err)
+	}
+}
+
+// TestPasswordsOfTargets: a target's own password comes before that of all.
+func TestPasswordsOfTargets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one := sum.Target{Name: "one", Kind: sum.Windows, User: "LAB;ops", Address: "db1"}
+	two := sum.Target{Kind: sum.Windows, User: "LAB;ops", Address: "db2"}
+	web := sum.Target{Kind: sum.Linux, User: "ops", Address: "web1"}
+	w.cfg.Password = transport.NewSecret("all")
+	w.cfg.Passwords = map[string]transport.Secret{one.String(): transport.NewSecret("one"), web.String(): transport.NewSecret("web")}
+	r, err := fleet.New(w.cfg)
+	require.NoError(t, err)
+	for _, x := range []struct {
+		t    sum.Target
+		want string
+	}{{one, "one"}, {two, "all"}, {web, "web"}, {sum.Target{Kind: sum.Linux, User: "ops", Address: "web2"}, "all"}} {
+		_, ep, err := r.Resolve(t.Context(), x.t)
+		require.NoError(t, err)
+		require.Equal(t, x.want, ep.Credentials.Password.Reveal(), "%s", x.t)
+	}
 }

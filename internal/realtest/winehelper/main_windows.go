@@ -31,7 +31,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "service control manager:", err)
 		os.Exit(1)
 	}
-	h := helper{manager: manager, token: os.Args[1], names: new(sync.Map)}
+	h := helper{manager: manager, token: os.Args[1], names: new(sync.Map), told: new(sync.Map)}
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -49,6 +49,7 @@ type helper struct {
 	manager windows.Handle
 	token   string
 	names   *sync.Map // of services, by handle
+	told    *sync.Map // names of services that were told to stop since they were started
 }
 
 func (h helper) serve(c net.Conn) {
@@ -113,11 +114,10 @@ func (h helper) do(req Request, r *Reply) error {
 		for _, a := range req.Args {
 			args = append(args, text(a))
 		}
-		err := windows.StartService(service, uint32(len(args)), unsafe.SliceData(args))
-		if name, ok := h.names.Load(service); ok && err == nil {
-			h.reap(name.(string))
+		if name, ok := h.names.Load(service); ok {
+			h.told.Delete(name)
 		}
-		return err
+		return windows.StartService(service, uint32(len(args)), unsafe.SliceData(args))
 	case "stop":
 		if err := status(service, r); err != nil {
 			return err
@@ -125,7 +125,7 @@ func (h helper) do(req Request, r *Reply) error {
 		if r.Status[1] == windows.SERVICE_STOPPED {
 			return windows.ERROR_SERVICE_NOT_ACTIVE
 		}
-		return stop(service, r.Status[7])
+		return h.stop(service, r.Status)
 	case "delete":
 		return windows.DeleteService(service)
 	case "query":
@@ -145,50 +145,25 @@ func (h helper) do(req Request, r *Reply) error {
 	return windows.ERROR_INVALID_FUNCTION
 }
 
-// reapTime is how long the process of a service may live that has stopped.
-const reapTime = 3 * time.Second
-
-// reap ends the process of a service that stops and does not end: now and then the
-// dispatcher of Wine 8 hangs in the critical section of its SetServiceStatus, after the
-// service control manager was told.
-func (h helper) reap(name string) {
-	service, err := windows.OpenService(h.manager, text(name), windows.SERVICE_QUERY_STATUS)
-	if err != nil {
-		return
+// stop sends the control, but once. Of a service that is told a second time before it has
+// said that it stops, Wine 8 ends the process, where Windows only tells it again; and what
+// that process was just saying makes Wine take it for one that runs.
+func (h helper) stop(service windows.Handle, st [9]uint32) error {
+	name, ok := h.names.Load(service)
+	if !ok {
+		return windows.ERROR_INVALID_HANDLE
 	}
-	var r Reply
-	if err := status(service, &r); err != nil || r.Status[7] == 0 {
-		_ = windows.CloseServiceHandle(service)
-		return
-	}
-	p, err := windows.OpenProcess(windows.SYNCHRONIZE|windows.PROCESS_TERMINATE, false, r.Status[7])
-	if err != nil {
-		_ = windows.CloseServiceHandle(service)
-		return
-	}
-	go func() { // until it has stopped
-		defer windows.CloseHandle(p)
-		for err == nil && r.Status[1] != windows.SERVICE_STOPPED {
-			time.Sleep(20 * time.Millisecond)
-			err = status(service, &r)
+	if _, told := h.told.LoadOrStore(name, true); told {
+		if st[1] == windows.SERVICE_STOP_PENDING {
+			return windows.ERROR_SERVICE_CANNOT_ACCEPT_CTRL
 		}
-		_ = windows.CloseServiceHandle(service)
-		if event, err := windows.WaitForSingleObject(p, uint32(reapTime.Milliseconds())); err == nil && event != windows.WAIT_OBJECT_0 {
-			_ = windows.TerminateProcess(p, 0)
-		}
-	}()
-}
-
-// stop sends the control, and ends a process whose dispatcher hangs, as of reap: the
-// service control manager would wait for it for a minute.
-func stop(service windows.Handle, pid uint32) error {
-	if p, err := windows.OpenProcess(windows.PROCESS_TERMINATE, false, pid); err == nil {
-		defer windows.CloseHandle(p)
-		timer := time.AfterFunc(reapTime, func() { _ = windows.TerminateProcess(p, 0) })
-		defer timer.Stop()
+		return nil
 	}
-	var st windows.SERVICE_STATUS
-	return windows.ControlService(service, windows.SERVICE_CONTROL_STOP, &st)
+	err := windows.ControlService(service, windows.SERVICE_CONTROL_STOP, new(windows.SERVICE_STATUS))
+	if err != nil {
+		h.told.Delete(name)
+	}
+	return err
 }
 
 // status has the state of a service. Wine does not notice that the process of one has

@@ -149,6 +149,8 @@ type run struct {
 	touched bool
 	// locked says that the lock of an agent was in dir before anything was put there.
 	locked bool
+	// see is the hint that names the agent's log, while that is there.
+	see string
 }
 
 // host is what of a Start depends on the kind of target. Its methods are called one after
@@ -282,15 +284,30 @@ func (r *run) undo(ctx context.Context) (hint string) {
 func (r *run) undone(ctx context.Context, cause error) error {
 	hint := r.undo(ctx)
 	known, ok := cause.(*agent.Error)
-	switch {
-	case !ok:
+	if !ok {
 		return r.fail(nil, cause, hint)
-	case hint == "":
-		return cause
-	case known.Hint != "":
-		hint = known.Hint + "; " + hint
 	}
 	e := *known
-	e.Hint = hint
+	if e.Hint != "" && e.Hint == r.see && !r.logged(ctx) { // cleaned up: what was of note in it is in the error
+		e.Hint = ""
+	}
+	if e.Hint != "" && hint != "" {
+		e.Hint += "; "
+	}
+	e.Hint += hint
 	return &e
+}
+
+// seeLog is a hint that names the agent's log by what the target calls it.
+func (r *run) seeLog(native string) string {
+	r.see = "see " + native
+	return r.see
+}
+
+// logged reports whether the agent's log is there, as far as that can be found out.
+func (r *run) logged(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
+	defer cancel()
+	_, err := transport.Stat(ctx, r.conn, r.name(agent.LogName))
+	return !errors.Is(err, fs.ErrNotExist)
 }

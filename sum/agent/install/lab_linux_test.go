@@ -3,11 +3,13 @@ package install_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +38,11 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	built.CacheDir = dir
+	// Most of these tests wait for agents: more of them than there are processors go on
+	// at a time, unless the command line says how many.
+	if err := flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)

@@ -45,11 +45,8 @@ func (w *way) close() {
 
 // start runs the agent on a target that runs programs.
 func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, theirs *channel.AgentCredentials) (*installed, error) {
-	if c := r.opts.Classic; c != nil && c.Callback != nil {
-		var err error
-		if r.callback, r.release, err = c.Callback(ctx, manager); err != nil {
-			return nil, r.fail(nil, err, "")
-		}
+	if err := r.receive(ctx, manager); err != nil {
+		return nil, r.fail(nil, err, "")
 	}
 	credentials, err := theirs.MarshalBootstrap()
 	if err != nil {
@@ -72,13 +69,21 @@ func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, th
 				Err: fmt.Errorf("%w: %.2000s", transport.ErrNoSpace, bytes.TrimSpace(out)), Hint: "make room on the file system of " + r.dir}
 		}
 		return nil, &agent.Error{Op: "start", Target: r.opts.Target, Kind: agent.ErrStart, Code: exitCode(exit),
-			Err: fmt.Errorf("%.2000s", bytes.TrimSpace(out)), Hint: "see " + r.name(agent.LogName)}
+			Err: fmt.Errorf("%.2000s", bytes.TrimSpace(out)), Hint: r.seeLog(r.name(agent.LogName))}
 	}
 	ready, err := r.ready(ctx, boot.Nonce)
 	if err != nil {
 		return nil, err
 	}
 	return r.connect(ctx, manager, ready)
+}
+
+// receive gets the manager ready for what the agent tells it of itself.
+func (r *way) receive(ctx context.Context, manager *channel.ManagerCredentials) (err error) {
+	if c := r.opts.Classic; c != nil && c.Callback != nil {
+		r.callback, r.release, err = c.Callback(ctx, manager)
+	}
+	return err
 }
 
 // connect connects to the agent, which has said that it is ready.

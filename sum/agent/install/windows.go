@@ -53,6 +53,9 @@ func (w windows) look(ctx context.Context) (system, error) {
 	if _, err = transport.QueryService(ctx, w.conn, agent.ServiceName(w.opts.ID)); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
+	if err == nil {
+		err = sweepCheck(ctx, w.conn)
+	}
 	return s, err
 }
 
@@ -176,10 +179,6 @@ func (w windows) vanished(ctx context.Context, native string) error {
 
 // launch makes the agent a service, starts it and connects to it.
 func (w windows) launch(ctx context.Context) (*installed, error) {
-	if c := w.opts.Classic; c != nil && c.Callback != nil {
-		// Who may call is told by the agent's key, and that is made only when it starts.
-		w.in.log().InfoContext(ctx, "this agent is asked for news, and tells of none", "target", w.opts.Target)
-	}
 	way := &way{run: w.run}
 	a, err := w.start(ctx, way)
 	if err != nil {
@@ -203,6 +202,10 @@ func (w windows) start(ctx context.Context, way *way) (*installed, error) {
 	}
 	native, err := nativePath(ctx, w.conn, w.dir, "")
 	if err != nil {
+		return fail(err)
+	}
+	manager := key.AwaitAgent() // whose key only ready.json tells
+	if err := way.receive(ctx, manager); err != nil {
 		return fail(err)
 	}
 	boot := agent.Bootstrap{Nonce: channel.NewJobID(), Manager: key.Fingerprint().String()}
@@ -229,9 +232,8 @@ func (w windows) start(ctx context.Context, way *way) (*installed, error) {
 		return fail(err)
 	}
 	theirs, err := channel.ParseFingerprint(ready.Fingerprint)
-	var manager *channel.ManagerCredentials
 	if err == nil {
-		manager, err = key.Manager(theirs)
+		err = manager.Pin(theirs)
 	}
 	if err != nil {
 		return nil, w.fail(agent.ErrStart, fmt.Errorf("%s: the agent's key: %w", agent.ReadyName, err), "")
@@ -379,7 +381,7 @@ func (w windows) ended(ctx context.Context, exit transport.Code, what, program s
 		e.Err = fmt.Errorf("%w: %s", e.Err, said)
 	}
 	if native, err := nativePath(ctx, w.conn, w.dir, ""); err == nil {
-		e.Hint = "see " + native + `\` + agent.LogName
+		e.Hint = w.seeLog(native + `\` + agent.LogName)
 		if exit == serviceCode(agent.ExitNoSpace) {
 			e.Err = fmt.Errorf("%w: %w", transport.ErrNoSpace, e.Err)
 			e.Hint = "make room on the disk of " + native

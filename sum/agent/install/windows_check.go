@@ -36,8 +36,7 @@ func (k *windowsCheck) fail(err error) error {
 	return &agent.Error{Op: "check", Target: k.opts.Target, Err: err}
 }
 
-// Facts implements agent.Inspector. How much is free, and what time it is there, cannot be
-// seen. Whoever has a mark in a base directory works there if its agent runs; else nobody
+// Facts implements agent.Inspector. Whoever has a mark in a base directory works there if its agent runs; else nobody
 // outside can tell whether the mark is a dead one's.
 func (k *windowsCheck) Facts(ctx context.Context) (agent.Facts, error) {
 	f := agent.Facts{OS: k.sys.goos, Arch: k.sys.goarch, UID: -1, Free: -1, Within: -1}
@@ -72,7 +71,9 @@ func (k *windowsCheck) Facts(ctx context.Context) (agent.Facts, error) {
 		}
 		if err == nil {
 			f.Dir = base
-			err = k.holders(ctx, base, &f)
+			if err = k.space(ctx, &f); err == nil {
+				err = k.holders(ctx, base, &f)
+			}
 		}
 		if err != nil {
 			return agent.Facts{}, k.fail(err)
@@ -86,6 +87,22 @@ func (k *windowsCheck) Facts(ctx context.Context) (agent.Facts, error) {
 // there.
 const ownService = "LanmanServer"
 
+// checkService is the service that mayStart tries to create.
+const checkService = agent.ServicePrefix + "check"
+
+// sweepCheck deletes a checkService that a manager left which was killed before it could.
+// One that is alive does not miss it.
+func sweepCheck(ctx context.Context, conn transport.Conn) error {
+	_, err := transport.QueryService(ctx, conn, checkService)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil:
+		err = removeService(ctx, conn, checkService)
+	}
+	return err
+}
+
 // mayStart asks whether this login may create services, without creating one: that whose
 // display name is the name of another service is refused (MS-SCMR, section 3.1.4.12),
 // but only after the rights were looked at.
@@ -97,14 +114,42 @@ func (k *windowsCheck) mayStart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name := agent.ServicePrefix + "check"
-	err = transport.CreateService(ctx, k.conn, transport.ServiceConfig{Name: name, DisplayName: ownService, Argv: []string{"nothing"}})
+	if err := sweepCheck(ctx, k.conn); err != nil {
+		return err
+	}
+	err = transport.CreateService(ctx, k.conn, transport.ServiceConfig{Name: checkService, DisplayName: ownService, Argv: []string{"nothing"}})
 	switch {
 	case err == nil:
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), transport.CloseGrace)
 		defer cancel()
-		return removeService(ctx, k.conn, name)
+		return removeService(ctx, k.conn, checkService)
 	case errors.Is(err, fs.ErrPermission), lineLost(ctx, err):
+		return err
+	}
+	return nil
+}
+
+// space reads how much is free in the base directory, which need not be there yet, and how
+// far the clocks are apart, where the connection can tell.
+func (k *windowsCheck) space(ctx context.Context, f *agent.Facts) error {
+	dir := f.Dir
+	for ; dir != "/"; dir = path.Dir(dir) {
+		if _, err := transport.Stat(ctx, k.conn, dir); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	free, err := transport.Space(ctx, k.conn, dir)
+	switch {
+	case err == nil:
+		f.Free = free
+	case !errors.Is(err, errors.ErrUnsupported):
+		return err
+	}
+	clock, err := transport.ReadClock(ctx, k.conn)
+	switch {
+	case err == nil:
+		f.Skew, f.Within = clock.Skew, clock.Within
+	case !errors.Is(err, errors.ErrUnsupported):
 		return err
 	}
 	return nil

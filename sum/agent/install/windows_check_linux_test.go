@@ -6,9 +6,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
+	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/smb/smbtest"
 	"github.com/stretchr/testify/require"
 )
@@ -37,7 +40,11 @@ func TestWindowsInspect(t *testing.T) {
 		return f, &conn
 	}
 	f, _ := inspect(agent.InspectOptions{})
-	require.Equal(t, agent.Facts{OS: "windows", Arch: "amd64", UID: -1, Dir: "/roundsman", Free: -1, Within: -1}, f)
+	require.Positive(t, f.Free)
+	require.Positive(t, f.Within)
+	require.Less(t, f.Skew.Abs(), time.Minute)
+	f.Free, f.Skew, f.Within = 0, 0, 0
+	require.Equal(t, agent.Facts{OS: "windows", Arch: "amd64", UID: -1, Dir: "/roundsman"}, f)
 	require.NoDirExists(t, base)
 	require.Len(t, l.scm.List(), 1, "no service was made")
 
@@ -79,4 +86,55 @@ func TestWindowsInspect(t *testing.T) {
 	f, _ = inspect(agent.InspectOptions{BaseDirs: []string{"/file", "relative", "/elsewhere/deep"}})
 	require.Equal(t, "/elsewhere/deep", f.Dir)
 	require.Len(t, f.Unfit, 2)
+}
+
+// TestWindowsCheckKilled: the service by which rights are looked at is deleted by the next
+// who comes, whatever that one wants, if its manager was killed before.
+func TestWindowsCheckKilled(t *testing.T) {
+	t.Parallel()
+	const left = agent.ServicePrefix + "check"
+	l := newWinLab(t, true)
+	inspect := func(conn winTap) (agent.Facts, error) {
+		look, err := winInstaller().Inspect(t.Context(), conn, agent.InspectOptions{Target: "win1"})
+		require.NoError(t, err)
+		return look.Facts(t.Context())
+	}
+	exists := func() bool {
+		return slices.ContainsFunc(l.scm.List(), func(s smbtest.Service) bool { return s.Name == left })
+	}
+	for name, next := range map[string]func(conn winTap) error{
+		"inspect": func(conn winTap) error { _, err := inspect(conn); return err },
+		"start": func(conn winTap) error {
+			a, err := winInstaller().Start(t.Context(), conn, l.opts())
+			if err == nil {
+				_, err = a.Remove(t.Context())
+			}
+			return err
+		},
+		"sweep": func(conn winTap) error {
+			_, err := winInstaller().Sweep(t.Context(), conn, l.place())
+			return err
+		},
+	} {
+		l.add("LanmanServer", smbtest.Stopped)
+		other, conn := l.dial(), l.dial()
+		created := false
+		conn.hook = func(op string) error {
+			if created { // and dead
+				return &transport.Error{Op: op, Kind: transport.ErrConnLost}
+			}
+			if created = op == "create "+left; created { // a server that refuses no second display name
+				return transport.DeleteService(t.Context(), other, "LanmanServer")
+			}
+			return nil
+		}
+		_, err := inspect(conn)
+		require.ErrorIs(t, err, transport.ErrConnLost)
+		require.True(t, exists(), name)
+		l.add("LanmanServer", smbtest.Running)
+		require.NoError(t, next(l.dial()), name)
+		require.False(t, exists(), name)
+		require.NoError(t, transport.StopService(t.Context(), other, "LanmanServer"))
+		require.NoError(t, transport.DeleteService(t.Context(), other, "LanmanServer"))
+	}
 }

@@ -3,16 +3,19 @@ package install_test
 import (
 	"context"
 	"io/fs"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
+	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/smb/smbtest"
 	"github.com/stretchr/testify/require"
@@ -55,7 +58,9 @@ func TestWindowsStartFaults(t *testing.T) {
 		"the program ends at once": {run: func(l *winLab) error { l.say("because of this"); l.exit(1); return nil },
 			kinds: []error{agent.ErrStart}, code: transport.Code{Space: "service", Value: "1"}, says: []string{"because of this", `see C:\Windows\roundsman\m1-win1\agent.log`}},
 		"the program crashes": {faults: smbtest.Faults{ExitCode: smbtest.ErrProcessAborted},
-			kinds: []error{agent.ErrStart}, code: win32("1067")},
+			kinds: []error{agent.ErrStart}, code: win32("1067"), never: agent.LogName},
+		"the program ends without a word of note": {run: func(l *winLab) error { l.say("time=1 level=INFO msg=begun"); l.exit(1); return nil },
+			kinds: []error{agent.ErrStart}, says: []string{"msg=begun"}},
 		"the program finds no room": {run: func(l *winLab) error { l.exit(agent.ExitNoSpace); return nil },
 			kinds: []error{agent.ErrStart, transport.ErrNoSpace}, code: transport.Code{Space: "service", Value: "4"}, says: []string{"make room"}},
 		"somebody deletes the service": {run: func(l *winLab) error {
@@ -372,18 +377,93 @@ func TestWindowsTCP(t *testing.T) {
 	l.requireNothing()
 }
 
-// TestWindowsClassic: the ports of HP SUM; who tells of news cannot be known before it
-// starts, so it is asked.
+// TestWindowsClassic: the ports of HP SUM, in both directions. Whoever calls the manager and
+// is not the agent that was started is refused, also before it is known which key that has.
 func TestWindowsClassic(t *testing.T) {
 	t.Parallel()
 	l := newWinLab(t, true)
-	o := l.opts()
-	o.Classic = &agent.Classic{}
-	a, err := winInstaller().Start(t.Context(), l.dial(), o)
+	var callbacks channel.Callbacks
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	_, err = a.Jobs(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- callbacks.Serve(context.Background(), ln) }()
+	t.Cleanup(func() {
+		require.NoError(t, callbacks.Close(context.Background()))
+		require.ErrorIs(t, <-served, channel.ErrClosed)
+	})
+	told := &told{reports: make(chan *channel.ReportRequest, 100)}
+	var manager *channel.ManagerCredentials
+	stranger := func(ctx context.Context) error {
+		key, err := channel.NewOwnKey()
+		require.NoError(t, err)
+		creds, err := key.Agent(manager.Fingerprint())
+		require.NoError(t, err)
+		c := &channel.CallbackClient{Credentials: creds, Dial: func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", ln.Addr().String())
+		}}
+		defer c.Close(ctx)
+		_, err = c.Contact(ctx, &channel.ContactRequest{})
+		return err
+	}
+	o, released := l.opts(), 0
+	o.Classic = &agent.Classic{Callback: func(_ context.Context, m *channel.ManagerCredentials) ([]string, func(), error) {
+		remove, err := callbacks.Add("win1", m, told)
+		manager = m
+		return []string{ln.Addr().String()}, func() { remove(); released++ }, err
+	}}
+	conn := l.dial()
+	conn.hook = func(op string) error {
+		if op == "start "+agent.ServiceName(l.id) {
+			require.Zero(t, manager.Peer())
+			require.ErrorIs(t, stranger(t.Context()), channel.ErrAuth)
+		}
+		return nil
+	}
+	a, err := winInstaller().Start(t.Context(), conn, o)
 	require.NoError(t, err)
+	require.NotZero(t, manager.Peer())
+	require.ErrorIs(t, stranger(t.Context()), channel.ErrAuth)
+	job := script(t, a, "echo done")
+	_, err = a.Install(t.Context(), job)
+	require.NoError(t, err)
+	for q := range told.reports {
+		require.Equal(t, job.ID, q.JobID)
+		if q.State == channel.StateDone {
+			break
+		}
+	}
+	require.EqualValues(t, 1, told.contacts.Load())
+	log, err := os.ReadFile(l.dir(agent.LogName))
+	require.NoError(t, err)
+	require.NotContains(t, string(log), "the manager is not reached")
 	_, err = a.Remove(t.Context())
 	require.NoError(t, err)
-	l.requireNothing()
+	require.Equal(t, 1, released)
+	l.requireClean()
+
+	// Where the manager cannot receive anybody it says so, and brings nobody.
+	o.Classic.Callback = func(context.Context, *channel.ManagerCredentials) ([]string, func(), error) {
+		return nil, nil, errInjected
+	}
+	_, err = winInstaller().Start(t.Context(), l.dial(), o)
+	require.ErrorIs(t, err, errInjected)
+	l.requireClean()
+}
+
+// told is a manager that agents tell of news.
+type told struct {
+	contacts atomic.Int32
+	reports  chan *channel.ReportRequest
+}
+
+// Contact implements channel.CallbackHandler.
+func (m *told) Contact(context.Context, *channel.ContactRequest) (*channel.ContactResponse, error) {
+	m.contacts.Add(1)
+	return &channel.ContactResponse{}, nil
+}
+
+// Report implements channel.CallbackHandler.
+func (m *told) Report(_ context.Context, q *channel.ReportRequest) (*channel.ReportResponse, error) {
+	m.reports <- q
+	return &channel.ReportResponse{}, nil
 }

@@ -30,6 +30,9 @@ func (s *windowsSweep) fail(kind, err error, hint string) error {
 }
 
 func (s *windowsSweep) run(ctx context.Context) ([]string, error) {
+	if err := sweepCheck(ctx, s.conn); err != nil {
+		return nil, s.fail(nil, err, "the service "+checkService+" is left")
+	}
 	d, err := readDir(ctx, s.conn, s.place.Dir)
 	if err != nil {
 		return nil, s.fail(nil, err, "")

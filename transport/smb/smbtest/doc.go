@@ -46,8 +46,9 @@
 //     a [Services.Backend] that runs programs.
 //   - A running executable can be unlinked here, not on Windows. [Server.Hold]
 //     makes the removal of a file fail as a sharing violation, as where a program
-//     has it open; [Server.Pin] makes it fail as where it is a program that runs,
-//     which is done by itself for programs of a Services.Backend.
+//     has it open; [Server.Execute] makes it fail as where it is a program that runs,
+//     and so does [Server.Pin], which keeps it from being renamed, too, and is done by
+//     itself for programs of a Services.Backend.
 //   - There is no user account control that filters the rights of administrators,
 //     no Windows Defender, no firewall and no event log. Nor are there domains:
 //     the account is a local one, whatever domain a client names with it.

@@ -121,7 +121,8 @@ func (s *Server) Hold(share, name string) (release func(), err error) {
 // Pin keeps a file of a share from being removed, as Windows does with a program
 // that runs: STATUS_CANNOT_DELETE (0xC0000121), also for a client that tries to
 // clear the read-only attribute first. It can still be read. Unlike on Windows
-// it cannot be renamed either. What runs locally may do as it likes.
+// it cannot be renamed either: see [Server.Execute]. What runs locally may do as it
+// likes.
 func (s *Server) Pin(share, name string) (release func() error, err error) {
 	path := s.below(share, name)
 	if path == "" {
@@ -130,6 +131,23 @@ func (s *Server) Pin(share, name string) (release func() error, err error) {
 	undo, err := s.smbd.pin(path)
 	if err != nil {
 		return nil, fmt.Errorf("smbtest: pin %s: %w", name, err)
+	}
+	return sync.OnceValue(undo), nil
+}
+
+// Execute has a file of a share be as Windows has a program that runs: it can be renamed,
+// and under no name be removed (STATUS_CANNOT_DELETE, 0xC0000121), also by a client that
+// clears the read-only attribute first. Two things differ: it can be overwritten, and be
+// removed by a client that asks for that when it opens the file (FILE_DELETE_ON_CLOSE).
+// Locally it is somebody else's for as long as that.
+func (s *Server) Execute(share, name string) (release func() error, err error) {
+	path := s.below(share, name)
+	if path == "" {
+		return nil, fmt.Errorf("smbtest: execute %s: %w", name, os.ErrNotExist)
+	}
+	undo, err := execute(path)
+	if err != nil {
+		return nil, fmt.Errorf("smbtest: execute %s: %w", name, err)
 	}
 	return sync.OnceValue(undo), nil
 }

@@ -7,10 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"github.com/hirochachacha/go-smb2"
 	"github.com/oiweiwei/go-msrpc/msrpc/scmr/svcctl/v2"
+	"github.com/roundsman-go/roundsman/internal/realtest"
 	"github.com/roundsman-go/roundsman/transport/smb/smbtest"
 	"github.com/stretchr/testify/require"
 )
@@ -238,6 +240,49 @@ func (s *sniffer) statuses() []uint32 {
 		out = append(out, binary.LittleEndian.Uint32(b[4+8:]))
 	}
 	return out
+}
+
+// TestExamples: what the documentation shows runs.
+func TestExamples(t *testing.T) {
+	realtest.NeedRoot(t)
+	realtest.Need(t, "smbd")
+	Example()
+	Example_pipeline()
+}
+
+// TestExecute: a program that runs can be renamed, and under no name be removed.
+func TestExecute(t *testing.T) {
+	s := newServer(t, smbtest.Config{Signing: "optional"})
+	exe := filepath.Join(s.Admin(), "a.exe")
+	require.NoError(t, os.WriteFile(exe, []byte("MZ"), 0o755))
+	c, err := net.Dial("tcp", s.Addr())
+	require.NoError(t, err)
+	defer c.Close()
+	line := &sniffer{Conn: c}
+	session, err := (&smb2.Dialer{Initiator: &smb2.NTLMInitiator{User: s.User(), Password: s.Password()}}).Dial(line)
+	require.NoError(t, err)
+	fsys, err := session.Mount("ADMIN$")
+	require.NoError(t, err)
+	release, err := s.Execute("ADMIN$", "a.exe")
+	require.NoError(t, err)
+	require.NoError(t, fsys.Rename("a.exe", "b.exe"))
+	require.NotContains(t, line.statuses(), uint32(0xC0000121))
+	require.ErrorIs(t, fsys.Remove("b.exe"), os.ErrPermission)
+	require.Contains(t, line.statuses(), uint32(0xC0000121))
+	b, err := fsys.ReadFile("b.exe")
+	require.NoError(t, err)
+	require.Equal(t, "MZ", string(b))
+	require.NoError(t, release())
+	require.NoError(t, release())
+	fi, err := os.Stat(filepath.Join(s.Admin(), "b.exe"))
+	require.NoError(t, err)
+	require.EqualValues(t, 0o755, fi.Mode())
+	require.Zero(t, fi.Sys().(*syscall.Stat_t).Uid)
+	require.NoError(t, fsys.Remove("b.exe"))
+	_, err = s.Execute("ADMIN$", "none")
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = s.Execute("none", "none")
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 // TestPin: a program that runs cannot be deleted, nor made to be; and a server

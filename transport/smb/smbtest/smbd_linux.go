@@ -28,9 +28,10 @@ type smbd struct {
 // initScript is the first process of smbd's process namespace. It reads until the
 // test process closes the pipe or ends, in whatever way; then it kills every
 // other process of the namespace and removes the directory. What is mounted for
-// smbd, which has a mount namespace of its own, is gone by then.
+// smbd, which has a mount namespace of its own, is gone by then. smbd may do all that
+// root may but change files of others (CAP_FOWNER, capabilities(7)): see execute.
 const initScript = `
-{ unshare --mount --propagation private "$1" -F --no-process-group -s "$2/smb.conf" -l "$2/log" </dev/null; : >"$2/ended"; } &
+{ unshare --mount --propagation private setpriv --bounding-set -fowner "$1" -F --no-process-group -s "$2/smb.conf" -l "$2/log" </dev/null; : >"$2/ended"; } &
 read -r _
 kill -KILL -1
 wait
@@ -123,6 +124,31 @@ func (s *smbd) pin(path string) (release func() error, err error) {
 	return func() error {
 		return errors.Join(inside(`umount -l "$1"`), os.Chmod(path, fi.Mode().Perm()))
 	}, nil
+}
+
+// nobody is an account that owns no file of smbd's.
+const nobody = 65534
+
+// execute keeps a file from being removed by smbd: it has the read-only attribute, which
+// smbd cannot take away, as the file is somebody else's.
+func execute(path string) (release func() error, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, errors.Join(os.NewSyscallError("fstat", err), f.Close())
+	}
+	set := func(owner int, mode uint32) error {
+		return errors.Join(f.Chown(owner, -1), os.NewSyscallError("fchmod", unix.Fchmod(int(f.Fd()), mode)))
+	}
+	mode := st.Mode & 0o7777
+	undo := func() error { return errors.Join(set(int(st.Uid), mode), f.Close()) }
+	if err := set(nobody, mode&^0o222); err != nil {
+		return nil, errors.Join(err, undo())
+	}
+	return undo, nil
 }
 
 // pid is a process in smbd's mount namespace, as seen from outside, or "".

@@ -16,3 +16,5 @@ func startSMBD(Config, string) (*smbd, error) {
 func (*smbd) stop() error { return nil }
 
 func (*smbd) pin(string) (func() error, error) { return nil, errors.ErrUnsupported }
+
+func execute(string) (func() error, error) { return nil, errors.ErrUnsupported }

@@ -20,7 +20,8 @@
 //
 // Faults are switched on while it runs: [Server.CutAfter] breaks the line in
 // mid-transfer, [Server.Stall] lets it hang, [Server.Refuse] turns callers away,
-// [Server.HangCommands] leaves commands without an answer.
+// [Server.HangCommands] leaves commands without an answer, [Server.EndSFTP] and
+// [Server.EndSessions] close sessions and leave the line.
 //
 // It does not change users or roots: what a test run by root tells a server to do
 // is done by root on this machine. An agent in particular goes where its base

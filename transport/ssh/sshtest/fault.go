@@ -1,8 +1,12 @@
 package sshtest
 
 import (
+	"encoding/binary"
+	"io"
 	"net"
 	"sync"
+
+	xssh "golang.org/x/crypto/ssh"
 )
 
 // CutAfter breaks the line once n more bytes, counted on the wire, have come in
@@ -37,6 +41,84 @@ func (s *Server) HangCommands(on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hanging = on
+}
+
+// EndSFTP lets skip more requests of SFTP pass, on any session, and then closes the
+// session of each of the n requests that follow, instead of an answer. The line
+// stays. So do servers that close idle channels (ChannelTimeout of sshd_config(5)).
+func (s *Server) EndSFTP(skip, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sftpSkip, s.sftpEnds = skip, n
+}
+
+// EndSessions closes each of the next n sessions when something is to be started in
+// it, instead of an answer. Dropbear does so now and then, when the program of another
+// session ends.
+func (s *Server) EndSessions(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessionEnds = n
+}
+
+// endsSession counts a session and reports whether it is to be closed.
+func (s *Server) endsSession() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessionEnds == 0 {
+		return false
+	}
+	s.sessionEnds--
+	return true
+}
+
+// endsSFTP counts a request of SFTP and reports whether its session is to be closed.
+func (s *Server) endsSFTP() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.sftpEnds == 0:
+		return false
+	case s.sftpSkip > 0:
+		s.sftpSkip--
+		return false
+	}
+	s.sftpEnds--
+	return true
+}
+
+// sftpChannel is the server's end of a session of SFTP. It is read packet by packet:
+// a length of 4 bytes, and so many more (draft-ietf-secsh-filexfer-02, section 3).
+type sftpChannel struct {
+	xssh.Channel
+	s      *Server
+	inited bool // the first packet, which is no request, has begun
+	length [4]byte
+	have   int    // bytes of length
+	left   uint32 // bytes that the packet still has, once length is complete
+}
+
+func (c *sftpChannel) Read(p []byte) (int, error) {
+	if c.have == 4 && c.left == 0 {
+		c.have = 0
+	}
+	if c.have == 4 {
+		n, err := c.Channel.Read(p[:min(len(p), int(c.left))])
+		c.left -= uint32(n)
+		return n, err
+	}
+	n, err := c.Channel.Read(p[:min(len(p), 4-c.have)])
+	c.have += copy(c.length[c.have:], p[:n])
+	if c.have < 4 || err != nil {
+		return n, err
+	}
+	c.left = binary.BigEndian.Uint32(c.length[:])
+	if c.inited && c.s.endsSFTP() {
+		_ = c.Close()
+		return 0, io.EOF
+	}
+	c.inited = true
+	return n, nil
 }
 
 // CloseConnections breaks every connection that is open now. Commands go on, as

@@ -65,11 +65,15 @@ type Server struct {
 	cut      int64 // bytes until the cut; 0 means none
 	stalled  bool
 	refused  bool
-	hanging  bool       // commands get no answer
-	change   *sync.Cond // stalled or closed changed
-	logins   int
-	attempts int
-	commands []string
+	hanging  bool // commands get no answer
+	sftpSkip int  // requests of SFTP that pass before
+	sftpEnds int  // so many are not answered
+
+	sessionEnds int        // sessions in which nothing is started
+	change      *sync.Cond // stalled or closed changed
+	logins      int
+	attempts    int
+	commands    []string
 }
 
 // NewServer starts a server on a free port of the loopback interface.

@@ -75,6 +75,10 @@ func (s *Server) session(ch xssh.Channel, reqs <-chan *xssh.Request, c net.Conn)
 			if started || xssh.Unmarshal(req.Payload, &m) != nil {
 				break
 			}
+			if s.endsSession() {
+				_ = ch.Close()
+				continue
+			}
 			if req.Type == "exec" && s.hangs() {
 				continue
 			}
@@ -109,7 +113,7 @@ func (s *Server) hangs() bool {
 
 func (s *Server) sftp(ch xssh.Channel) {
 	defer ch.Close()
-	srv, err := sftp.NewServer(ch, sftp.WithServerWorkingDirectory(s.cfg.Home))
+	srv, err := sftp.NewServer(&sftpChannel{Channel: ch, s: s}, sftp.WithServerWorkingDirectory(s.cfg.Home))
 	if err != nil {
 		return
 	}

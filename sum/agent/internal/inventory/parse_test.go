@@ -120,16 +120,16 @@ func TestUninstallEntries(t *testing.T) {
 		in   uninstallEntry
 		want []transport.Software
 	}{
-		"program": {uninstallEntry{key: "ISUT", display: "Integrated Smart Update Tools", version: "4.1", arch: "amd64"}, []transport.Software{
-			{Name: "ISUT", Version: "4.1", Arch: "amd64", Source: "uninstall"},
-			{Name: "Integrated Smart Update Tools", Version: "4.1", Arch: "amd64", Source: "program"}}},
+		"program": {uninstallEntry{key: "ISUT", display: "Integrated Smart Update Tools", publisher: "HPE", version: "4.1", arch: "amd64"}, []transport.Software{
+			{ID: "ISUT", Name: "ISUT", Vendor: "HPE", Version: "4.1", Arch: "amd64", Source: "uninstall"},
+			{ID: "ISUT", Name: "Integrated Smart Update Tools", Vendor: "HPE", Version: "4.1", Arch: "amd64", Source: "program"}}},
 		"package": {uninstallEntry{key: code, display: "Agent", version: "1.2.3", packed: 0x01020003, msi: true, arch: "386"}, []transport.Software{
-			{Name: upper, Version: "1.2.3", Arch: "386", Source: "msi"},
-			{Name: "Agent", Version: "1.2.3", Arch: "386", Source: "program"}}},
-		"package without names":   {uninstallEntry{key: code, packed: 0x0c220038, msi: true}, []transport.Software{{Name: upper, Version: "12.34.56", Source: "msi"}}},
-		"package with an odd key": {uninstallEntry{key: "x", display: "X", msi: true}, []transport.Software{{Name: "x", Source: "uninstall"}, {Name: "X", Source: "program"}}},
+			{ID: upper, Name: upper, Version: "1.2.3", Arch: "386", Source: "msi"},
+			{ID: upper, Name: "Agent", Version: "1.2.3", Arch: "386", Source: "program"}}},
+		"package without names":   {uninstallEntry{key: code, packed: 0x0c220038, msi: true}, []transport.Software{{ID: upper, Name: upper, Version: "12.34.56", Source: "msi"}}},
+		"package with an odd key": {uninstallEntry{key: "x", display: "X", msi: true}, []transport.Software{{ID: "x", Name: "x", Source: "uninstall"}, {ID: "x", Name: "X", Source: "program"}}},
 		"bundle": {uninstallEntry{key: code, display: "Setup", version: "1.0.0.0"}, []transport.Software{
-			{Name: code, Version: "1.0.0.0", Source: "uninstall"}, {Name: "Setup", Version: "1.0.0.0", Source: "program"}}},
+			{ID: code, Name: code, Version: "1.0.0.0", Source: "uninstall"}, {ID: code, Name: "Setup", Version: "1.0.0.0", Source: "program"}}},
 		"settings": {uninstallEntry{key: "AddressBook"}, nil},
 		"update":   {uninstallEntry{key: "KB1", display: "Update", parent: "OperatingSystem"}, nil},
 		"hotfix":   {uninstallEntry{key: "KB1", display: "Update", releaseType: "Hotfix"}, nil},

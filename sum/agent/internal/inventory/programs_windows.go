@@ -72,7 +72,7 @@ func uninstallEntries(ctx context.Context, view uint32, found func(uninstallEntr
 			continue
 		}
 		found(uninstallEntry{
-			key: name, display: text(k, "DisplayName"), version: text(k, "DisplayVersion"), packed: number(k, "Version"),
+			key: name, display: text(k, "DisplayName"), publisher: text(k, "Publisher"), version: text(k, "DisplayVersion"), packed: number(k, "Version"),
 			parent: text(k, "ParentKeyName"), releaseType: text(k, "ReleaseType"), msi: number(k, "WindowsInstaller") == 1,
 		})
 		k.Close()

@@ -21,6 +21,7 @@ const (
 type uninstallEntry struct {
 	key         string // its name: the ProductCode of a package of Windows Installer
 	display     string // DisplayName
+	publisher   string // Publisher
 	version     string // DisplayVersion
 	packed      uint32 // Version: major.minor.build in 8, 8 and 16 bits
 	parent      string // ParentKeyName: what an update belongs to
@@ -31,8 +32,8 @@ type uninstallEntry struct {
 
 var productCode = regexp.MustCompile(`^\{[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\}$`)
 
-// software returns the entry by its key, and by the name that people see. Updates of
-// something else, and keys that only hold settings, are no software of their own.
+// software returns the entry by its key, and by the name that people see; both have the
+// key as their ID. Updates of something else, and keys that only hold settings, are no software of their own.
 func (e uninstallEntry) software() []transport.Software {
 	if e.parent != "" || strings.EqualFold(e.releaseType, "Update") || strings.EqualFold(e.releaseType, "Hotfix") || strings.EqualFold(e.releaseType, "Security Update") {
 		return nil
@@ -41,9 +42,10 @@ func (e uninstallEntry) software() []transport.Software {
 	if e.display == "" && !msi {
 		return nil
 	}
-	s := transport.Software{Name: e.key, Version: e.version, Arch: e.arch, Source: sourceUninstall}
+	s := transport.Software{ID: e.key, Name: e.key, Vendor: e.publisher, Version: e.version, Arch: e.arch, Source: sourceUninstall}
 	if msi {
-		s.Name, s.Source = strings.ToUpper(e.key), sourceMSI
+		s.ID = strings.ToUpper(e.key)
+		s.Name, s.Source = s.ID, sourceMSI
 		s.Version = cmp.Or(e.version, packedVersion(e.packed))
 	}
 	out := []transport.Software{s}

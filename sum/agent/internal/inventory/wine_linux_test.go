@@ -72,12 +72,12 @@ func TestWine(t *testing.T) {
 		Firmware: "65538", HardwareIDs: []string{`UEFI\RES_` + guid}})
 	require.Equal(t, []transport.Software{
 		{Name: "oem7.inf", Version: "2.1.18.45", Source: "inf"},
-		{Name: "{0A1B2C3D-0000-1111-2222-333344445555}", Version: "1.2.3", Arch: "amd64", Source: "msi"},
-		{Name: "Agentless Management", Version: "1.2.3", Arch: "amd64", Source: "program"},
-		{Name: "Integrated Smart Update Tools", Version: "4.1.0.0", Arch: "amd64", Source: "program"},
-		{Name: "Old Program", Version: "7", Arch: "386", Source: "program"},
-		{Name: "ISUT", Version: "4.1.0.0", Arch: "amd64", Source: "uninstall"},
-		{Name: "Old", Version: "7", Arch: "386", Source: "uninstall"},
+		{ID: "{0A1B2C3D-0000-1111-2222-333344445555}", Name: "{0A1B2C3D-0000-1111-2222-333344445555}", Version: "1.2.3", Arch: "amd64", Source: "msi"},
+		{ID: "{0A1B2C3D-0000-1111-2222-333344445555}", Name: "Agentless Management", Version: "1.2.3", Arch: "amd64", Source: "program"},
+		{ID: "ISUT", Name: "Integrated Smart Update Tools", Version: "4.1.0.0", Arch: "amd64", Source: "program"},
+		{ID: "Old", Name: "Old Program", Version: "7", Arch: "386", Source: "program"},
+		{ID: "ISUT", Name: "ISUT", Version: "4.1.0.0", Arch: "amd64", Source: "uninstall"},
+		{ID: "Old", Name: "Old", Version: "7", Arch: "386", Source: "uninstall"},
 	}, inv.Software)
 	require.Equal(t, bare.Inventory.Problems, inv.Problems)
 	for _, p := range inv.Problems {

@@ -1,4 +1,4 @@
-package realtest
+package winlab
 
 import (
 	"bufio"
@@ -17,14 +17,13 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 )
 
-// WineServices are the service control manager and the named pipes of a Wine, by a
+// Services are the service control manager and the named pipes of a Wine, by a
 // helper program that runs there. They are a backend of smbtest.Services. As long as the
 // helper runs, Wine lets services run. It is safe for concurrent use, but for Reboot.
-type WineServices struct {
+type Services struct {
 	w       *Wine
 	program string // the helper
 
@@ -36,35 +35,45 @@ type WineServices struct {
 	running map[string]bool // programs that keep was done to
 }
 
-// WinError is an error code of Windows.
-type WinError uint32
+// Error is an error code of Windows.
+type Error uint32
 
-func (e WinError) Error() string { return fmt.Sprintf("win32 error %d", uint32(e)) }
+func (e Error) Error() string { return fmt.Sprintf("win32 error %d", uint32(e)) }
 
 // Win32 returns the code.
-func (e WinError) Win32() uint32 { return uint32(e) }
+func (e Error) Win32() uint32 { return uint32(e) }
 
 // Is makes what is not there fs.ErrNotExist.
-func (e WinError) Is(target error) bool { return target == fs.ErrNotExist && e == 2 }
+func (e Error) Is(target error) bool { return target == fs.ErrNotExist && e == 2 }
 
-// Services starts the helper.
-func (w *Wine) Services(t testing.TB) *WineServices {
-	t.Helper()
-	s := &WineServices{w: w, program: filepath.Join(w.Dir, "winehelper.exe"), running: make(map[string]bool)}
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", s.program, "github.com/roundsman-go/roundsman/internal/realtest/winehelper")
-	cmd.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
+// Services builds the helper, with the go command, and starts it. What it returns is to be
+// closed before w is.
+func (w *Wine) Services(ctx context.Context) (*Services, error) {
+	s := &Services{w: w, program: filepath.Join(w.Dir, "winehelper.exe"), running: make(map[string]bool)}
+	if err := Build(ctx, s.program, helperPackage); err != nil {
+		return nil, err
 	}
-	if err := s.start(); err != nil {
-		t.Fatal(err)
+	if err := s.start(ctx); err != nil {
+		return nil, err
 	}
-	t.Cleanup(s.stop)
-	return s
+	return s, nil
 }
 
-// start starts the helper, and waits until it answers.
-func (s *WineServices) start() error {
+const helperPackage = "github.com/roundsman-go/roundsman/internal/realtest/winehelper"
+
+// Build builds a program for windows/amd64 from a package of this module, which the
+// current directory must be in.
+func Build(ctx context.Context, program, pkg string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, pkg)
+	cmd.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w: %s", pkg, err, out)
+	}
+	return nil
+}
+
+// start starts the helper, and waits until it answers. The context is for that alone.
+func (s *Services) start(ctx context.Context) error {
 	token := rand.Text()
 	cmd := s.w.Command(context.Background(), s.program, token)
 	var errs bytes.Buffer
@@ -81,9 +90,11 @@ func (s *WineServices) start() error {
 		return err
 	}
 	// What hangs is ended, so that the read ends.
-	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	line, err := bufio.NewReader(out).ReadString('\n')
-	timer.Stop()
+	stop()
 	if err != nil {
 		_ = in.Close()
 		_ = cmd.Wait()
@@ -96,7 +107,8 @@ func (s *WineServices) start() error {
 	return nil
 }
 
-func (s *WineServices) stop() {
+// Close ends the helper, and with it services that run.
+func (s *Services) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.helper == nil {
@@ -109,7 +121,7 @@ func (s *WineServices) stop() {
 
 // Down ends everything that runs there, as the loss of power does, and Up starts Wine
 // again. What was registered, such as services, stays.
-func (s *WineServices) Down() error {
+func (s *Services) Down() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.helper == nil {
@@ -133,45 +145,45 @@ func (s *WineServices) Down() error {
 }
 
 // Up starts Wine again after Down.
-func (s *WineServices) Up() error {
+func (s *Services) Up() error {
 	if err := s.w.startServer(); err != nil {
 		return err
 	}
-	return s.start()
+	return s.start(context.Background())
 }
 
 // The messages of the helper, whose source says what they mean.
 type (
-	wineRequest struct {
+	request struct {
 		Token, Op, Name, Display, Command string
 		Start                             uint32
 		Handle                            uint64
 		Args                              []string
 	}
-	wineReply struct {
+	reply struct {
 		Code      uint32
 		Handle    uint64
 		Status    [9]uint32
 		Names     []string
-		Processes []WineProcess
+		Processes []Process
 	}
 )
 
-// WineProcess is a process of Wine.
-type WineProcess struct {
+// Process is a process of Wine.
+type Process struct {
 	PID     uint32
 	Program string // as Windows names it
 }
 
 // ask sends a request. The connection is for a pipe, and else to be closed.
-func (s *WineServices) ask(ctx context.Context, req wineRequest) (net.Conn, wineReply, error) {
+func (s *Services) ask(ctx context.Context, req request) (net.Conn, reply, error) {
 	s.mu.Lock()
 	addr := s.addr
 	req.Token = s.token
 	s.mu.Unlock()
-	var r wineReply
+	var r reply
 	if addr == "" {
-		return nil, r, WinError(1115) // ERROR_SHUTDOWN_IN_PROGRESS
+		return nil, r, Error(1115) // ERROR_SHUTDOWN_IN_PROGRESS
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -191,7 +203,7 @@ func (s *WineServices) ask(ctx context.Context, req wineRequest) (net.Conn, wine
 		}
 	}
 	if err == nil && r.Code != 0 {
-		err = WinError(r.Code)
+		err = Error(r.Code)
 	}
 	if err != nil {
 		_ = c.Close()
@@ -200,7 +212,7 @@ func (s *WineServices) ask(ctx context.Context, req wineRequest) (net.Conn, wine
 	return c, r, nil
 }
 
-func (s *WineServices) do(req wineRequest) (wineReply, error) {
+func (s *Services) do(req request) (reply, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, r, err := s.ask(ctx, req)
@@ -211,50 +223,50 @@ func (s *WineServices) do(req wineRequest) (wineReply, error) {
 }
 
 // CreateService creates a service with a process of its own.
-func (s *WineServices) CreateService(name, display, command string, startType uint32) (handle uint64, err error) {
-	r, err := s.do(wineRequest{Op: "create", Name: name, Display: display, Command: command, Start: startType})
+func (s *Services) CreateService(name, display, command string, startType uint32) (handle uint64, err error) {
+	r, err := s.do(request{Op: "create", Name: name, Display: display, Command: command, Start: startType})
 	return r.Handle, err
 }
 
 // OpenService opens a service.
-func (s *WineServices) OpenService(name string) (handle uint64, err error) {
-	r, err := s.do(wineRequest{Op: "open", Name: name})
+func (s *Services) OpenService(name string) (handle uint64, err error) {
+	r, err := s.do(request{Op: "open", Name: name})
 	return r.Handle, err
 }
 
 // CloseService closes a handle of a service.
-func (s *WineServices) CloseService(handle uint64) error {
-	_, err := s.do(wineRequest{Op: "close", Handle: handle})
+func (s *Services) CloseService(handle uint64) error {
+	_, err := s.do(request{Op: "close", Handle: handle})
 	return err
 }
 
 // StartService starts a service.
-func (s *WineServices) StartService(handle uint64, args []string) error {
-	_, err := s.do(wineRequest{Op: "start", Handle: handle, Args: args})
+func (s *Services) StartService(handle uint64, args []string) error {
+	_, err := s.do(request{Op: "start", Handle: handle, Args: args})
 	return err
 }
 
 // StopService asks a service to stop.
-func (s *WineServices) StopService(handle uint64) error {
-	_, err := s.do(wineRequest{Op: "stop", Handle: handle})
+func (s *Services) StopService(handle uint64) error {
+	_, err := s.do(request{Op: "stop", Handle: handle})
 	return err
 }
 
 // DeleteService marks a service for deletion.
-func (s *WineServices) DeleteService(handle uint64) error {
-	_, err := s.do(wineRequest{Op: "delete", Handle: handle})
+func (s *Services) DeleteService(handle uint64) error {
+	_, err := s.do(request{Op: "delete", Handle: handle})
 	return err
 }
 
 // QueryService returns a SERVICE_STATUS_PROCESS.
-func (s *WineServices) QueryService(handle uint64) ([9]uint32, error) {
-	r, err := s.do(wineRequest{Op: "query", Handle: handle})
+func (s *Services) QueryService(handle uint64) ([9]uint32, error) {
+	r, err := s.do(request{Op: "query", Handle: handle})
 	return r.Status, err
 }
 
 // Names lists the services whose names begin with a prefix.
-func (s *WineServices) Names(prefix string) ([]string, error) {
-	r, err := s.do(wineRequest{Op: "list"})
+func (s *Services) Names(prefix string) ([]string, error) {
+	r, err := s.do(request{Op: "list"})
 	var out []string
 	for _, name := range r.Names {
 		if strings.HasPrefix(name, prefix) {
@@ -265,21 +277,21 @@ func (s *WineServices) Names(prefix string) ([]string, error) {
 }
 
 // Processes lists what runs there.
-func (s *WineServices) Processes() ([]WineProcess, error) {
-	r, err := s.do(wineRequest{Op: "processes"})
+func (s *Services) Processes() ([]Process, error) {
+	r, err := s.do(request{Op: "processes"})
 	return r.Processes, err
 }
 
 // DialPipe opens a named pipe, by its name without \\.\pipe\. One that nobody serves is
 // fs.ErrNotExist.
-func (s *WineServices) DialPipe(ctx context.Context, name string) (net.Conn, error) {
-	c, _, err := s.ask(ctx, wineRequest{Op: "pipe", Name: name})
+func (s *Services) DialPipe(ctx context.Context, name string) (net.Conn, error) {
+	c, _, err := s.ask(ctx, request{Op: "pipe", Name: name})
 	return c, err
 }
 
 // Use reports whether a program runs, by the path that it has there. As long as it does,
 // nobody there can delete it or write to it: it is asked again until it does not.
-func (s *WineServices) Use(program string) bool {
+func (s *Services) Use(program string) bool {
 	file := s.w.HostPath(program)
 	if file == "" {
 		return false
@@ -302,7 +314,7 @@ func (s *WineServices) Use(program string) bool {
 }
 
 // Kill ends a process as nothing can prevent, by its number there.
-func (s *WineServices) Kill(pid uint32) error {
-	_, err := s.do(wineRequest{Op: "kill", Handle: uint64(pid)})
+func (s *Services) Kill(pid uint32) error {
+	_, err := s.do(request{Op: "kill", Handle: uint64(pid)})
 	return err
 }

@@ -1,4 +1,4 @@
-package realtest
+package winlab_test
 
 import (
 	"errors"
@@ -6,17 +6,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/roundsman-go/roundsman/internal/realtest"
+	"github.com/roundsman-go/roundsman/internal/winlab"
 )
 
-// TestWineServices: services and pipes of a Wine, before and after it has lost its power.
-func TestWineServices(t *testing.T) {
+// TestServices: services and pipes of a Wine, before and after it has lost its power.
+func TestServices(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not run with -short: it makes a prefix of Wine")
 	}
 	t.Parallel()
-	w := NewWine(t)
+	w := realtest.NewWine(t)
 	s := w.Services(t)
 	check := func(err error) {
 		t.Helper()
@@ -38,6 +42,11 @@ func TestWineServices(t *testing.T) {
 			}
 		}
 	}
+	for _, pid := range w.Processes() {
+		if pgid, err := syscall.Getpgid(pid); err == nil && pgid == syscall.Getpgrp() {
+			t.Fatalf("an interrupt from the terminal would reach process %d", pid)
+		}
+	}
 	var h uint64
 	// state is what the service control manager says: SERVICE_STOPPED is 1.
 	state := func() [9]uint32 {
@@ -49,7 +58,7 @@ func TestWineServices(t *testing.T) {
 	dir := filepath.Join(w.Admin(), "roundsman")
 	check(os.Mkdir(dir, 0o700))
 	file := filepath.Join(dir, "echo.exe")
-	data, err := os.ReadFile(s.program)
+	data, err := os.ReadFile(s.Program())
 	check(err)
 	check(os.WriteFile(file, data, 0o700))
 	const program = `C:\Windows\roundsman\echo.exe`
@@ -63,9 +72,9 @@ func TestWineServices(t *testing.T) {
 	h, err = s.CreateService("echo", "", `"`+program+`" service echo`, 3)
 	check(err)
 	_, err = s.CreateService("echo", "", "x", 3)
-	want(err, WinError(1073)) // ERROR_SERVICE_EXISTS
+	want(err, winlab.Error(1073)) // ERROR_SERVICE_EXISTS
 	_, err = s.CreateService("other", "echo", "x", 3)
-	want(err, WinError(1078)) // ERROR_DUPLICATE_SERVICE_NAME
+	want(err, winlab.Error(1078)) // ERROR_DUPLICATE_SERVICE_NAME
 	_, err = s.DialPipe(t.Context(), "echo")
 	want(err, fs.ErrNotExist)
 	for _, kill := range []bool{false, true} {
@@ -98,7 +107,7 @@ func TestWineServices(t *testing.T) {
 		if st := state(); [2]uint32(st[3:5]) != exit {
 			t.Fatalf("status %v", st)
 		}
-		want(s.StopService(h), WinError(1062)) // ERROR_SERVICE_NOT_ACTIVE
+		want(s.StopService(h), winlab.Error(1062)) // ERROR_SERVICE_NOT_ACTIVE
 		if _, err = io.ReadFull(c, got); err == nil {
 			t.Fatal("the pipe is still there")
 		}
@@ -108,13 +117,29 @@ func TestWineServices(t *testing.T) {
 		await("the program is in use", func() bool { return !s.Use(program) })
 	}
 
+	// Told twice, it stops once, and in its own time.
+	check(s.StartService(h, []string{"linger"}))
+	await("it does not run", func() bool { return state()[1] == 4 })
+	c, err := s.DialPipe(t.Context(), "echo")
+	check(err)
+	check(s.StopService(h))
+	check(s.StopService(h))
+	if st := state(); st[1] != 4 {
+		t.Fatalf("status %v", st)
+	}
+	check(c.Close())
+	await("it does not stop", func() bool { return state()[1] == 1 })
+	if st := state(); [2]uint32(st[3:5]) != [2]uint32{1066, 7} {
+		t.Fatalf("status %v", st)
+	}
+
 	check(s.StartService(h, nil))
 	check(s.Down())
-	if left := processesWith("WINEPREFIX=" + w.prefix()); len(left) > 0 {
+	if left := w.Processes(); len(left) > 0 {
 		t.Fatal(left)
 	}
 	_, err = s.QueryService(h)
-	want(err, WinError(1115)) // ERROR_SHUTDOWN_IN_PROGRESS
+	want(err, winlab.Error(1115)) // ERROR_SHUTDOWN_IN_PROGRESS
 	check(s.Up())
 	names, err := s.Names("ec")
 	check(err)
@@ -129,6 +154,6 @@ func TestWineServices(t *testing.T) {
 	check(s.DeleteService(h))
 	check(s.CloseService(h))
 	_, err = s.OpenService("echo")
-	want(err, WinError(1060)) // ERROR_SERVICE_DOES_NOT_EXIST
+	want(err, winlab.Error(1060)) // ERROR_SERVICE_DOES_NOT_EXIST
 	check(os.Remove(file))
 }
