@@ -17,7 +17,8 @@ type conn struct {
 	updatePath string
 	noUpdate   error // why there is no update service
 	profile    Profile
-	updating   chan struct{} // holds the right to update
+	updating   chan struct{} // holds the right to change the target
+	leaves     map[Way]bool  // ways by which a request has left a task; for who holds updating
 	once       sync.Once
 }
 
@@ -25,6 +26,8 @@ var _ interface {
 	transport.Conn
 	transport.Inventorier
 	transport.Updater
+	transport.Undoer
+	transport.Rebooter
 	transport.Explainer
 } = (*conn)(nil)
 
@@ -32,7 +35,10 @@ var _ interface {
 func (c *conn) Caps() transport.Caps {
 	caps := transport.CapInventory
 	if c.updatePath != "" && len(c.ways(&c.update)) > 0 {
-		caps |= transport.CapUpdate
+		caps |= transport.CapUpdate | transport.CapUndo
+	}
+	if c.root.Systems != "" {
+		caps |= transport.CapReboot
 	}
 	return caps
 }

@@ -32,7 +32,7 @@ func (t *Transport) Dial(ctx context.Context, ep transport.Endpoint) (transport.
 	if err := s.trust.check(); err != nil {
 		return nil, err
 	}
-	c := &conn{s: s, updating: make(chan struct{}, 1)}
+	c := &conn{s: s, updating: make(chan struct{}, 1), leaves: map[Way]bool{}}
 	if err := c.open(ctx); err != nil {
 		// Of what was said no more is needed than the end of the session.
 		_ = s.close(context.WithoutCancel(ctx))

@@ -194,8 +194,12 @@ func (c *cargo) unfit(w Way, profile Profile) error {
 	wrong := func(want string) error {
 		return fmt.Errorf("%s is %s, and %s takes %s", c.file.Name, c.form, w, want)
 	}
-	if c.pkg != nil && !c.pkg.direct() && (profile.ilo() || profile == ProfileILO4) {
+	queue := w == WayQueue || w == WayInstallSet
+	if c.pkg != nil && !queue && !c.pkg.direct() && (profile.ilo() || profile == ProfileILO4) {
 		return fmt.Errorf("%s is not written by the management processor, but by %s", c.file.Name, strings.Join(c.pkg.UpdatableBy, " or "))
+	}
+	if len(c.compsig) > 0 && w != WayHPEPush && !queue {
+		return fmt.Errorf("%s comes with a signature of its own (.compsig), which %s does not carry", c.file.Name, w)
 	}
 	switch w {
 	case WaySimpleUpdate:
@@ -210,18 +214,34 @@ func (c *cargo) unfit(w Way, profile Profile) error {
 		if c.form != formRaw {
 			return wrong("the bundle of a complex")
 		}
-	case WayHPEPush, WayAddFromURI:
+	case WayHPEPush, WayAddFromURI, WayQueue, WayInstallSet:
 		if c.form == formComponent && len(c.compsig) == 0 {
 			return wrong("such a file with its signature (.compsig) alone")
 		}
 		if c.form == formComponent {
 			return fmt.Errorf("%s is %s: an agent on the host installs it", c.file.Name, c.form)
 		}
-		if w == WayAddFromURI && c.sections() > 1 {
-			return fmt.Errorf("%s takes more than one section, which go by %s", c.file.Name, WayHPEPush)
+		if queue && len(c.appliers()) == 0 {
+			return fmt.Errorf("%s is applied by %s alone", c.file.Name, strings.Join(c.pkg.UpdatableBy, " or "))
 		}
 	}
 	return nil
+}
+
+// appliers are those of the agents of a server without its operating system that may apply
+// the file from the update queue.
+func (c *cargo) appliers() []string {
+	if c.pkg == nil {
+		return []string{byBMC}
+	}
+	var out []string
+	if c.pkg.direct() {
+		out = append(out, byBMC)
+	}
+	if c.pkg.by(byHost) {
+		out = append(out, byHost)
+	}
+	return out
 }
 
 // unpackable reports whether the image inside a package can go instead of it.
@@ -231,19 +251,26 @@ func (c *cargo) unpackable() bool {
 
 // forWay puts what a way takes in the place of the file: the image that is in a package,
 // where the target does not take the package.
-func (c *cargo) forWay(ctx context.Context, w Way) error {
-	raw := w == WaySimpleUpdate || w == WayInstallFromURI || (w == WayHPEPush || w == WayAddFromURI) && !c.pkg.whole()
+func (c *cargo) forWay(ctx context.Context, w Way, profile Profile, version string) error {
+	raw := w == WaySimpleUpdate || w == WayInstallFromURI
+	switch w {
+	case WayHPEPush, WayAddFromURI, WayQueue, WayInstallSet:
+		raw = !c.pkg.whole(profile, version)
+	}
 	if !raw {
 		return nil
 	}
 	names := c.pkg.images()
-	if len(names) != 1 {
+	switch {
+	case len(names) != 1:
 		return fmt.Errorf("%s holds %d images, and the target takes one", c.file.Name, len(names))
+	case len(c.compsig) > 0:
+		return fmt.Errorf("the signature of %s is not that of the image in it, which is all that the target takes", c.file.Name)
 	}
 	f, err := image(ctx, c.file, names[0])
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.file.Name, err)
 	}
-	c.file, c.compsig = f, nil
+	c.file = f
 	return nil
 }

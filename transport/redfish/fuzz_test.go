@@ -41,7 +41,7 @@ func FuzzFwpkg(f *testing.F) {
 			require.NotContains(t, name, "/")
 		}
 		p.direct()
-		p.whole()
+		p.whole(ProfileILO5, "iLO 5 v2.44")
 		p.activation()
 		p.fits(entry{targets: []string{"a"}})
 	})
@@ -75,7 +75,7 @@ func FuzzAnswers(f *testing.F) {
 		}
 		var s software
 		if decode(data, &s) == nil {
-			d, _, _ := (&conn{profile: ProfileILO5}).device(s, "/x/1")
+			d, _, _, _ := (&conn{profile: ProfileILO5}).device(s, "/x/1")
 			_, err := json.Marshal(d)
 			require.NoError(t, err)
 			require.NotEmpty(t, d.Class)
@@ -123,6 +123,8 @@ func TestCompare(t *testing.T) {
 		{"2.46 Oct 15 2021", "2.46", 0, true}, {"2.9", "2.10", -1, true}, {"U30 v2.36 (07/16/2020)", "U30 v2.40", -1, true},
 		{"U30 v2.36", "A40 v2.40", 0, false}, {"U30 v2.36", "2.40", -1, true}, {"HPD4", "HPD5", 0, false}, {"HPD4", "HPD4", 0, true},
 		{"1.0", "1.0.0", 0, true}, {"", "", 0, false}, {"iLO 5 v2.46", "2.46", 0, true},
+		{"2.9.0-rc1", "2.9.0", 0, false}, {"8.2.2a", "8.2.2b", 0, false}, {"7.10.64a", "7.10.64a", 0, true}, {"7.10.64a", "7.10.65", -1, true},
+		{"2.46, Oct 15 2021", "2.46", 0, true}, {"2.46(Oct)", "2.46", 0, true}, {"U30 v2.36A", "U30 v2.36a", 0, true},
 	} {
 		n, ok := compare(c.a, c.b)
 		require.Equal(t, c.want, n, "%s %s", c.a, c.b)

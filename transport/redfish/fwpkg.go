@@ -20,6 +20,7 @@ const (
 	maxEntries  = 256
 	maxManifest = 4 << 20
 	maxImages   = 64
+	maxUnpacked = int64(8 << 30) // bytes of one image
 )
 
 // manifestName is the description in a firmware package.
@@ -58,8 +59,15 @@ func (p *fwpkg) by(who string) bool {
 	return slices.ContainsFunc(p.UpdatableBy, func(s string) bool { return strings.EqualFold(s, who) })
 }
 
-// whole reports whether an iLO takes the package as it is.
-func (p *fwpkg) whole() bool { return strings.EqualFold(string(p.Format), "FWPKG-v2") }
+// whole reports whether an iLO of that version takes the package as it is: one of format 2,
+// and of iLO 5 not before 2.30.
+func (p *fwpkg) whole(profile Profile, version string) bool {
+	if !strings.EqualFold(string(p.Format), "FWPKG-v2") {
+		return false
+	}
+	order, ok := compare(version, "2.30")
+	return profile != ProfileILO5 || !ok || order >= 0
+}
 
 // direct reports whether the management processor itself writes every image.
 func (p *fwpkg) direct() bool {
@@ -105,8 +113,12 @@ func (p *fwpkg) images() []string {
 	return out
 }
 
-// fits returns the device of the package that an entry of the inventory is.
+// fits returns the device of the package that an entry of the inventory is: of its class,
+// where the entry has one, and with one of its targets.
 func (p *fwpkg) fits(e entry) *fwpkgDevice {
+	if e.class != "" && p.DeviceClass != "" && !strings.EqualFold(e.class, string(p.DeviceClass)) {
+		return nil
+	}
 	for i, d := range p.Devices.Device {
 		if d.Target != "" && slices.Contains(e.targets, strings.ToLower(string(d.Target))) {
 			return &p.Devices.Device[i]
@@ -163,20 +175,18 @@ func readFwpkg(r io.ReaderAt, size int64) (*fwpkg, *zip.Reader, error) {
 // image is the file of a package that holds an image, as a payload of its own. It is
 // unpacked as it is read, and never as a whole.
 func image(ctx context.Context, pkg transport.File, name string) (transport.File, error) {
-	var size int64
-	open := func(ctx context.Context) (io.ReadCloser, error) {
+	open := func(ctx context.Context) (_ io.ReadCloser, size int64, err error) {
 		src, err := pkg.Open(ctx)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		_, z, err := readFwpkg(&readerAt{r: src}, pkg.Size)
 		if err == nil {
 			for _, f := range z.File {
 				if f.Name == name {
-					size = int64(f.UncompressedSize64)
 					var r io.ReadCloser
 					if r, err = f.Open(); err == nil {
-						return &unpacking{r, src}, nil
+						return &unpacking{r, src}, int64(f.UncompressedSize64), nil
 					}
 				}
 			}
@@ -185,20 +195,20 @@ func image(ctx context.Context, pkg transport.File, name string) (transport.File
 		if err == nil {
 			err = fmt.Errorf("the package has no file %q", clip(name, 100))
 		}
-		return nil, err
+		return nil, 0, err
 	}
-	r, err := open(ctx)
+	r, size, err := open(ctx)
 	if err != nil {
 		return transport.File{}, err
 	}
 	defer r.Close()
 	h := sha256.New()
 	out := transport.File{Name: name, Size: size}
-	if out.Size < 0 {
-		return out, errors.New("an image without a size")
+	if out.Size < 0 || out.Size > maxUnpacked {
+		return out, fmt.Errorf("%s has a size of %d bytes unpacked, and at most %d can be", clip(name, 100), uint64(size), maxUnpacked)
 	}
 	// The package says how long the image is; that it is not longer is checked here.
-	n, err := io.Copy(h, io.LimitReader(r, size+1))
+	n, err := io.Copy(h, &untilDone{ctx, io.LimitReader(r, size+1)})
 	if err != nil {
 		return out, err
 	}
@@ -207,11 +217,12 @@ func image(ctx context.Context, pkg transport.File, name string) (transport.File
 	}
 	h.Sum(out.SHA256[:0])
 	out.Open = func(ctx context.Context) (io.ReadSeekCloser, error) {
-		r, err := open(ctx)
+		r, size, err := open(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return &rewound{ReadCloser: r, size: size, again: func() (io.ReadCloser, error) { return open(ctx) }}, nil
+		again := func() (io.ReadCloser, error) { r, _, err := open(ctx); return r, err }
+		return &rewound{ReadCloser: r, size: size, again: again}, nil
 	}
 	return out, nil
 }

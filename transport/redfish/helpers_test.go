@@ -203,9 +203,17 @@ func (s *service) endpoint() transport.Endpoint {
 		Options:     quick()}
 }
 
-// quick are options with short times.
+// quick are options with short times between two looks. The others are long: whatever is
+// to come must come in time on a machine with much else to do.
 func quick() redfish.Options {
-	return redfish.Options{PollInterval: 2 * time.Millisecond, SettleTimeout: 100 * time.Millisecond, ResetTimeout: 20 * time.Second}
+	return redfish.Options{PollInterval: 2 * time.Millisecond, SettleTimeout: 20 * time.Second, ResetTimeout: 20 * time.Second}
+}
+
+// hasty are options for tests of what never comes.
+func hasty() redfish.Options {
+	o := quick()
+	o.SettleTimeout = 50 * time.Millisecond
+	return o
 }
 
 func dial(t testing.TB, ep transport.Endpoint) transport.Conn {
@@ -225,6 +233,56 @@ func refused(t testing.TB, ep transport.Endpoint, kind error) *transport.Error {
 	require.Equal(t, ep.Address, te.Target)
 	require.NotContains(t, err.Error(), password)
 	return te
+}
+
+// image is a payload of one small file, for the management processor of a service.
+func image(version string) transport.Payload {
+	return transport.Payload{Name: "bmc", Version: version, Files: []transport.File{transport.BytesFile("a.bin", []byte("image"))}}
+}
+
+// pusher makes a service take pushes to /push, of which the first ones may be lost: they
+// have no effect, and no answer. The count is of those that had one.
+func (s *service) pusher(lost int) (taken *int) {
+	taken = new(int)
+	s.edit("/redfish/v1/UpdateService", func(o obj) { o["HttpPushUri"] = "/push" })
+	s.handle("POST /push", func(_ http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
+		if lost--; lost >= 0 {
+			panic(http.ErrAbortHandler)
+		}
+		*taken++
+		s.edit("/redfish/v1/UpdateService/FirmwareInventory/BMC", func(o obj) { o["Version"] = "2.00" })
+	})
+	return taken
+}
+
+// asILO makes a service an iLO 5 in the given state of its update service.
+func (s *service) asILO(state obj) {
+	s.edit("/redfish/v1", func(o obj) { o["Oem"] = obj{"Hpe": obj{"Manager": []obj{{"ManagerType": "iLO 5"}}}} })
+	s.edit("/redfish/v1/UpdateService", func(o obj) { o["Oem"] = obj{"Hpe": state} })
+}
+
+// recorder keeps the states of an update.
+type recorder struct{ states []transport.State }
+
+func (r *recorder) keep(_ context.Context, s transport.State) error {
+	r.states = append(r.states, s)
+	return nil
+}
+
+func (r *recorder) last() transport.State { return r.states[len(r.states)-1] }
+
+// sent is the state in which a manager is that dies with the last byte.
+func (r *recorder) sent(t testing.TB) *transport.State {
+	for _, s := range r.states {
+		if s.Sent {
+			return &s
+		}
+	}
+	require.Fail(t, "no state says that the request may have been sent")
+	return nil
 }
 
 func drain(r io.Reader) { _, _ = io.Copy(io.Discard, r) }

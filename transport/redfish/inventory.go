@@ -22,6 +22,7 @@ type system struct {
 	UUID                text
 	BIOS                text `json:"BiosVersion"`
 	Power               text `json:"PowerState"`
+	Reset               text `json:"LastResetTime"`
 	Storage, SecureBoot link
 	TrustedModules      []struct {
 		Type     text `json:"InterfaceType"`
@@ -66,10 +67,11 @@ type reader struct {
 	// related are the resources that an entry of the firmware inventory stands for, and
 	// the device that it became.
 	related map[string]int
+	listed  int // devices of the firmware inventory, which come first
 }
 
-// Identify implements transport.Conn. BootID is the time of the last reset of the
-// management processor, where that is told.
+// Identify implements transport.Conn. BootID is the time of the last restart of the host,
+// where there is one and the service tells it.
 func (c *conn) Identify(ctx context.Context) (transport.Identity, error) {
 	r := &reader{conn: c, ctx: ctx, op: "identify"}
 	id, _, err := r.identity()
@@ -110,6 +112,9 @@ func (r *reader) identity() (transport.Identity, []system, error) {
 			id.UUID = string(s.UUID)
 		}
 	}
+	if len(systems) == 1 {
+		id.BootID = string(systems[0].Reset)
+	}
 	if id.Vendor == "" {
 		id.Vendor = string(r.root.Vendor)
 	}
@@ -124,7 +129,7 @@ func (r *reader) identity() (transport.Identity, []system, error) {
 			}
 			r.problem(string(r.managers[0].ID), err)
 		}
-		id.Version, id.BootID = string(m.Firmware), string(m.Reset)
+		id.Version = string(m.Firmware)
 	}
 	if id == (transport.Identity{}) {
 		return id, nil, &transport.Error{Op: r.op, Target: r.s.target, Kind: transport.ErrProtocol, Err: errors.New("the service tells nothing of who it is")}
@@ -157,18 +162,9 @@ func (c *conn) Inventory(ctx context.Context) (*transport.Inventory, error) {
 		return nil, err
 	}
 	r.problem(string(r.firmwarePath()), err)
-	for _, e := range entries {
-		if e.err != nil {
-			r.problem(e.uri, e.err)
-			continue
-		}
-		r.inv.Devices = append(r.inv.Devices, e.device)
-		for _, l := range e.related {
-			r.related[strings.TrimSuffix(string(l), "/")] = len(r.inv.Devices) - 1
-		}
-	}
+	r.list(entries)
 	for _, s := range systems {
-		r.bios(s)
+		r.bios(s, len(systems) == 1)
 	}
 	for _, step := range []func() error{r.programs, func() error { return r.parts(systems) }, func() error { return r.security(systems) }} {
 		if err := step(); err != nil {
@@ -183,6 +179,21 @@ func (c *conn) Inventory(ctx context.Context) (*transport.Inventory, error) {
 	return &r.inv, nil
 }
 
+// list takes over the entries of the firmware inventory.
+func (r *reader) list(entries []entry) {
+	for _, e := range entries {
+		if e.err != nil {
+			r.problem(e.uri, e.err)
+			continue
+		}
+		r.inv.Devices = append(r.inv.Devices, e.device)
+		for _, l := range e.related {
+			r.related[strings.TrimSuffix(string(l), "/")] = len(r.inv.Devices) - 1
+		}
+	}
+	r.listed = len(r.inv.Devices)
+}
+
 // fatal reports whether an error ends an inventory: the target did not answer, and would
 // not answer the next request.
 func fatal(ctx context.Context, err error) bool {
@@ -195,6 +206,8 @@ type entry struct {
 	device  transport.Device
 	related []link
 	targets []string // HPE's identifiers, lower case
+	class   string   // HPE's, lower case
+	part    bool     // the firmware inventory does not list it
 	err     error
 }
 
@@ -218,7 +231,7 @@ func (c *conn) firmware(ctx context.Context, op string, systems []system) ([]ent
 			if e.uri == "" {
 				e.uri = string(s.ID)
 			}
-			e.device, e.related, e.targets = c.device(s, e.uri)
+			e.device, e.related, e.targets, e.class = c.device(s, e.uri)
 		}
 		out = append(out, e)
 	}
@@ -227,7 +240,7 @@ func (c *conn) firmware(ctx context.Context, op string, systems []system) ([]ent
 }
 
 // device makes a device of an entry.
-func (c *conn) device(s software, uri string) (transport.Device, []link, []string) {
+func (c *conn) device(s software, uri string) (_ transport.Device, related []link, targets []string, class string) {
 	d := transport.Device{ID: uri, Name: string(s.Name), Vendor: string(s.Maker), Firmware: string(s.Version), Updateable: s.Updateable.value}
 	if d.Name == "" {
 		d.Name = string(s.Key)
@@ -238,7 +251,6 @@ func (c *conn) device(s software, uri string) (transport.Device, []link, []strin
 	}
 	d.Location = string(hpe.Context)
 	d.Class = classOf(s.Related, d.Name+" "+string(s.Key)+" "+uri[strings.LastIndexByte(strings.TrimSuffix(uri, "/"), '/')+1:])
-	var targets []string
 	for _, t := range hpe.Targets {
 		t = strings.ToLower(t)
 		targets = append(targets, t)
@@ -258,7 +270,7 @@ func (c *conn) device(s software, uri string) (transport.Device, []link, []strin
 			d.ID += " @ " + d.Location
 		}
 	}
-	return d, s.Related, targets
+	return d, s.Related, targets, strings.ToLower(string(hpe.DeviceClass))
 }
 
 // name makes the identifiers of entries unique: equal parts are counted, in the order of
@@ -332,24 +344,26 @@ func (c *conn) firmware4(ctx context.Context, op string, systems []system) ([]en
 	return out, nil
 }
 
-// bios adds the firmware of the system where the firmware inventory has none.
-func (r *reader) bios(s system) {
-	product := "product:" + string(s.Model)
+// bios tells for which product the firmware of a system is, and adds it where the firmware
+// inventory has none. Of several systems, each has that which has its name.
+func (r *reader) bios(s system, only bool) {
+	var product []string
+	if s.Model != "" {
+		product = []string{"product:" + string(s.Model)}
+	}
+	name := strings.TrimSuffix(string(s.ID), "/")
+	name = strings.ToLower(name[strings.LastIndexByte(name, '/')+1:])
 	found := false
 	for i := range r.inv.Devices {
-		if d := &r.inv.Devices[i]; d.Class == transport.ClassBIOS {
+		d := &r.inv.Devices[i]
+		if d.Class == transport.ClassBIOS && (only || strings.Contains(strings.ToLower(d.ID), name)) {
 			found = true
-			if s.Model != "" {
-				d.HardwareIDs = append(d.HardwareIDs, product)
-			}
+			d.HardwareIDs = append(d.HardwareIDs, product...)
 		}
 	}
 	if !found && s.BIOS != "" {
-		d := transport.Device{ID: string(s.ID) + "#/BiosVersion", Class: transport.ClassBIOS, Name: "BIOS", Firmware: string(s.BIOS), Vendor: string(s.Manufacturer), Model: string(s.Model)}
-		if s.Model != "" {
-			d.HardwareIDs = []string{product}
-		}
-		r.inv.Devices = append(r.inv.Devices, d)
+		r.inv.Devices = append(r.inv.Devices, transport.Device{ID: string(s.ID) + "#/BiosVersion", Class: transport.ClassBIOS, Name: "BIOS",
+			Firmware: string(s.BIOS), Vendor: string(s.Manufacturer), Model: string(s.Model), HardwareIDs: product})
 	}
 }
 
@@ -392,8 +406,10 @@ func classOf(related []link, name string) string {
 			return transport.ClassBMC
 		}
 	}
+	// A backplane, an expander and the like are none of what they are of.
 	words := " " + strings.ToLower(strings.NewReplacer("_", " ", "-", " ", ".", " ", "/", " ", "(", " ", ")", " ").Replace(name)) + " "
 	for _, w := range []struct{ words, class string }{
+		{"backplane,expander,power management controller", "firmware"},
 		{"ilo,bmc,systembmc,idrac,xcc,rmc,openbmc,lights out", transport.ClassBMC},
 		{"bios,system rom,systemromactive,systemrombackup,uefi", transport.ClassBIOS},
 		{"power supply,psu", transport.ClassPSU},

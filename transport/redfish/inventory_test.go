@@ -133,3 +133,58 @@ func TestExpand(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, inv.Problems[0].Text, "do not end")
 }
+
+// An adapter that the firmware inventory lists without a reference is one device, and of
+// two equal ones each is its own.
+func TestAdapterIsListedOnce(t *testing.T) {
+	s := newService(t, nil)
+	s.collection("/redfish/v1/Chassis", "/redfish/v1/Chassis/1")
+	const adapters = "/redfish/v1/Chassis/1/NetworkAdapters"
+	s.set("/redfish/v1/Chassis/1", obj{"@odata.id": "/redfish/v1/Chassis/1", "Id": "1", "Name": "Chassis", "NetworkAdapters": ref(adapters)})
+	s.collection(adapters, adapters+"/1")
+	s.set(adapters+"/1", obj{"@odata.id": adapters + "/1", "Id": "1", "Name": "Ethernet 331i", "SerialNumber": "N1", "Controllers": []obj{{"FirmwarePackageVersion": "20.1"}}})
+	count := func() (nics int, serial string) {
+		inv, err := transport.ReadInventory(t.Context(), dial(t, s.endpoint()))
+		require.NoError(t, err)
+		for _, d := range inv.Devices {
+			if d.Class == transport.ClassNIC {
+				nics++
+				serial += d.Serial
+			}
+		}
+		return nics, serial
+	}
+	for i, want := range []int{1, 1, 3} {
+		var members []string
+		for n := range i {
+			at := fmt.Sprint(inventoryPath, "/NIC", n)
+			members = append(members, at)
+			s.set(at, obj{"@odata.id": at, "Id": fmt.Sprint("NIC", n), "Name": "HPE Ethernet 331i Adapter - NIC", "Version": "20.1"})
+		}
+		s.collection(inventoryPath, members...)
+		nics, serial := count()
+		require.Equal(t, want, nics)
+		require.Equal(t, "N1", serial)
+	}
+}
+
+// Of several partitions each has its own firmware.
+func TestFirmwareOfPartitions(t *testing.T) {
+	s := newService(t, nil)
+	s.collection("/redfish/v1/Systems", "/redfish/v1/Systems/Partition1", "/redfish/v1/Systems/Partition2")
+	var members []string
+	for _, n := range []string{"1", "2"} {
+		s.set("/redfish/v1/Systems/Partition"+n, obj{"@odata.id": "/redfish/v1/Systems/Partition" + n, "Id": "Partition" + n, "Name": "x", "Model": "Flex " + n})
+		at := inventoryPath + "/BIOS-Partition" + n
+		members = append(members, at)
+		s.set(at, obj{"@odata.id": at, "Id": "BIOS-Partition" + n, "Name": "System ROM", "Version": "3.0"})
+	}
+	s.collection(inventoryPath, members...)
+	inv, err := transport.ReadInventory(t.Context(), dial(t, s.endpoint()))
+	require.NoError(t, err)
+	require.Len(t, inv.Devices, 2)
+	for i, d := range inv.Devices {
+		require.Equal(t, []string{fmt.Sprint("product:Flex ", i+1)}, d.HardwareIDs)
+	}
+	require.Empty(t, inv.Identity.BootID)
+}

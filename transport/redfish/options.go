@@ -50,6 +50,8 @@ const (
 	WayAddFromURI     Way = "add-from-uri"     // pull, the component repository of iLO 5 and later
 	WayInstallFromURI Way = "install-from-uri" // pull, iLO 4
 	WayUpdateAll      Way = "update-all"       // pull, the bundle of a complex (RMC)
+	WayQueue          Way = "queue"            // push into the component repository of iLO 5 and later, and a task in its update queue
+	WayInstallSet     Way = "install-set"      // the same, by an install set
 )
 
 // pulls reports whether the target fetches the image.
@@ -77,6 +79,15 @@ type Options struct {
 	// not over, which run before or instead of what is sent, or another program
 	// manages it.
 	IgnoreQueue bool
+
+	// RecoverySet has an iLO put what is pushed into its recovery set as well. The account
+	// needs the right to that (SystemRecoveryConfigPriv).
+	RecoverySet bool
+
+	// ResetType is how Reboot restarts the host, such as "PowerCycle" where what is staged
+	// takes one (DMTF DSP2046, "ComputerSystem"); "" means GracefulRestart, or ForceRestart
+	// where the service does not offer that, and On for a host that is off.
+	ResetType string
 
 	// ImageScheme is "http" or "https", the URLs under which the target fetches images;
 	// "" means https for the profile rmc, and http for all others.
@@ -159,7 +170,7 @@ func options(ep transport.Endpoint) (Options, error) {
 		return o, fmt.Errorf("there is no profile %q", o.Profile)
 	}
 	switch o.Way {
-	case WayAuto, WayMultipart, WayHTTPPush, WayHPEPush, WaySimpleUpdate, WayAddFromURI, WayInstallFromURI, WayUpdateAll:
+	case WayAuto, WayMultipart, WayHTTPPush, WayHPEPush, WaySimpleUpdate, WayAddFromURI, WayInstallFromURI, WayUpdateAll, WayQueue, WayInstallSet:
 	default:
 		return o, fmt.Errorf("there is no way %q", o.Way)
 	}

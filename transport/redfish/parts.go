@@ -68,6 +68,9 @@ func (r *reader) ended() error {
 func (r *reader) add(d transport.Device) {
 	i, ok := r.related[strings.TrimSuffix(d.ID, "/")]
 	if !ok {
+		i, ok = r.alike(d)
+	}
+	if !ok {
 		r.inv.Devices = append(r.inv.Devices, d)
 		return
 	}
@@ -81,6 +84,20 @@ func (r *reader) add(d transport.Device) {
 		}
 	}
 	have.HardwareIDs = append(have.HardwareIDs, d.HardwareIDs...)
+}
+
+// alike finds the entry of the firmware inventory that is the same device, where no
+// reference tells: the only one of its class with that version and name.
+func (r *reader) alike(d transport.Device) (at int, ok bool) {
+	in := func(a, b string) bool { return b != "" && strings.Contains(strings.ToLower(a), strings.ToLower(b)) }
+	count := 0
+	for i, e := range r.inv.Devices[:r.listed] {
+		if e.Class == d.Class && d.Firmware != "" && e.Firmware == d.Firmware && (in(e.Name, d.Name) || in(e.Name, d.Model)) {
+			at = i
+			count++
+		}
+	}
+	return at, count == 1
 }
 
 func (r *reader) storage(_ string, body []byte) error {

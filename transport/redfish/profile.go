@@ -3,7 +3,7 @@ package redfish
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -41,8 +41,13 @@ type updateService struct {
 	HTTPPush  text   `json:"HttpPushUri"`
 	Multipart text   `json:"MultipartHttpPushUri"`
 	MaxImage  number `json:"MaxImageSizeBytes"`
-	Actions   json.RawMessage
-	Oem       struct{ Hpe, Hp oemUpdate }
+	// HttpPushUriTargets: nil where the service does not know it.
+	PushTargets json.RawMessage `json:"HttpPushUriTargets"`
+	PushBusy    flag            `json:"HttpPushUriTargetsBusy"`
+	ApplyTimes  applyTimes      `json:"@Redfish.OperationApplyTimeSupport"`
+	PushTimes   applyTimes      `json:"MultipartHttpPushUri@Redfish.OperationApplyTimeSupport"`
+	Actions     json.RawMessage
+	Oem         struct{ Hpe, Hp oemUpdate }
 	// iLO 4
 	State    text
 	Progress number `json:"ProgressPercent"`
@@ -65,6 +70,17 @@ type oemUpdate struct {
 	Repository link `json:"ComponentRepository"`
 	Sets       link `json:"InstallSets"`
 	Actions    json.RawMessage
+}
+
+// applyTimes are the times at which updates may be applied (DSP0266, "Operation apply
+// time"), where the service says that it can be told.
+type applyTimes struct {
+	Values texts `json:"SupportedValues"`
+}
+
+// immediate reports whether a push can be told to be applied at once.
+func (u *updateService) immediate() bool {
+	return slices.Contains(append(slices.Clone(u.ApplyTimes.Values), u.PushTimes.Values...), "Immediate")
 }
 
 // hpe returns the additions, under whichever of the two names.
@@ -208,7 +224,7 @@ func (p Profile) ways() []Way {
 	case ProfileILO4:
 		return []Way{WayInstallFromURI}
 	case ProfileILO5, ProfileILO6, ProfileILO7:
-		return []Way{WayHPEPush, WayAddFromURI, WaySimpleUpdate}
+		return []Way{WayHPEPush, WayAddFromURI, WaySimpleUpdate, WayQueue}
 	case ProfileRMC:
 		return []Way{WayUpdateAll}
 	}
@@ -235,6 +251,12 @@ func (c *conn) to(w Way, u *updateService) string {
 		return u.action("InstallFromURI")
 	case WayUpdateAll:
 		return u.action("UpdateAll")
+	case WayQueue, WayInstallSet:
+		hpe := u.hpe()
+		if hpe.Repository == "" || c.to(WayHPEPush, u) == "" || w == WayInstallSet && hpe.Sets == "" {
+			return ""
+		}
+		return string(hpe.Queue)
 	}
 	return ""
 }
@@ -262,5 +284,19 @@ func (c *conn) WhyNot(want transport.Caps) error {
 	if c.noUpdate != nil {
 		return c.noUpdate
 	}
-	return errors.New("the service offers none of the ways of an update of the profile " + string(c.profile))
+	return c.lacks(&c.update, c.s.opts.Way)
+}
+
+// lacks says which ways there are where the one that is wanted is not among them.
+func (c *conn) lacks(u *updateService, want Way) error {
+	var have []string
+	for _, w := range c.profile.ways() {
+		if c.to(w, u) != "" {
+			have = append(have, string(w))
+		}
+	}
+	if len(have) == 0 || want == WayAuto {
+		return fmt.Errorf("the service offers none of the ways of an update of the profile %s", c.profile)
+	}
+	return fmt.Errorf("the service does not offer the way %s; it has %s: leave Options.Way empty, or set it to one of these", want, strings.Join(have, ", "))
 }

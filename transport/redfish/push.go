@@ -10,7 +10,6 @@ import (
 	"hash"
 	"io"
 	"path"
-	"sync/atomic"
 
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -39,7 +38,7 @@ type body struct {
 	sum    hash.Hash // of the whole file, where it goes in one
 	length int64
 	sent   func(done int64)
-	out    atomic.Bool // all was read
+	last   func() error // called before the last byte is handed out
 }
 
 // boundary is a separator that does not occur in what it separates, for all practical
@@ -47,9 +46,9 @@ type body struct {
 func boundary() string { return "roundsman-" + rand.Text() }
 
 // newBody makes a multipart body, parts in the order given; the file is the last.
-func newBody(ctx context.Context, sep string, parts []part, sent func(int64)) (*body, error) {
+func newBody(ctx context.Context, sep string, parts []part, sent func(int64), last func() error) (*body, error) {
 	var head, tail bytes.Buffer
-	b := &body{ctx: ctx, sent: sent}
+	b := &body{ctx: ctx, sent: sent, last: last}
 	for _, p := range parts {
 		fmt.Fprintf(&head, "--%s\r\nContent-Disposition: form-data; name=%q", sep, p.name)
 		if p.file != "" {
@@ -72,8 +71,8 @@ func newBody(ctx context.Context, sep string, parts []part, sent func(int64)) (*
 }
 
 // rawBody is the file alone.
-func rawBody(ctx context.Context, s section, sent func(int64)) (*body, error) {
-	b := &body{ctx: ctx, sec: s, sent: sent}
+func rawBody(ctx context.Context, s section, sent func(int64), last func() error) (*body, error) {
+	b := &body{ctx: ctx, sec: s, sent: sent, last: last}
 	return b, b.start(nil, nil)
 }
 
@@ -113,10 +112,12 @@ func (b *body) Read(p []byte) (int, error) {
 			return 0, &sourceError{&transport.Error{Op: "update", Path: b.sec.file.Name, Kind: transport.ErrIntegrity, Err: errors.New("it changed while it was being sent")}}
 		}
 		if n > 0 {
-			if b.sent != nil {
-				b.sent(b.sec.off + b.sec.len - b.left)
+			if b.left == 0 && b.tail.Len() == 0 {
+				if err := b.last(); err != nil {
+					return 0, err
+				}
 			}
-			b.out.Store(b.left == 0 && b.tail.Len() == 0)
+			b.sent(b.sec.off + b.sec.len - b.left)
 			return n, nil
 		}
 		if err == nil || errors.Is(err, io.EOF) {
@@ -124,11 +125,13 @@ func (b *body) Read(p []byte) (int, error) {
 		}
 		return 0, &sourceError{err}
 	}
-	n, err := b.tail.Read(p)
 	if b.tail.Len() == 0 {
-		b.out.Store(true)
+		return 0, io.EOF
 	}
-	return n, err
+	if err := b.last(); err != nil {
+		return 0, err
+	}
+	return b.tail.Read(p)
 }
 
 // Close implements io.Closer.

@@ -22,6 +22,7 @@ type serviceRoot struct {
 	Vendor                                                                        text
 	Product                                                                       text
 	UUID                                                                          text
+	Events                                                                        link `json:"EventService"`
 	Links                                                                         struct{ Sessions link }
 	Systems, Managers, Chassis, UpdateService, Tasks, TaskService, AccountService link
 	Features                                                                      struct {
@@ -107,6 +108,11 @@ type member struct {
 // service expands, else one after the other. What cannot be read is a member with an
 // error; the error beside is for what ended the reading.
 func (c *conn) members(ctx context.Context, op, uri string) ([]member, error) {
+	return c.collect(ctx, op, uri, maxMembers)
+}
+
+// collect is members with a bound of its own.
+func (c *conn) collect(ctx context.Context, op, uri string, most int) ([]member, error) {
 	if uri == "" {
 		return nil, nil
 	}
@@ -135,8 +141,8 @@ func (c *conn) members(ctx context.Context, op, uri string) ([]member, error) {
 			return out, err
 		}
 		for _, raw := range append(col.Members, col.Links.Member...) {
-			if len(out) == maxMembers {
-				return out, &transport.Error{Op: op, Target: c.s.target, Path: uri, Kind: transport.ErrProtocol, Err: fmt.Errorf("more than %d members", maxMembers)}
+			if len(out) == most {
+				return out, &transport.Error{Op: op, Target: c.s.target, Path: uri, Kind: transport.ErrProtocol, Err: fmt.Errorf("more than %d members", most)}
 			}
 			out = append(out, c.member(ctx, op, raw))
 			if err := ctx.Err(); err != nil {

@@ -10,7 +10,8 @@ import (
 // "2.46 Oct 15 2021", "U30 v2.36 (07/16/2020)" or "v1.2".
 var dotted = regexp.MustCompile(`(^|[\s_v])([0-9]{1,18}(\.[0-9]{1,18}){1,15})`)
 
-// compare orders two versions. ok is false where nothing in them says which is newer.
+// compare orders two versions. ok is false where nothing in them says which is newer, or
+// that they are equal.
 // It is the driver's second look, at what a plan has decided by the scheme of the
 // component.
 func compare(a, b string) (order int, ok bool) {
@@ -42,7 +43,17 @@ func compare(a, b string) (order int, ok bool) {
 			return 1, true
 		}
 	}
-	return 0, true
+	// "2.9.0-rc1" is not "2.9.0", and which is newer nothing says.
+	return 0, suffix(a[am[5]:]) == suffix(b[bm[5]:])
+}
+
+// suffix is what follows the numbers directly, as the letter of "8.2.2b"; the date of
+// "2.46 Oct 15 2021" does not.
+func suffix(after string) string {
+	if i := strings.IndexAny(after, " \t([{,;"); i >= 0 {
+		after = after[:i]
+	}
+	return strings.ToLower(strings.TrimRight(after, ".:"))
 }
 
 func family(before string) string {

@@ -148,7 +148,7 @@ func (s *Server) stub(x *exchange, r *http.Request, path string) error {
 		}
 	}
 	s.mu.Lock()
-	known := s.tree().nodes[path] != nil
+	known := s.tree(path).nodes[path] != nil
 	s.mu.Unlock()
 	if !known {
 		return &message{status: http.StatusNotFound, id: "ResourceMissingAtURI", args: []string{r.URL.Path}}
@@ -185,7 +185,7 @@ func (s *Server) isAction(v any, path string) bool {
 // Capture returns what the service would answer now, as a capture.
 func (s *Server) Capture() (*Capture, error) {
 	s.mu.Lock()
-	t := s.tree()
+	t := s.tree("")
 	c := &Capture{Version: 1, Resources: make(map[string]json.RawMessage, len(t.paths))}
 	for _, path := range t.paths {
 		c.Resources[path+t.slash] = encode(t.nodes[t.clean(path)])

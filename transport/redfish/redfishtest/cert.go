@@ -10,14 +10,16 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"time"
 )
 
 // newCertificate makes a self-signed certificate for an address.
-func newCertificate(ip net.IP, legacy bool) (*tls.Certificate, error) {
+func newCertificate(ip netip.Addr, legacy bool) (*tls.Certificate, error) {
 	var key crypto.Signer
 	var err error
 	if legacy {
@@ -38,7 +40,7 @@ func newCertificate(ip net.IP, legacy bool) (*tls.Certificate, error) {
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		IsCA:        true, BasicConstraintsValid: true,
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{ip},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{ip.AsSlice()},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -55,6 +57,10 @@ func newCertificate(ip net.IP, legacy bool) (*tls.Certificate, error) {
 // authority.
 func (s *Server) Certificate() *x509.Certificate { return s.cert.Load().Leaf }
 
+// TLSCertificate returns the certificate with its key, for Config.Certificate of a
+// server that takes the place of this one.
+func (s *Server) TLSCertificate() tls.Certificate { return *s.cert.Load() }
+
 // SPKI returns the SHA-256 digest of the SubjectPublicKeyInfo of Certificate, as
 // transport.Trust wants it.
 func (s *Server) SPKI() [sha256.Size]byte {
@@ -64,11 +70,27 @@ func (s *Server) SPKI() [sha256.Size]byte {
 // NewCertificate gives the service another key and certificate, for connections
 // from now on.
 func (s *Server) NewCertificate() error {
-	c, err := newCertificate(s.ip, s.cfg.LegacyTLS)
+	c, err := newCertificate(s.at.Addr(), s.cfg.LegacyTLS)
 	if err != nil {
 		return err
 	}
 	s.cert.Store(c)
+	return nil
+}
+
+// useCertificate shows a certificate of the caller's.
+func (s *Server) useCertificate(c tls.Certificate) error {
+	if len(c.Certificate) == 0 || c.PrivateKey == nil {
+		return errors.New("redfishtest: Config.Certificate has no certificate, or no key")
+	}
+	if c.Leaf == nil {
+		leaf, err := x509.ParseCertificate(c.Certificate[0])
+		if err != nil {
+			return fmt.Errorf("redfishtest: Config.Certificate: %w", err)
+		}
+		c.Leaf = leaf
+	}
+	s.cert.Store(&c)
 	return nil
 }
 

@@ -55,7 +55,7 @@ func (s *Server) version(i int) string {
 	if i >= len(s.firmware) {
 		return ""
 	}
-	return s.firmware[i].Version
+	return s.listed(s.firmware[i])
 }
 
 // commonTree adds what every profile has. s.mu is held.
@@ -86,7 +86,7 @@ func (s *Server) commonTree(t *tree) {
 	s.hostTree(t)
 
 	t.collection("/redfish/v1/Managers", "ManagerCollection", "Managers", s.managerPath())
-	t.add(s.managerPath(), "#Manager.v1_5_1.Manager", object{
+	manager := t.add(s.managerPath(), "#Manager.v1_5_1.Manager", object{
 		"Name": "Manager", "ManagerType": "BMC", "UUID": uuid, "FirmwareVersion": s.version(0), "Model": s.cfg.Firmware[0].Name,
 		"Status": object{"State": "Enabled", "Health": "OK"},
 		"Actions": object{"#Manager.Reset": object{
@@ -95,11 +95,17 @@ func (s *Server) commonTree(t *tree) {
 		}},
 		"Links": object{"ManagerForServers": []any{t.link(s.systemPath())}, "ManagerForChassis": []any{t.link(s.chassisPath())}},
 	})
+	if s.cfg.LastResetTime {
+		manager["LastResetTime"] = stamp(s.booted)
+	}
 	if p == ILO4 {
 		return
 	}
 	members = nil
 	for _, f := range s.firmware {
+		if f.Adapter {
+			continue
+		}
 		members = append(members, inventoryPath+"/"+f.ID)
 		t.add(inventoryPath+"/"+f.ID, "#SoftwareInventory.v1_2_0.SoftwareInventory", s.inventoryObject(f))
 	}
@@ -109,7 +115,7 @@ func (s *Server) commonTree(t *tree) {
 
 // inventoryObject is a SoftwareInventory resource. s.mu is held.
 func (s *Server) inventoryObject(f Firmware) object {
-	o := object{"Name": f.Name, "Version": f.Version, "Updateable": !f.Fixed, "Status": object{"State": "Enabled", "Health": "OK"}}
+	o := object{"Name": f.Name, "Version": s.listed(f), "Updateable": !f.Fixed, "Status": object{"State": "Enabled", "Health": "OK"}}
 	if s.active(NoUpdateable) && s.faultLocked(NoUpdateable, nil) != nil {
 		delete(o, "Updateable")
 	}
@@ -183,6 +189,9 @@ func (s *Server) change(x *exchange, r *http.Request, path string, a Account) er
 			}
 		}
 	}
+	if r.Method == http.MethodPatch && s.cfg.Profile == Generic && path == s.clean(updatePath) {
+		return s.patchUpdate(x, r, a)
+	}
 	if s.cfg.Profile.ilo() >= 5 {
 		if h := s.repositoryHandler(r.Method, path); h != nil {
 			return h(x, r, a)
@@ -194,7 +203,7 @@ func (s *Server) change(x *exchange, r *http.Request, path string, a Account) er
 		}
 	}
 	s.mu.Lock()
-	known := s.tree().nodes[path] != nil
+	known := s.tree(path).nodes[path] != nil
 	s.mu.Unlock()
 	if !known {
 		return &message{status: http.StatusNotFound, id: "ResourceMissingAtURI", args: []string{r.URL.Path}}

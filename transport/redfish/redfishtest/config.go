@@ -1,10 +1,14 @@
 package redfishtest
 
 import (
+	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"time"
 )
 
@@ -45,10 +49,31 @@ type Tasks string
 // The answers to SimpleUpdate. Pushes to an iLO never make a task.
 const (
 	TasksDefault  Tasks = ""         // as the profile and its version do
-	TasksNone     Tasks = "none"     // 200 with a message: iLO 5 before 2.30
+	TasksNone     Tasks = "none"     // a message and no task: iLO 5 before 2.30; of an RMC, 200 with the link of the task alone
 	TasksOK       Tasks = "ok"       // 200 with the task in the body and its monitor in it
 	TasksAccepted Tasks = "accepted" // 202, the monitor in Location and the task in the body
 )
+
+// Mark is a parameter of a push to an iLO.
+type Mark string
+
+// The parameters in which a client can give an upload a mark. HPE's documentation
+// has the second, HPE's own client sends the first.
+const (
+	MarkEither            Mark = "" // whichever is there
+	MarkETag              Mark = "ETag"
+	MarkUploadCurrentEtag Mark = "UploadCurrentEtag"
+)
+
+func (m Mark) of(u upload) string {
+	if m != MarkUploadCurrentEtag && u.ETag != "" {
+		return u.ETag
+	}
+	if m != MarkETag {
+		return u.OtherETag
+	}
+	return ""
+}
 
 // Config describes a server. The zero value makes a Generic one.
 type Config struct {
@@ -70,6 +95,19 @@ type Config struct {
 	Firmware []Firmware
 	// Tasks is how requests for updates are answered.
 	Tasks Tasks
+	// PushTasks is how pushes to a Generic service are answered; "" means as Tasks.
+	PushTasks Tasks
+	// TaskPayload makes tasks name the request that made them (Payload).
+	TaskPayload bool
+	// LastResetTime makes the manager tell when it was last reset.
+	LastResetTime bool
+	// Mark is the parameter of a push to an iLO that comes back as UploadCurrentEtag.
+	Mark Mark
+	// PushTargets gives a Generic service HttpPushUriTargets and HttpPushUriTargetsBusy.
+	PushTargets bool
+	// NoApplyTime is a Generic service that does not know @Redfish.OperationApplyTime:
+	// it refuses it with ActionParameterUnknown.
+	NoApplyTime bool
 	// OtherActions puts the vendor's actions where other machines of the kind have
 	// them: AddFromUri under Actions.Oem.Hpe instead of Oem.Hpe.Actions, and
 	// SD.UpdateAll under Actions.Oem instead of SDFlexUpdateService.UpdateAll under
@@ -81,20 +119,35 @@ type Config struct {
 	// images and event destinations; nil accepts every certificate.
 	ImageRoots *x509.CertPool
 
+	// DialContext is how the service connects to where images and the destinations of
+	// events are; nil means as the process does.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	// Capture, if set, is served instead of a profile; see [Capture].
 	Capture *Capture
 
-	// IPv6 makes the server listen on [::1] instead of 127.0.0.1.
+	// Addr is where the server listens, an IP address and a port, as
+	// "127.0.0.1:8443" or "[::1]:0"; port 0 is a free one, which stays the server's
+	// until it is closed. "" means a free port of the loopback interface. What can be
+	// reached from elsewhere is open to all there who know the password.
+	Addr string
+	// IPv6 means [::1] instead of 127.0.0.1 where Addr is "".
 	IPv6 bool
+	// Certificate, if set, is what the server shows, until [Server.NewCertificate]:
+	// for servers that are started again and are to be known again.
+	Certificate *tls.Certificate
 	// LegacyTLS is a service of old: TLS 1.0 with RSA key exchange and CBC, and
 	// nothing better.
 	LegacyTLS bool
 
 	// Pace is how long one step takes: to verify takes one, to write four; Complete
 	// can be read for two before the service resets, which takes four. 0 means 5
-	// milliseconds. Real ones take minutes. It is real time: sockets do not follow
-	// the clock of testing/synctest.
+	// milliseconds. Real ones take minutes. It is real time, unless [Server.Advance]
+	// moves the clock: sockets do not follow the one of testing/synctest.
 	Pace time.Duration
+	// RequestLog is how many requests [Server.Requests] keeps, the newest; 0 means
+	// 20000.
+	RequestLog int
 	// Log, if set, gets a record for each request and each step of an update.
 	Log *slog.Logger
 }
@@ -140,6 +193,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Repository == 0 {
 		c.Repository = 4 << 30
 	}
+	if c.RequestLog <= 0 {
+		c.RequestLog = 20_000
+	}
 	if c.Pace == 0 {
 		c.Pace = 5 * time.Millisecond
 	}
@@ -149,6 +205,9 @@ func (c Config) withDefaults() (Config, error) {
 			c.Tasks = TasksNone
 		}
 	}
+	if c.PushTasks == TasksDefault {
+		c.PushTasks = c.Tasks
+	}
 	seen := make(map[string]bool)
 	for _, f := range c.Firmware {
 		if f.ID == "" || seen[f.ID] {
@@ -157,6 +216,21 @@ func (c Config) withDefaults() (Config, error) {
 		seen[f.ID] = true
 	}
 	return c, nil
+}
+
+// address is where to listen.
+func (c Config) address() (netip.AddrPort, error) {
+	switch {
+	case c.Addr != "":
+		at, err := netip.ParseAddrPort(c.Addr)
+		if err != nil {
+			return at, fmt.Errorf("redfishtest: Config.Addr: %w; it is an IP address with a port", err)
+		}
+		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), nil
+	case c.IPv6:
+		return netip.AddrPortFrom(netip.IPv6Loopback(), 0), nil
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0), nil
 }
 
 // accounts are all accounts, User first.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -24,7 +25,62 @@ func (s *Server) disturbAway(x *exchange, r *http.Request) bool {
 		return false
 	}
 	x.Header().Set("Location", f.Location)
-	x.WriteHeader(http.StatusPermanentRedirect)
+	x.WriteHeader(f.or(http.StatusPermanentRedirect))
+	return true
+}
+
+func (s *Server) disturbRedirect(x *exchange, r *http.Request) bool {
+	f := s.fault(Redirect, r)
+	if f == nil {
+		return false
+	}
+	u := *r.URL
+	if strings.HasSuffix(u.Path, "/") {
+		u.Path = strings.TrimSuffix(u.Path, "/")
+	} else {
+		u.Path += "/"
+	}
+	x.Header().Set("Location", u.RequestURI())
+	x.WriteHeader(f.or(http.StatusPermanentRedirect))
+	return true
+}
+
+// say answers with what a fault has to say.
+func (f *Injected) say(w http.ResponseWriter, status int) {
+	if f.Delay >= time.Second {
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(f.Delay/time.Second), 10))
+	}
+	if f.MessageID == "" {
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(f.or(status))
+		return
+	}
+	f.s.refuse(w, f.or(status), f.MessageID)
+}
+
+func (s *Server) disturbRefuses(x *exchange, r *http.Request) bool {
+	f := s.fault(Refuses, r)
+	if f != nil {
+		f.say(x, http.StatusBadGateway)
+	}
+	return f != nil
+}
+
+// disturbEarly answers in the middle of an upload. What comes after that is read,
+// and forgotten, so that the answer arrives: a connection that is closed with bytes
+// unread is reset.
+func (s *Server) disturbEarly(x *exchange, r *http.Request) bool {
+	f := s.fault(EarlyAnswer, r)
+	if f == nil {
+		return false
+	}
+	c := http.NewResponseController(x)
+	_ = c.EnableFullDuplex() // HTTP/1.1 can do that
+	_, _ = io.CopyN(io.Discard, r.Body, f.Bytes)
+	x.Header().Set("Connection", "close")
+	f.say(x, http.StatusRequestEntityTooLarge)
+	_ = c.Flush()
+	drain(r)
 	return true
 }
 

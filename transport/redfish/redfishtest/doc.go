@@ -13,9 +13,15 @@
 //	})
 //
 // [Config] chooses what it is, [Server.Inject] what goes wrong with it, and
-// [Server.Requests], [Server.Firmware] and [Server.Flashes] tell what became of
-// it. [Server.Idle] waits until it has nothing to do, [Server.Await] for
-// anything else.
+// [Server.Requests], [Server.Firmware], [Server.Flashes] and
+// [Server.SessionCounts] tell what became of it. [Server.Idle] waits until it has
+// nothing to do, [Server.Await] for anything else. A test need not wait for time to
+// pass: an update stops in any of its states with [Hold], and [Server.Advance] moves
+// the clock.
+//
+// It is no less useful to programs that are no tests: any number of servers in one
+// process, each at an address and with a certificate of its own choice, and
+// payloads that [Save] writes to disk. A server that waits takes some 10 KiB.
 //
 // # What it really does
 //
@@ -28,14 +34,16 @@
 // the service, after a reboot or after a power cycle of the host, as [Firmware]
 // says: [Server.Reboot] and the action ComputerSystem.Reset do that. During a
 // reset nobody listens and every connection is broken; sessions, progress and an
-// iLO's tasks are gone afterwards. Each step takes [Config.Pace] of real time.
+// iLO's tasks are gone afterwards. Each step takes Config.Pace.
 //
 // An iLO has the component repository, the task queue with its strict order,
 // install sets, the recovery set and maintenance windows, and takes pushes whose
 // parts are in order, with a session and its cookie. It answers success to a
 // SimpleUpdate with a file of the wrong form and does nothing. A Generic service
 // has the multipart and the raw push of DSP0266, tasks with monitors, deferred
-// updates, and an event stream. An RMC has UpdateAll, under either name.
+// updates, and an event stream. An RMC has UpdateAll, under either name. All of them
+// post events to those who subscribe: of tasks, and of each change of the update
+// service.
 //
 // # Where it comes from
 //
@@ -45,7 +53,11 @@
 // No real hardware was at hand. Where nothing is known it is made up, and a driver
 // should not rely on it: GUIDs of targets, the form of images and signature files,
 // the identifiers of messages beyond those of these sources, that an iLO forgets
-// its tasks at a reset. The profiles ILO6 and ILO7 are ILO5 with other versions;
+// its tasks at a reset, that it answers to a push without a session by an empty 400
+// and not by 401, which of its flags an iLO 4 shows for which firmware, which of two
+// parameters comes back as UploadCurrentEtag and for how long (see [Mark],
+// [MarkHidden] and [MarkCleared]), that a section of a component that was cut can be
+// sent again ([ForgetsSections]). The profiles ILO6 and ILO7 are ILO5 with other versions;
 // ILO7 leaves an item that the host's firmware has done in the state Pending, as
 // has been reported of it.
 //

@@ -14,9 +14,10 @@ type flashState struct {
 	busy    bool
 	state   string // Idle, Uploading, Verifying, Writing, Updating, Complete, Error
 	percent int
-	message string // the last segment of a MessageId
-	etag    string // UploadCurrentEtag
-	reset   bool   // what was written takes a reset
+	message string               // the last segment of a MessageId
+	etag    string               // UploadCurrentEtag
+	reset   bool                 // what was written takes a reset
+	needs   transport.Activation // of the host: what was written takes that
 	task    *task
 	stop    context.CancelFunc // ends the work
 }
@@ -28,6 +29,11 @@ func (s *Server) begin(r *http.Request) error {
 		return bad("FirmwareVerificationInProgress")
 	case s.flash.busy || s.faultLocked(Busy, r) != nil:
 		return s.cfg.Profile.busy()
+	}
+	if s.lag = nil; s.active(StateLags) {
+		if f := s.faultLocked(StateLags, r); f != nil {
+			s.lag = &lagging{fault: f, flash: s.flash, flags: s.flags()}
+		}
 	}
 	s.flash = flashState{busy: true, state: "Uploading"}
 	s.notify()
@@ -44,21 +50,27 @@ func (p Profile) busy() error {
 	return &message{status: http.StatusConflict, id: "ResourceInUse"}
 }
 
-// release gives the flash back without having done anything.
-func (s *Server) release(state string) {
+// release gives the flash back without having done anything. Nothing stays of what
+// was being uploaded, its mark neither.
+func (s *Server) release() {
 	s.mu.Lock()
-	s.flash.busy, s.flash.state = false, state
+	s.flash, s.lag = flashState{state: "Idle"}, nil
 	s.notify()
 	s.mu.Unlock()
 	s.kick()
 }
 
 // launch does the work of an operation for which begin took the flash, resets
-// the service if it takes that, and then goes on with the queue.
-func (s *Server) launch(t *task, work func(ctx context.Context) error) {
+// the service if it takes that, and then goes on with the queue. The channel gets
+// what became of the work.
+func (s *Server) launch(t *task, work func(ctx context.Context) error) <-chan error {
 	ctx, stop := context.WithCancel(s.ctx)
+	ended := make(chan error, 1)
 	s.mu.Lock()
 	s.flash.task, s.flash.stop = t, stop
+	if s.lag != nil && s.lag.fault.Delay > 0 {
+		s.lag.until = s.now().Add(s.lag.fault.Delay)
+	}
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		defer stop()
@@ -68,7 +80,12 @@ func (s *Server) launch(t *task, work func(ctx context.Context) error) {
 		}
 		s.mu.Lock()
 		s.flash.state, s.flash.message = "Complete", "Success"
-		if err != nil {
+		var end *message
+		if err == nil {
+			if end = s.ending(); end != nil && s.cfg.Profile.ilo() > 0 {
+				s.flash.message = end.id
+			}
+		} else {
 			s.flash.state, s.flash.message = "Error", "InternalError"
 			var m *message
 			if errors.As(err, &m) {
@@ -77,14 +94,19 @@ func (s *Server) launch(t *task, work func(ctx context.Context) error) {
 			s.journal = append(s.journal, "Update failed: "+err.Error())
 		}
 		s.flash.percent = 100
+		s.stateEvent()
 		reset := s.flash.reset
 		if t != nil && !(reset && s.cfg.Profile == RMC) { // the task of an RMC ends after its reset
-			s.endTask(t, err)
+			s.endTask(t, end, err)
 			t = nil
 		}
 		s.notify()
 		s.log("update", "state", s.flash.state, "message", s.flash.message)
 		s.mu.Unlock()
+		ended <- err
+		if s.hold(s.ctx) != nil {
+			return
+		}
 		if reset {
 			if s.pause(s.ctx, 2) != nil {
 				return
@@ -92,18 +114,46 @@ func (s *Server) launch(t *task, work func(ctx context.Context) error) {
 			s.reset(s.ctx)
 		}
 		s.mu.Lock()
-		s.endTask(t, err)
+		s.endTask(t, end, err)
 		s.flash.busy, s.flash.task, s.flash.stop = false, nil, nil
 		s.notify()
 		s.mu.Unlock()
 		s.kick()
 	})
+	return ended
+}
+
+// ending is the message with which an update ends that waits for the host, if the
+// service says that. s.mu is held.
+func (s *Server) ending() *message {
+	kind := map[transport.Activation]string{
+		transport.ActivationReboot: "ForceRestart", transport.ActivationPowerCycle: "PowerCycle",
+	}[s.flash.needs]
+	if kind == "" {
+		return nil
+	}
+	f := s.faultLocked(ResetRequired, nil)
+	if f == nil {
+		return nil
+	}
+	m := &message{id: f.MessageID}
+	switch {
+	case m.id != "":
+	case s.cfg.Profile.ilo() > 0:
+		m.id = "SystemResetRequired"
+	default:
+		m.id, m.args = "ResetRequired", []string{s.systemPath() + "/Actions/ComputerSystem.Reset", kind}
+	}
+	return m
 }
 
 // say changes the state that clients see.
 func (s *Server) say(state string, percent int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.flash.state != state {
+		defer s.stateEvent()
+	}
 	s.flash.state, s.flash.percent = state, percent
 	s.progressTask(s.flash.task, percent)
 	s.notify()
@@ -112,7 +162,7 @@ func (s *Server) say(state string, percent int) {
 // verify takes its time and says what is wrong with a file.
 func (s *Server) verify(ctx context.Context, c *content) error {
 	s.say("Verifying", 0)
-	if err := s.pause(ctx, 1); err != nil {
+	if err := s.step(ctx, 1); err != nil {
 		return err
 	}
 	if s.fault(BadSignature, nil) != nil {
@@ -153,7 +203,7 @@ func (s *Server) write(ctx context.Context, c *content, by string, targets []str
 		if by == "Bmc" {
 			s.say("Updating", percent)
 		}
-		if err := s.pause(ctx, 1); err != nil {
+		if err := s.step(ctx, 1); err != nil {
 			return err
 		}
 	}
@@ -171,12 +221,15 @@ func (s *Server) write(ctx context.Context, c *content, by string, targets []str
 		if by == "Bmc" && f.Activation == transport.ActivationReset {
 			s.flash.reset = true
 		}
+		if f.Activation != transport.ActivationReset && enough(f.Activation, s.flash.needs) {
+			s.flash.needs = f.Activation
+		}
 		if unchanged {
 			continue
 		}
 		s.flashes = append(s.flashes, Flash{ID: f.ID, From: f.Version, To: p.p.Version, File: c.name, Digest: p.p.digest, By: by})
 		if f.Activation == transport.ActivationNone {
-			f.Version, f.Staged = p.p.Version, ""
+			s.install(f, p.p.Version)
 		} else {
 			f.Staged = p.p.Version
 		}
@@ -195,7 +248,7 @@ func (s *Server) activate(what transport.Activation) {
 			continue
 		}
 		if s.faultLocked(ForgetsStaged, nil) == nil {
-			f.Version = f.Staged
+			s.install(f, f.Staged)
 		}
 		f.Staged = ""
 	}

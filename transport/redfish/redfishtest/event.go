@@ -38,7 +38,7 @@ func (s *Server) sse() bool { return s.cfg.Profile == Generic }
 func (s *Server) eventTree(t *tree) {
 	o := object{
 		"Name": "Event Service", "ServiceEnabled": true, "Subscriptions": t.link(subscriptionsPath), "Status": object{"State": "Enabled", "Health": "OK"},
-		"DeliveryRetryAttempts": 3, "DeliveryRetryIntervalSeconds": 30, "EventTypesForSubscription": []any{"StatusChange", "ResourceUpdated", "Alert"},
+		"DeliveryRetryAttempts": retries, "DeliveryRetryIntervalSeconds": 30, "EventTypesForSubscription": []any{"StatusChange", "ResourceUpdated", "Alert"},
 	}
 	if s.sse() {
 		o["ServerSentEventUri"] = ssePath
@@ -57,7 +57,23 @@ func (s *Server) eventTree(t *tree) {
 
 // taskEvent tells of a task. s.mu is held.
 func (s *Server) taskEvent(t *task, id string) {
-	if t == nil || len(s.events.streams)+len(s.events.listeners) == 0 {
+	if t != nil {
+		s.event("StatusChange", "TaskEvent.1.0."+id, t.name, tasksPath(t.id), t.id, fmt.Sprint(t.percent))
+	}
+}
+
+// stateEvent tells that the update service says something else now. s.mu is held.
+func (s *Server) stateEvent() {
+	path := updatePath
+	if s.cfg.Profile == ILO4 {
+		path = ilo4UpdatePath
+	}
+	s.event("ResourceUpdated", "ResourceEvent.1.0.ResourceChanged", "One or more resource properties have changed.", path)
+}
+
+// event tells all who want to hear of it. s.mu is held.
+func (s *Server) event(kind, id, text, origin string, args ...string) {
+	if len(s.events.streams)+len(s.events.listeners) == 0 {
 		return
 	}
 	s.events.number++
@@ -65,9 +81,9 @@ func (s *Server) taskEvent(t *task, id string) {
 	o := object{
 		"@odata.type": "#Event.v1_7_0.Event", "Id": fmt.Sprint(n), "Name": "Event", "Context": "",
 		"Events": []any{object{
-			"EventId": fmt.Sprint(n), "EventType": "StatusChange", "MemberId": "0", "MessageId": "TaskEvent.1.0." + id,
-			"MessageArgs": []any{t.id, fmt.Sprint(t.percent)}, "Message": t.name, "EventTimestamp": stamp(time.Now()), "Severity": "OK",
-			"OriginOfCondition": object{"@odata.id": tasksPath(t.id) + s.cfg.Profile.slash()},
+			"EventId": fmt.Sprint(n), "EventType": kind, "MemberId": "0", "MessageId": id, "MessageArgs": append([]string{}, args...),
+			"Message": text, "EventTimestamp": stamp(s.now()), "Severity": "OK",
+			"OriginOfCondition": object{"@odata.id": origin + s.cfg.Profile.slash()},
 		}},
 	}
 	send := func(c chan []byte, b []byte) {
@@ -154,7 +170,11 @@ func (s *Server) subscribe(x *exchange, r *http.Request, _ Account) error {
 	return nil
 }
 
-// deliver posts the events of a subscription. What cannot be delivered is lost.
+// retries is how often an event is posted again that could not be delivered.
+const retries = 3
+
+// deliver posts the events of a subscription, again after one step of Config.Pace
+// where that fails. What cannot be delivered is lost.
 func (s *Server) deliver(ctx context.Context, u *url.URL, l *subscriber) {
 	c := s.client(u)
 	defer c.CloseIdleConnections()
@@ -163,21 +183,34 @@ func (s *Server) deliver(ctx context.Context, u *url.URL, l *subscriber) {
 		case <-ctx.Done():
 			return
 		case b := <-l.events:
-			one, cancel := context.WithTimeout(ctx, 10*time.Second)
-			req, err := http.NewRequestWithContext(one, http.MethodPost, u.String(), bytes.NewReader(b))
-			if err == nil {
-				req.Header.Set("Content-Type", "application/json")
-				var resp *http.Response
-				if resp, err = c.Do(req); err == nil {
-					_ = resp.Body.Close()
-				}
+			err := post(ctx, c, u, b)
+			for n := 0; n < retries && err != nil && s.pause(ctx, 1) == nil; n++ {
+				err = post(ctx, c, u, b)
 			}
 			if err != nil {
 				s.log("an event is lost", "destination", u.Redacted(), "err", err)
 			}
-			cancel()
 		}
 	}
+}
+
+func post(ctx context.Context, c *http.Client, u *url.URL, b []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("redfishtest: %s: %s", u.Redacted(), resp.Status)
+	}
+	return nil
 }
 
 // unsubscribe ends a subscription.

@@ -8,6 +8,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -66,4 +68,33 @@ func Example() {
 	// 400 Bad Request
 	// 202 Accepted
 	// 1 1 3.01
+}
+
+// Several servers in a program that is no test: at addresses that stay, with what they
+// are to be updated to on disk.
+func Example_program() {
+	dir, err := os.MkdirTemp("", "payloads")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for _, cfg := range []redfishtest.Config{
+		{Profile: redfishtest.ILO5, Addr: "127.0.0.1:0", User: "admin", Password: "password"}, // 0: any port
+		{Profile: redfishtest.RMC, Addr: "[::1]:0", User: "admin", Password: "password"},
+	} {
+		srv, err := redfishtest.NewServer(cfg)
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer srv.Close()
+		manager := srv.Inventory()[0]
+		payload, err := redfishtest.Save(manager.Image(string(cfg.Profile)+".bin", "9.10", 1<<20), dir)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(manager.Name, manager.Version, filepath.Base(payload))
+	}
+	// Output:
+	// iLO 5 2.72 Sep 04 2022 ilo5.bin
+	// RMC Firmware 3.0.494 rmc.bin
 }

@@ -129,9 +129,7 @@ func TestBodyFaults(t *testing.T) {
 	f = s.Inject(redfishtest.Fault{Kind: redfishtest.StallAt, Bytes: 1000})
 	done := make(chan error, 1)
 	go func() { done <- push(bytes.NewReader(b)) }()
-	for f.Hits() == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	happened(t, s, f)
 	select {
 	case err := <-done:
 		t.Fatal("it does not stall", err)
@@ -210,9 +208,7 @@ func TestNeverReturns(t *testing.T) {
 	f := s.Inject(redfishtest.Fault{Kind: redfishtest.NeverReturns})
 	require.Equal(t, http.StatusOK, c.do("POST", "/redfish/v1/Managers/1/Actions/Manager.Reset/", map[string]any{"ResetType": "GracefulRestart"}).status)
 	require.NoError(t, s.Await(t.Context(), func() bool { return s.Resets() == 1 }))
-	for f.Hits() == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	happened(t, s, f)
 	_, err := newClient(t, s).try("GET", "/redfish/v1", nil, nil)
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	f.Remove()

@@ -28,6 +28,13 @@ type Firmware struct {
 	// ActivationNone at once, ActivationReset with the reset of the service that
 	// follows by itself.
 	Activation transport.Activation
+	// Adapter makes it an entry of a network adapter of the chassis, as some services
+	// have it, and not of the firmware inventory.
+	Adapter bool
+	// Flag is what an iLO 4 says of it while it waits for Activation:
+	// DEFERRED_AUX_PWR_CYCLE, for one. "" means what follows from Activation: RESET_ILO,
+	// REQUEST_SYSTEM_WARM_BOOT or REQUEST_SYSTEM_COLD_BOOT.
+	Flag string
 	// Staged is a version that was written and waits for Activation. A server sets it.
 	Staged string
 }
@@ -83,7 +90,7 @@ func (p Profile) Firmware() []Firmware {
 		rom := map[int]string{4: "P89 v2.60 (05/21/2018)", 5: "U30 v2.68 (07/14/2022)", 6: "U54 v2.16 (03/01/2024)", 7: "U68 v1.20 (02/14/2025)"}
 		old := entry("7", "Redundant System ROM", rom[g], "System Board", 0x107, boot)
 		old.Fixed = true
-		return []Firmware{
+		all := []Firmware{
 			entry("1", fmt.Sprint("iLO ", g), versions[g], "System Board", 0x100+g, reset, "Bmc"),
 			entry("2", "System ROM", rom[g], "System Board", 0x200+g, boot, "Bmc", "Uefi"),
 			entry("3", "System Programmable Logic Device", "0x2A", "System Board", 0x300, cycle, "Bmc", "Uefi"),
@@ -92,6 +99,10 @@ func (p Profile) Firmware() []Firmware {
 			entry("6", "HPE Ethernet 1Gb 4-port 331i Adapter - NIC", "20.19.51", "Embedded Device", 0x303, boot, "Bmc", "Uefi"),
 			old,
 		}
+		if p == ILO4 {
+			all[2].Flag = "DEFERRED_AUX_PWR_CYCLE"
+		}
+		return all
 	case RMC:
 		class, targets := one(0x400)
 		bundle := func(id, name string, a transport.Activation) Firmware {

@@ -2,7 +2,6 @@ package redfishtest
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -22,22 +21,22 @@ func (s *Server) genericTree(t *tree) {
 	root := t.nodes[s.clean("/redfish/v1")]
 	root["Vendor"], root["Product"], root["RedfishVersion"] = "Example", "Management Controller", "1.17.0"
 	root["ProtocolFeaturesSupported"] = object{"ExpandQuery": object{"ExpandAll": true, "NoLinks": true, "Levels": true, "MaxLevels": 1}}
-	t.add(updatePath, "#UpdateService.v1_11_0.UpdateService", object{
+	simple := object{"target": simpleUpdatePath, "TransferProtocol@Redfish.AllowableValues": []any{"HTTP", "HTTPS"}}
+	update := t.add(updatePath, "#UpdateService.v1_11_0.UpdateService", object{
 		"Name": "Update Service", "ServiceEnabled": true, "Status": object{"State": "Enabled", "Health": "OK"},
 		"FirmwareInventory": t.link(inventoryPath), "SoftwareInventory": t.link(updatePath + "/SoftwareInventory"),
-		"HttpPushUri": pushRawPath, "HttpPushUriTargetsBusy": s.flash.busy, "MultipartHttpPushUri": multipartPath, "MaxImageSizeBytes": int64(4) << 30,
-		"HttpPushUriOptions": object{"HttpPushUriApplyTime": object{
-			"ApplyTime": "Immediate", "ApplyTime@Redfish.AllowableValues": []any{"Immediate", "OnReset", "OnStartUpdateRequest"},
-		}},
+		"HttpPushUri": pushRawPath, "MultipartHttpPushUri": multipartPath, "MaxImageSizeBytes": int64(4) << 30,
 		"Actions": object{
-			"#UpdateService.SimpleUpdate": object{
-				"target": simpleUpdatePath, "TransferProtocol@Redfish.AllowableValues": []any{"HTTP", "HTTPS"},
-				"@Redfish.OperationApplyTimeSupport": object{"@odata.type": "#Settings.v1_3_3.OperationApplyTimeSupport",
-					"SupportedValues": []any{"Immediate", "OnReset", "OnStartUpdateRequest"}},
-			},
-			"#UpdateService.StartUpdate": object{"target": startUpdatePath},
+			"#UpdateService.SimpleUpdate": simple,
+			"#UpdateService.StartUpdate":  object{"target": startUpdatePath},
 		},
 	})
+	s.pushTree(update)
+	if !s.cfg.NoApplyTime {
+		support := object{"@odata.type": "#Settings.v1_3_3.OperationApplyTimeSupport", "SupportedValues": supportedTimes()}
+		simple["@Redfish.OperationApplyTimeSupport"] = support
+		update["MultipartHttpPushUri@Redfish.OperationApplyTimeSupport"] = support
+	}
 }
 
 func (s *Server) genericActions(m map[string]handler) {
@@ -64,7 +63,11 @@ func (s *Server) genericSimpleUpdate(x *exchange, r *http.Request, _ Account) er
 	if err != nil {
 		return err
 	}
-	if err := known(action, o, "ImageURI", "TransferProtocol", "Targets", "Username", "Password", "ForceUpdate", "@Redfish.OperationApplyTime"); err != nil {
+	names := []string{"ImageURI", "TransferProtocol", "Targets", "Username", "Password", "ForceUpdate", "@Redfish.OperationApplyTime"}
+	if s.cfg.NoApplyTime {
+		names = names[:len(names)-1]
+	}
+	if err := known(action, o, names...); err != nil {
 		return err
 	}
 	uri, when := text(o, "ImageURI"), text(o, "@Redfish.OperationApplyTime")
@@ -77,27 +80,13 @@ func (s *Server) genericSimpleUpdate(x *exchange, r *http.Request, _ Account) er
 	if !slices.Contains(applyTimes, when) {
 		return bad("ActionParameterNotInList", when, "@Redfish.OperationApplyTime")
 	}
-	s.mu.Lock()
-	if err := s.begin(r); err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	t := s.newTask("Simple update")
-	s.mu.Unlock()
-	s.launch(t, func(ctx context.Context) error {
-		s.say("Uploading", 0)
+	return s.start(x, r, "Simple update", func(ctx context.Context) error {
 		c, err := s.pull(ctx, uri, "")
 		if err != nil {
 			return err
 		}
 		return s.apply(ctx, c, when, list(o, "Targets"))
 	})
-	if s.cfg.Tasks == TasksNone {
-		s.success(x)
-		return nil
-	}
-	s.answerTask(x, t)
-	return nil
 }
 
 // apply verifies a file and writes it when it is time.
@@ -130,7 +119,7 @@ func (s *Server) startUpdate(x *exchange, r *http.Request, _ Account) error {
 		s.mu.Unlock()
 		return err
 	}
-	t := s.newTask("Start update")
+	t := s.newTask(r, "Start update", s.cfg.Tasks)
 	s.mu.Unlock()
 	s.launch(t, func(ctx context.Context) error {
 		for _, w := range waiting {
@@ -140,7 +129,11 @@ func (s *Server) startUpdate(x *exchange, r *http.Request, _ Account) error {
 		}
 		return nil
 	})
-	s.answerTask(x, t)
+	if t == nil {
+		s.success(x)
+		return nil
+	}
+	s.answerTask(x, t, s.cfg.Tasks)
 	return nil
 }
 
@@ -176,9 +169,8 @@ func (s *Server) applyLater(ctx context.Context) {
 
 // updateParameters is the first part of a multipart push.
 type updateParameters struct {
-	Targets     []string
-	ApplyTime   string `json:"@Redfish.OperationApplyTime"`
-	ForceUpdate bool
+	Targets   []string
+	ApplyTime string // @Redfish.OperationApplyTime
 }
 
 // multipartPush is a push to MultipartHttpPushUri (DSP0266, 12.6.3): the part
@@ -203,9 +195,13 @@ func (s *Server) multipartPush(x *exchange, r *http.Request, _ Account) error {
 		if err != nil || part.FormName() != "UpdateParameters" {
 			return "", bad("PropertyMissing", "UpdateParameters")
 		}
-		d := json.NewDecoder(io.LimitReader(part, 1<<20))
-		if err := d.Decode(&p); err != nil {
-			return "", bad("MalformedJSON")
+		o, err := readObject(part)
+		if err != nil {
+			return "", err
+		}
+		p = updateParameters{list(o, "Targets"), text(o, "@Redfish.OperationApplyTime")}
+		if s.cfg.NoApplyTime && o["@Redfish.OperationApplyTime"] != nil {
+			return "", bad("ActionParameterUnknown", "MultipartHttpPushUri", "@Redfish.OperationApplyTime")
 		}
 		if !slices.Contains(applyTimes, p.ApplyTime) {
 			return "", bad("PropertyValueNotInList", p.ApplyTime, "@Redfish.OperationApplyTime")
@@ -223,10 +219,10 @@ func (s *Server) multipartPush(x *exchange, r *http.Request, _ Account) error {
 		return name, nil
 	}()
 	if err != nil {
-		s.release("Idle")
+		s.release()
 		return err
 	}
-	return s.pushed(x, c.finish(name), p.ApplyTime, p.Targets)
+	return s.pushed(x, r, c.finish(name), p.ApplyTime, p.Targets)
 }
 
 // rawPush is a push to HttpPushUri: the body is the file.
@@ -243,18 +239,25 @@ func (s *Server) rawPush(x *exchange, r *http.Request, _ Account) error {
 	c := newChecker()
 	defer c.discard()
 	if _, err := io.Copy(c, r.Body); err != nil {
-		s.release("Idle")
+		s.release()
 		return bad("GeneralError")
 	}
-	return s.pushed(x, c.finish("pushed"), "", nil)
+	s.mu.Lock()
+	to := s.pushTo
+	s.mu.Unlock()
+	return s.pushed(x, r, c.finish("pushed"), to.applyTime, to.uris)
 }
 
 // pushed answers for a file that has been received, and applies it.
-func (s *Server) pushed(x *exchange, c *content, when string, targets []string) error {
+func (s *Server) pushed(x *exchange, r *http.Request, c *content, when string, targets []string) error {
 	s.mu.Lock()
-	t := s.newTask("Update")
+	t := s.newTask(r, "Update", s.cfg.PushTasks)
 	s.mu.Unlock()
 	s.launch(t, func(ctx context.Context) error { return s.apply(ctx, c, when, targets) })
-	s.answerTask(x, t)
+	if t == nil {
+		s.success(x)
+		return nil
+	}
+	s.answerTask(x, t, s.cfg.PushTasks)
 	return nil
 }

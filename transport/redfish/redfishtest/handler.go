@@ -1,11 +1,11 @@
 package redfishtest
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // serve answers one request.
@@ -40,9 +40,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if s.fault(ResetAnswered, r) != nil {
 		x.mute = true
 	}
-	s.mu.Lock()
-	x.noLoc = s.faultLocked(ForgetsLocation, r) != nil
-	s.mu.Unlock()
+	x.noLoc = s.fault(ForgetsLocation, r) != nil
+	x.instead = s.fault(AnswersOtherwise, r)
 	s.route(x, r)
 }
 
@@ -68,22 +67,14 @@ func (s *Server) newBody(r *http.Request) *body {
 				s.abort(r)
 				return io.ErrUnexpectedEOF
 			}
-			var end <-chan time.Time
-			if f.Delay > 0 {
-				t := time.NewTimer(f.Delay)
-				defer t.Stop()
-				end = t.C
+			d := f.Delay
+			if d == 0 {
+				d = never
 			}
-			select {
-			case <-end:
-				return nil
-			case <-f.removed:
-				return nil
-			case <-r.Context().Done():
-				return r.Context().Err()
-			case <-s.ctx.Done():
-				return io.ErrUnexpectedEOF
-			}
+			ctx, stop := s.during(r)
+			defer stop()
+			f.lasts(ctx, d)
+			return ctx.Err()
 		}
 		break
 	}
@@ -99,15 +90,19 @@ func (s *Server) abort(r *http.Request) {
 	}
 }
 
+// during is a context that ends with a request and with the server.
+func (s *Server) during(r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithCancel(r.Context())
+	end := context.AfterFunc(s.ctx, stop)
+	return ctx, func() { end(); stop() }
+}
+
 // disturb answers a request with a fault, if there is one.
 func (s *Server) disturb(x *exchange, r *http.Request) bool {
 	if f := s.fault(Slow, r); f != nil {
-		select {
-		case <-time.After(f.Delay):
-		case <-f.removed:
-		case <-r.Context().Done():
-		case <-s.ctx.Done():
-		}
+		ctx, stop := s.during(r)
+		f.lasts(ctx, f.Delay)
+		stop()
 	}
 	for _, k := range answerFaults {
 		if s.peek(k, r) {
@@ -121,23 +116,16 @@ func (s *Server) disturb(x *exchange, r *http.Request) bool {
 		delete(s.sessions, r.Header.Get("X-Auth-Token"))
 		s.mu.Unlock()
 		s.refuse(x, http.StatusUnauthorized, "NoValidSession")
-	case s.disturbUnavailable(x, r):
+	case s.fault(Transient401, r) != nil:
+		s.refuse(x, http.StatusUnauthorized, "NoValidSession")
+	case s.disturbUnavailable(x, r), s.disturbRefuses(x, r), s.disturbEarly(x, r):
 	case s.fault(NotJSON, r) != nil:
 		x.Header().Set("Content-Type", "text/html")
 		x.WriteHeader(http.StatusBadRequest)
 		_, _ = io.WriteString(x, "<html><head><title>400</title></head><body>Bad Request\n")
 	case s.fault(EmptyError, r) != nil:
 		x.WriteHeader(http.StatusBadRequest)
-	case s.fault(Redirect, r) != nil:
-		u := *r.URL
-		if strings.HasSuffix(u.Path, "/") {
-			u.Path = strings.TrimSuffix(u.Path, "/")
-		} else {
-			u.Path += "/"
-		}
-		x.Header().Set("Location", u.RequestURI())
-		x.WriteHeader(http.StatusPermanentRedirect)
-	case s.disturbAway(x, r), s.disturbHuge(x, r):
+	case s.disturbRedirect(x, r), s.disturbAway(x, r), s.disturbHuge(x, r):
 	default:
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -148,6 +149,36 @@ func serveFile(t testing.TB, f transport.File) string {
 	}))
 	t.Cleanup(srv.Close)
 	return srv.URL + "/" + f.Name
+}
+
+// serveOnly offers a file under its own name alone, and tells of each request.
+func serveOnly(t testing.TB, f transport.File, asked func(path string)) string {
+	t.Helper()
+	var mu sync.Mutex
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked(r.URL.Path)
+		mu.Unlock()
+		if r.URL.Path != "/"+f.Name {
+			http.NotFound(w, r)
+			return
+		}
+		rd, err := f.Open(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), 500)
+			return
+		}
+		defer rd.Close()
+		http.ServeContent(w, r, "", time.Time{}, rd)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL + "/" + f.Name
+}
+
+// happened waits until a fault has.
+func happened(t testing.TB, s *redfishtest.Server, f *redfishtest.Injected) {
+	t.Helper()
+	require.NoError(t, s.Await(t.Context(), func() bool { return f.Hits() > 0 }))
 }
 
 func idle(t testing.TB, s *redfishtest.Server) {

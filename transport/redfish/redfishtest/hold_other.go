@@ -2,8 +2,10 @@
 
 package redfishtest
 
-import "net"
+import "net/netip"
 
 // hold does nothing here: another program can take the port while the service
 // resets, which then does not come back until the port is free.
-func hold(net.IP) (port int, release func(), err error) { return 0, func() {}, nil }
+func hold(at netip.AddrPort) (port int, release func(), err error) {
+	return int(at.Port()), func() {}, nil
+}

@@ -220,11 +220,20 @@ func (s *Server) hostTree(t *tree) {
 		"PowerState": s.host.power, "Status": status, "NetworkAdapters": t.link(cha + "/NetworkAdapters"),
 		"Links": object{"ComputerSystems": []any{t.link(sys)}, "ManagedBy": []any{t.link(s.managerPath())}},
 	})
-	t.collection(cha+"/NetworkAdapters", "NetworkAdapterCollection", "Network Adapters", cha+"/NetworkAdapters/1")
-	t.add(cha+"/NetworkAdapters/1", "#NetworkAdapter.v1_5_0.NetworkAdapter", object{
+	adapters := []string{cha + "/NetworkAdapters/1"}
+	t.add(adapters[0], "#NetworkAdapter.v1_5_0.NetworkAdapter", object{
 		"Name": "Network adapter", "Model": "Example 2-port 10Gb", "Status": status,
 		"Controllers": []any{object{"FirmwarePackageVersion": "10.54.7"}},
 	})
+	for _, f := range s.firmware {
+		if f.Adapter {
+			adapters = append(adapters, cha+"/NetworkAdapters/"+f.ID)
+			t.add(cha+"/NetworkAdapters/"+f.ID, "#NetworkAdapter.v1_5_0.NetworkAdapter", object{
+				"Name": f.Name, "Model": f.Name, "Status": status, "Controllers": []any{object{"FirmwarePackageVersion": s.listed(f)}},
+			})
+		}
+	}
+	t.collection(cha+"/NetworkAdapters", "NetworkAdapterCollection", "Network Adapters", adapters...)
 }
 
 // trustedModules tells whether there is a TPM. s.mu is held.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 )
 
 const (
@@ -46,11 +45,15 @@ func (s *Server) iloTree(t *tree) {
 	man := t.nodes[s.clean(s.managerPath())]
 	version := fmt.Sprintf("iLO %d v%s", g, s.iloVersion())
 	man["FirmwareVersion"], man["Model"] = version, fmt.Sprint("iLO ", g)
-	man["Oem"] = object{oem: object{
+	ilo := object{
 		"@odata.type": "#" + oem + "iLO.v2_6_0." + oem + "iLO",
 		"Firmware":    object{"Current": object{"VersionString": version, "Date": "Sep 04 2022"}},
 		"Type":        fmt.Sprint("iLO ", g),
-	}}
+	}
+	man["Oem"] = object{oem: ilo}
+	if g == 4 {
+		ilo["Links"] = object{"UpdateService": t.link(ilo4UpdatePath)}
+	}
 	sys := t.nodes[s.clean(s.systemPath())]
 	sys["Oem"] = object{oem: object{
 		"@odata.type": "#" + sysType + ".v2_10_1." + sysType,
@@ -71,20 +74,24 @@ func (s *Server) iloTree(t *tree) {
 	standard := object{"#UpdateService.SimpleUpdate": object{
 		"TransferProtocol@Redfish.AllowableValues": []any{"HTTP", "HTTPS"}, "target": simpleUpdatePath + t.slash,
 	}}
+	flash, _ := s.shown()
 	hpe := object{
-		"@odata.type": "#HpeiLOUpdateServiceExt.v2_3_0.HpeiLOUpdateServiceExt",
-		"State":       s.flash.state, "UploadCurrentEtag": s.flash.etag,
-		"Capabilities":        object{"PLDMFirmwareUpdate": g > 5, "UpdateFWPKG": true},
-		"CurrentTime":         stamp(time.Now()),
+		"@odata.type":         "#HpeiLOUpdateServiceExt.v2_3_0.HpeiLOUpdateServiceExt",
+		"State":               flash.state,
+		"Capabilities":        object{"PLDMFirmwareUpdate": g > 5, "UpdateFWPKG": g > 5 || compareVersions(s.version(0), "2.30") >= 0},
+		"CurrentTime":         stamp(s.now()),
 		"ComponentRepository": t.link(repositoryPath), "UpdateTaskQueue": t.link(queuePath),
 		"InstallSets": t.link(setsPath), "MaintenanceWindows": t.link(windowsPath), "BundleUpdateReport": object{},
 		"DowngradePolicy": "AllowDowngrade", "Accept3rdPartyFirmware": false,
 	}
-	if s.flash.state != "Idle" && s.flash.state != "Complete" {
-		hpe["FlashProgressPercent"] = s.flash.percent
+	if tag, ok := s.mark(flash); ok {
+		hpe["UploadCurrentEtag"] = tag
 	}
-	if s.flash.message != "" {
-		hpe["Result"] = object{"MessageId": s.cfg.Profile.full(s.flash.message), "MessageArgs": []any{}}
+	if flash.state != "Idle" && flash.state != "Complete" {
+		hpe["FlashProgressPercent"] = flash.percent
+	}
+	if flash.message != "" {
+		hpe["Result"] = object{"MessageId": s.cfg.Profile.full(flash.message), "MessageArgs": []any{}}
 	}
 	if s.cfg.OtherActions {
 		standard["Oem"] = object{"Hpe": actions}
@@ -112,6 +119,9 @@ func (s *Server) postState() string {
 
 // iloDirectory adds the resource directory, which HPE's client reads first.
 func (s *Server) iloDirectory(t *tree) {
+	if !t.all {
+		return
+	}
 	var instances []any
 	for _, path := range t.paths {
 		if path == "/redfish/v1/JsonSchemas" || path == "/redfish/v1/Registries" {
@@ -168,18 +178,7 @@ func (s *Server) iloSimpleUpdate(x *exchange, r *http.Request, _ Account) error 
 	if err := s.checkTargets(targets); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	if err := s.begin(r); err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	var t *task
-	if s.cfg.Tasks != TasksNone {
-		t = s.newTask("Update Service SimpleUpdate")
-	}
-	s.mu.Unlock()
-	s.launch(t, func(ctx context.Context) error {
-		s.say("Uploading", 0)
+	return s.start(x, r, "Update Service SimpleUpdate", func(ctx context.Context) error {
 		c, err := s.pull(ctx, uri, "")
 		if err != nil {
 			return err
@@ -188,19 +187,13 @@ func (s *Server) iloSimpleUpdate(x *exchange, r *http.Request, _ Account) error 
 			s.mu.Lock()
 			s.journal = append(s.journal, "Firmware update: "+c.name+" is not an image that can be flashed.")
 			s.mu.Unlock()
-			return s.pause(ctx, 1)
+			return s.step(ctx, 1)
 		}
 		if err := s.verify(ctx, c); err != nil {
 			return err
 		}
 		return s.write(ctx, c, "Bmc", targets)
 	})
-	if t == nil {
-		s.refuse(x, http.StatusOK, "Success")
-		return nil
-	}
-	s.answerTask(x, t)
-	return nil
 }
 
 // checkTargets fails for targets that are no updateable entries of the inventory.
@@ -261,19 +254,10 @@ func (s *Server) addFromURI(x *exchange, r *http.Request, a Account) error {
 	if err := s.mayUpload(u, a); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	if err := s.begin(r); err != nil {
+	return s.start(x, r, "Update Service AddFromUri", func(ctx context.Context) error {
+		s.mu.Lock()
+		s.flash.etag = u.ETag
 		s.mu.Unlock()
-		return err
-	}
-	s.flash.etag = u.ETag
-	var t *task
-	if s.cfg.Tasks != TasksNone {
-		t = s.newTask("Update Service AddFromUri")
-	}
-	s.mu.Unlock()
-	s.launch(t, func(ctx context.Context) error {
-		s.say("Uploading", 0)
 		var b limited
 		if sig != "" {
 			if err := s.fetch(ctx, sig, &b); err != nil {
@@ -290,6 +274,7 @@ func (s *Server) addFromURI(x *exchange, r *http.Request, a Account) error {
 		}
 		defer in.discard()
 		if err := s.fetch(ctx, uri, in); err != nil {
+			in.cut(s)
 			if ctx.Err() != nil {
 				return err
 			}
@@ -297,12 +282,6 @@ func (s *Server) addFromURI(x *exchange, r *http.Request, a Account) error {
 		}
 		return s.take(ctx, &u, in)
 	})
-	if t == nil {
-		s.refuse(x, http.StatusOK, "Success")
-		return nil
-	}
-	s.answerTask(x, t)
-	return nil
 }
 
 // auxCycle takes the power from the whole server, iLO included.

@@ -14,7 +14,8 @@ const ilo4UpdatePath = "/redfish/v1/Managers/1/UpdateService"
 func (s *Server) ilo4Tree(t *tree) {
 	delete(t.nodes[s.clean("/redfish/v1")], "UpdateService")
 	delete(t.nodes[s.clean("/redfish/v1")], "Tasks")
-	state := s.flash.state
+	flash, flags := s.shown()
+	state := flash.state
 	switch state {
 	case "Verifying", "Writing", "Updating":
 		state = "PROGRESSING"
@@ -28,20 +29,18 @@ func (s *Server) ilo4Tree(t *tree) {
 		state = "IDLE"
 	}
 	update := object{
-		"Id": "UpdateService", "Name": "Firmware Update", "State": state, "ProgressPercent": s.flash.percent,
-		"Flags": s.flags(), "ImageType": "UNKNOWN", "TPMenabled": s.active(TPM), "OpenIloMediaStatus": "NONE",
+		"Id": "UpdateService", "Name": "Firmware Update", "State": state, "ProgressPercent": flash.percent,
+		"Flags": flags, "ImageType": "UNKNOWN", "TPMenabled": s.active(TPM), "OpenIloMediaStatus": "NONE",
 		"Actions": object{"#HpiLOFirmwareUpdate.InstallFromURI": object{"target": ilo4UpdatePath + "/Actions/HpiLOFirmwareUpdate.InstallFromURI/"}},
 	}
-	if s.flash.state == "Error" {
-		update["Error"], update["Details"] = s.cfg.Profile.full(s.flash.message), s.flash.message
+	if flash.state == "Error" {
+		update["Error"], update["Details"] = s.cfg.Profile.full(flash.message), flash.message
 	}
 	t.add(ilo4UpdatePath, "#HpiLOFirmwareUpdate.1.0.0.HpiLOFirmwareUpdate", update)
-	man := t.nodes[s.clean(s.managerPath())]
-	man["Links"].(object)["UpdateService"] = t.link(ilo4UpdatePath)
 
 	current := object{}
 	for _, f := range s.firmware {
-		o := object{"Name": f.Name, "VersionString": f.Version, "Key": f.DeviceClass, "Location": f.Context}
+		o := object{"Name": f.Name, "VersionString": s.listed(f), "Key": f.DeviceClass, "Location": f.Context}
 		key := "PCI" + f.ID
 		switch f.ID {
 		case "1":
@@ -63,16 +62,16 @@ func (s *Server) ilo4Tree(t *tree) {
 func (s *Server) flags() string {
 	flags := "NONE"
 	for _, f := range s.firmware {
-		if f.Staged == "" {
-			continue
-		}
-		switch f.Activation {
-		case transport.ActivationReset:
+		switch {
+		case f.Staged == "":
+		case f.Flag != "":
+			flags = f.Flag
+		case f.Activation == transport.ActivationReset:
 			flags = "RESET_ILO"
-		case transport.ActivationReboot:
+		case f.Activation == transport.ActivationReboot:
+			flags = "REQUEST_SYSTEM_WARM_BOOT"
+		case f.Activation == transport.ActivationPowerCycle:
 			flags = "REQUEST_SYSTEM_COLD_BOOT"
-		case transport.ActivationPowerCycle:
-			flags = "DEFERRED_AUX_PWR_CYCLE"
 		}
 	}
 	return flags
@@ -99,14 +98,7 @@ func (s *Server) installFromURI(x *exchange, r *http.Request, _ Account) error {
 	if err := s.tpm(r, truth(o, "TPMOverrideFlag")); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	err = s.begin(r)
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	s.launch(nil, func(ctx context.Context) error {
-		s.say("Uploading", 0)
+	return s.start(x, r, action, func(ctx context.Context) error {
 		c, err := s.pull(ctx, uri, "")
 		if err != nil {
 			return err
@@ -119,6 +111,4 @@ func (s *Server) installFromURI(x *exchange, r *http.Request, _ Account) error {
 		}
 		return s.write(ctx, c, "Bmc", nil)
 	})
-	s.refuse(x, http.StatusOK, "Success")
-	return nil
 }

@@ -3,7 +3,7 @@ package redfishtest_test
 import (
 	"context"
 	"encoding/json"
-	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,13 +30,13 @@ func newIlorest(t *testing.T, s *redfishtest.Server) *ilorest {
 	return &ilorest{t: t, bin: realtest.Need(t, "ilorest"), cache: t.TempDir(), s: s}
 }
 
-// run runs a command of the client, logged in.
+// run runs a command of the client. It waits long: under load the client takes half
+// a minute to start.
 func (i *ilorest) run(args ...string) (string, error) {
 	i.t.Helper()
-	ctx, cancel := context.WithTimeout(i.t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(i.t.Context(), 9*time.Minute)
 	defer cancel()
 	args = append([]string{"--nologo", "--cache-dir=" + i.cache}, args...)
-	args = append(args, "--url="+i.s.Addr(), "-u", i.s.User(), "-p", i.s.Password())
 	cmd := exec.CommandContext(ctx, i.bin, args...)
 	cmd.Dir = i.cache
 	// The client lets these decide whether it checks certificates; and it goes
@@ -50,7 +50,14 @@ func (i *ilorest) run(args ...string) (string, error) {
 	return string(out), err
 }
 
+// must runs a command that logs in, and must go well.
 func (i *ilorest) must(args ...string) string {
+	i.t.Helper()
+	return i.plain(append(args, "--url="+i.s.Addr(), "-u", i.s.User(), "-p", i.s.Password())...)
+}
+
+// plain runs a command that must go well.
+func (i *ilorest) plain(args ...string) string {
 	i.t.Helper()
 	out, err := i.run(args...)
 	require.NoError(i.t, err, "%s\nlog: %v %v", out, i.s.Log(), i.s.Requests())
@@ -60,18 +67,32 @@ func (i *ilorest) must(args ...string) string {
 // write puts a file on disk for the client.
 func (i *ilorest) write(f transport.File) string {
 	i.t.Helper()
-	r, err := f.Open(i.t.Context())
+	name, err := redfishtest.Save(f, i.cache)
 	require.NoError(i.t, err)
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	require.NoError(i.t, err)
-	name := filepath.Join(i.cache, f.Name)
-	require.NoError(i.t, os.WriteFile(name, b, 0o600))
 	return name
 }
 
-// TestIlorestReads: login, rawget and serverinfo.
+// TestIlorestLogin: a session that it makes serves its next command, until it wants it
+// ended.
+func TestIlorestLogin(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, redfishtest.Config{Profile: redfishtest.ILO5})
+	i := newIlorest(t, s)
+	i.plain("login", s.Addr(), "-u", s.User(), "-p", s.Password())
+	require.Equal(t, redfishtest.SessionCounts{Opened: 1, Left: 1}, s.SessionCounts())
+	require.Contains(t, i.plain("rawget", "/redfish/v1/Systems/1/"), redfishtest.Serial)
+	require.Equal(t, 1, s.SessionCounts().Opened, "the session of before")
+	i.plain("logout")
+	// Where the service is at a port of its own the client spoils the beginning of the
+	// path, so that the session stays.
+	last := s.Requests()[s.Total()-1]
+	require.Equal(t, http.MethodDelete, last.Method)
+	require.Contains(t, last.Path, "/redfish/v1/SessionService/Sessions/admin00000001")
+}
+
+// TestIlorestReads: rawget and serverinfo.
 func TestIlorestReads(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, redfishtest.Config{Profile: redfishtest.ILO5})
 	i := newIlorest(t, s)
 	out := i.must("rawget", "/redfish/v1/UpdateService/")
@@ -85,10 +106,15 @@ func TestIlorestReads(t *testing.T) {
 func TestIlorestFirmwareUpdate(t *testing.T) {
 	for _, tasks := range []redfishtest.Tasks{redfishtest.TasksNone, redfishtest.TasksAccepted} {
 		t.Run("tasks "+string(tasks), func(t *testing.T) {
-			s := newServer(t, redfishtest.Config{Profile: redfishtest.ILO5, Tasks: tasks, Pace: 500 * time.Millisecond})
+			t.Parallel()
+			s := newServer(t, redfishtest.Config{Profile: redfishtest.ILO5, Tasks: tasks})
 			i := newIlorest(t, s)
+			// It has to see the end before the service resets, and to log out.
+			hold := s.Inject(redfishtest.Fault{Kind: redfishtest.Hold, State: "Complete"})
 			out := i.must("firmwareupdate", serveFile(t, s.Firmware("1").Image("ilo5.bin", "3.01", 1<<20)))
 			require.Contains(t, out, "Firmware update has completed")
+			require.Zero(t, s.Resets())
+			hold.Remove()
 			idle(t, s)
 			require.Equal(t, "3.01", s.Firmware("1").Version)
 		})
@@ -98,6 +124,7 @@ func TestIlorestFirmwareUpdate(t *testing.T) {
 // TestIlorestUploads: it pushes a component in sections, and makes and invokes an
 // install set of one.
 func TestIlorestUploads(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, redfishtest.Config{Profile: redfishtest.ILO5})
 	i := newIlorest(t, s)
 
@@ -133,6 +160,7 @@ func TestIlorestUploads(t *testing.T) {
 // TestIlorestPackage: it takes a .fwpkg apart, pushes what is in it and flashes
 // that, or puts it into the queue of what the host installs.
 func TestIlorestPackage(t *testing.T) {
+	t.Parallel()
 	s := newServer(t, redfishtest.Config{Profile: redfishtest.ILO5})
 	i := newIlorest(t, s)
 	i.must("flashfwpkg", i.write(s.Firmware("4").Package("pmc.fwpkg", "1.0.9", 50_000)))

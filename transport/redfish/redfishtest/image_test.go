@@ -1,10 +1,14 @@
 package redfishtest
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/sha256"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"testing/iotest"
@@ -139,5 +143,68 @@ func TestCompareVersions(t *testing.T) {
 		want int
 	}{{"2.72 Sep 04 2022", "2.30", 1}, {"2.9", "2.10", -1}, {"1.12.00", "1.12.00 x", 0}, {"", "1", -1}} {
 		require.Equal(t, c.want, compareVersions(c.a, c.b), "%q %q", c.a, c.b)
+	}
+}
+
+// TestCheckerUndo: what was received since can be forgotten, of every form and at
+// every length.
+func TestCheckerUndo(t *testing.T) {
+	image := Image(ImageSpec{Targets: []string{"x"}, Version: "7.1", Size: 9999})
+	for _, f := range []transport.File{image, Package(PackageSpec{Images: []transport.File{image}})} {
+		b := content1(t, f)
+		for _, n := range []int{0, 1, 3, 4, 95, 97, 1023, 1025, 5000} {
+			c := newChecker()
+			_, err := c.Write(b[:n])
+			require.NoError(t, err)
+			before := c.received()
+			_, err = c.Write(append([]byte("PK\x03\x04"), make([]byte, 7000)...))
+			require.NoError(t, err)
+			require.NoError(t, c.undo(before))
+			_, err = c.Write(b[n:])
+			require.NoError(t, err)
+			got := c.finish("x")
+			require.NoError(t, got.err, n)
+			require.Len(t, got.images, 1, n)
+			require.Equal(t, "7.1", got.images[0].Version)
+			require.Equal(t, f.Digest(), got.digest)
+			require.Equal(t, f.Size, got.size)
+		}
+	}
+}
+
+// TestSave: what is made can be had on disk.
+func TestSave(t *testing.T) {
+	f := Image(ImageSpec{Name: "sub/dir/x.bin", Targets: []string{"x"}, Version: "1", Size: 100_000})
+	path, err := Save(f, t.TempDir())
+	require.NoError(t, err)
+	require.Equal(t, "x.bin", filepath.Base(path))
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, f.SHA256, sha256.Sum256(b))
+	_, err = Save(f, filepath.Join(t.TempDir(), "missing"))
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	broken := f
+	broken.Open = func(context.Context) (io.ReadSeekCloser, error) { return nil, io.ErrUnexpectedEOF }
+	_, err = Save(broken, t.TempDir())
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+}
+
+// TestUnpackedSize: a package that is larger unpacked than it may be is refused.
+func TestUnpackedSize(t *testing.T) {
+	b := packageOf(t, []byte("{}"), Image(ImageSpec{Targets: []string{"x"}, Version: "1", Size: 5000}))
+	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
+	require.NoError(t, err)
+	for _, f := range z.File {
+		if f.Name != "a.bin" {
+			continue
+		}
+		left := int64(5000)
+		part, err := readImage(f, &left)
+		require.NoError(t, err)
+		require.Equal(t, "1", part.Version)
+		require.Zero(t, left)
+		left = 4999
+		_, err = readImage(f, &left)
+		require.ErrorContains(t, err, "UpdateInvalidFile")
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -22,15 +22,11 @@ type network struct {
 
 // open takes the port for the life of the server.
 func (s *Server) openNetwork() error {
-	s.ip = net.IPv4(127, 0, 0, 1)
-	if s.cfg.IPv6 {
-		s.ip = net.IPv6loopback
-	}
-	port, release, err := hold(s.ip)
+	port, release, err := hold(s.at)
 	if err != nil {
-		return fmt.Errorf("redfishtest: %w", err)
+		return fmt.Errorf("redfishtest: listening on %s: %w", s.at, err)
 	}
-	s.net.addr, s.net.release = net.JoinHostPort(s.ip.String(), strconv.Itoa(port)), release
+	s.net.addr, s.net.release = netip.AddrPortFrom(s.at.Addr(), uint16(port)).String(), release
 	s.net.conns = make(map[*conn]bool)
 	return s.listen()
 }

@@ -20,6 +20,10 @@ func (s *Server) client(u *url.URL) *http.Client {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
 	host := net.JoinHostPort(u.Hostname(), port)
+	dial := s.cfg.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
 	t := &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{RootCAs: s.cfg.ImageRoots, InsecureSkipVerify: s.cfg.ImageRoots == nil},
@@ -27,7 +31,7 @@ func (s *Server) client(u *url.URL) *http.Client {
 			if addr != host {
 				return nil, fmt.Errorf("redfishtest: %s is not %s", addr, host)
 			}
-			return (&net.Dialer{}).DialContext(ctx, network, addr)
+			return dial(ctx, network, addr)
 		},
 		ResponseHeaderTimeout: time.Minute,
 	}
@@ -46,23 +50,26 @@ func imageURL(uri string) *url.URL {
 // fetch gets a file and writes it to w. Its length must be what Content-Length
 // says.
 func (s *Server) fetch(ctx context.Context, uri string, w io.Writer) error {
+	if err := s.hold(ctx); err != nil {
+		return err
+	}
 	if s.fault(PullFails, nil) != nil {
 		return fmt.Errorf("redfishtest: no route to %s", uri)
 	}
 	if f := s.fault(NeverPulls, nil); f != nil {
 		d := f.Delay
 		if d == 0 {
-			d = 1 << 62
+			d = never
 		}
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
+		if !f.lasts(ctx, d) {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			return fmt.Errorf("redfishtest: gave up asking for %s", uri)
-		case <-f.removed:
-		case <-ctx.Done():
-			return ctx.Err()
 		}
+	}
+	if s.fault(PullMissing, nil) != nil {
+		uri += ".missing"
 	}
 	u := imageURL(uri)
 	if u == nil {
@@ -81,6 +88,13 @@ func (s *Server) fetch(ctx context.Context, uri string, w io.Writer) error {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("redfishtest: %s: %s", uri, resp.Status)
+	}
+	if f := s.fault(PullTruncated, nil); f != nil {
+		n, err := io.CopyN(w, resp.Body, f.Bytes)
+		if err == nil {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("redfishtest: %s after %d bytes: %w", uri, n, err)
 	}
 	n, err := io.Copy(w, resp.Body)
 	if err != nil {

@@ -59,9 +59,10 @@ func (s *Server) push(x *exchange, r *http.Request, a Account, session bool) {
 	in, err := s.parts(multipart.NewReader(r.Body, params["boundary"]), r, &u, cookie.Value, a)
 	if err != nil {
 		if in != nil {
+			in.cut(s)
 			in.discard()
 		}
-		s.release("Idle")
+		s.release()
 		if m, ok := err.(*message); ok {
 			drain(r)
 			s.fail(x, m)
@@ -89,13 +90,15 @@ func (s *Server) parts(m *multipart.Reader, r *http.Request, u *upload, token st
 		return nil, io.ErrUnexpectedEOF
 	}
 	if part, err = m.NextRawPart(); err == nil && part.FormName() == "parameters" {
-		*u = upload{}
-		if json.NewDecoder(io.LimitReader(part, 64<<10)).Decode(u) != nil {
+		b, rerr := io.ReadAll(io.LimitReader(part, jsonSize+1))
+		if _, bad := parseObject(b); rerr != nil || bad != nil {
 			return nil, io.ErrUnexpectedEOF
 		}
-		if u.ETag == "" {
-			u.ETag = u.OtherETag
+		*u = upload{}
+		if json.Unmarshal(b, u) != nil {
+			return nil, io.ErrUnexpectedEOF
 		}
+		u.ETag = s.cfg.Mark.of(*u)
 		part, err = m.NextRawPart()
 	}
 	if err == nil && part.FormName() == "compsig" {
@@ -141,6 +144,7 @@ type intake struct {
 	section hash.Hash // of this section, if there is a signature
 	size    int64     // of this section
 	shared  bool      // the checker belongs to a component that is not complete
+	before  received  // what it had when this section began
 }
 
 func (i *intake) Write(p []byte) (int, error) {
@@ -154,6 +158,18 @@ func (i *intake) Write(p []byte) (int, error) {
 func (i *intake) discard() {
 	if i.checker != nil && !i.shared {
 		i.checker.discard()
+	}
+}
+
+// cut undoes a section that has not come to its end, so that it can be sent again.
+func (i *intake) cut(s *Server) {
+	if !i.shared {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.faultLocked(ForgetsSections, nil) != nil || i.checker.undo(i.before) != nil {
+		s.repo.dropPartial()
 	}
 }
 
@@ -187,15 +203,26 @@ func (s *Server) newIntake(u *upload) (*intake, error) {
 			return nil, bad("UpdateInvalidFile")
 		}
 		in.checker, in.shared = p.c, true
-		return in, nil
+	} else {
+		s.repo.dropPartial()
+		in.checker = newChecker()
+		if in.sig != nil && in.sig.Sections > 1 {
+			in.shared = true
+			s.repo.partial = &partial{name: u.name, c: in.checker}
+		}
 	}
-	s.repo.dropPartial()
-	in.checker = newChecker()
-	if in.sig != nil && in.sig.Sections > 1 {
-		in.shared = true
-		s.repo.partial = &partial{name: u.name, c: in.checker}
+	if in.shared {
+		in.before = in.checker.received()
 	}
 	return in, nil
+}
+
+// takesPackages reports whether an iLO takes a .fwpkg as a whole. To an iLO 5 before
+// 2.30 HPE's client sends the images that are in it.
+func (s *Server) takesPackages() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Profile != ILO5 || compareVersions(s.firmware[0].Version, "2.30") >= 0
 }
 
 // take verifies what has come in, keeps it and writes it, as the upload wants it.
@@ -216,10 +243,13 @@ func (s *Server) take(ctx context.Context, u *upload, in *intake) error {
 			return bad("UpdateSignatureValidationFailed")
 		}
 		if more {
-			return s.pause(ctx, 1)
+			return s.step(ctx, 1)
 		}
 	}
 	c := in.finish(u.name)
+	if c.form == fwpkgForm && !s.takesPackages() {
+		return bad("UpdateInvalidFile")
+	}
 	if c.component() && in.sig == nil {
 		return bad("UpdateSignatureValidationFailed")
 	}
@@ -242,7 +272,7 @@ func (s *Server) take(ctx context.Context, u *upload, in *intake) error {
 	}
 	if u.Repository || u.Recovery || !direct {
 		s.say("Writing", 0)
-		if err := s.pause(ctx, 1); err != nil {
+		if err := s.step(ctx, 1); err != nil {
 			return err
 		}
 		if err := s.store(c, u.Recovery); err != nil {

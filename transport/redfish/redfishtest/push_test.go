@@ -269,3 +269,20 @@ func TestPushRights(t *testing.T) {
 	a = c.push(c.key(), parameters(t, map[string]any{"UpdateRepository": true}), filePart(t, img))
 	require.Equal(t, "FirmwareFileLocked", a.id())
 }
+
+// TestOldILO5: before 2.30 an iLO 5 takes images and no packages.
+func TestOldILO5(t *testing.T) {
+	for version, want := range map[string]string{"2.18 Jun 22 2020": "Error", "2.30 Aug 24 2020": "Complete"} {
+		fw := redfishtest.Profile(redfishtest.ILO5).Firmware()
+		fw[0].Version = version
+		s := newServer(t, redfishtest.Config{Profile: redfishtest.ILO5, Firmware: fw})
+		c := loggedIn(t, s)
+		require.Equal(t, want == "Complete", at(c.get("/redfish/v1/UpdateService/").json, "Oem", "Hpe", "Capabilities", "UpdateFWPKG"))
+		require.Equal(t, http.StatusOK, c.push(c.key(), parameters(t, map[string]any{"UpdateTarget": true}), filePart(t, fw[3].Package("x.fwpkg", "9", 0))).status)
+		idle(t, s)
+		require.Equal(t, want, s.State(), version)
+		require.Equal(t, http.StatusOK, c.push(c.key(), parameters(t, map[string]any{"UpdateTarget": true}), filePart(t, fw[3].Image("x.bin", "10", 0))).status)
+		idle(t, s)
+		require.Equal(t, "10", s.Firmware("4").Version)
+	}
+}

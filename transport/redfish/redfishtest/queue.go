@@ -31,9 +31,10 @@ func (s *Server) Queue() []QueueItem {
 // Enqueue puts an item at the end of the queue, as if somebody else had: State ""
 // means Pending, Command "" ApplyUpdate, UpdatableBy nil the Bmc.
 func (s *Server) Enqueue(q QueueItem) {
-	i := &item{Name: q.Name, Command: q.Command, Filename: q.Filename, UpdatableBy: q.UpdatableBy, state: q.State, created: time.Now()}
+	i := &item{Name: q.Name, Command: q.Command, Filename: q.Filename, UpdatableBy: q.UpdatableBy, state: q.State}
 	i.complete()
 	s.mu.Lock()
+	i.created = s.now()
 	s.repo.queue = append(s.repo.queue, i)
 	s.notify()
 	s.mu.Unlock()
@@ -120,7 +121,7 @@ func (s *Server) times(i *item) (after, expire time.Time) {
 
 // readItem reads an item of a request. s.mu is held.
 func (s *Server) readItem(o object) (*item, error) {
-	i := &item{created: time.Now()}
+	i := &item{created: s.now()}
 	if b, err := json.Marshal(o); err != nil || json.Unmarshal(b, i) != nil {
 		return nil, bad("PropertyValueNotInList")
 	}
@@ -155,9 +156,9 @@ func (s *Server) schedule(i *item, o object) (err error) {
 	if i.window != "" && !slices.ContainsFunc(s.repo.windows, func(w *window) bool { return w.id == i.window }) {
 		return bad("PropertyValueNotInList", i.window, "MaintenanceWindow")
 	}
-	if after, _ := s.times(i); after.After(time.Now()) {
+	if after, _ := s.times(i); after.After(s.now()) {
 		s.wg.Go(func() { // the caller is a handler
-			if sleep(s.ctx, time.Until(after)) == nil {
+			if s.sleepUntil(s.ctx, after) == nil {
 				s.kick()
 			}
 		})
@@ -212,7 +213,7 @@ func (s *Server) head(agent string) *item {
 			continue
 		}
 		after, expire := s.times(i)
-		now := time.Now()
+		now := s.now()
 		if i.state == "Pending" && !expire.IsZero() && now.After(expire) {
 			i.state = "Expired"
 		}

@@ -81,7 +81,10 @@ func TestQueueTimes(t *testing.T) {
 		return c.do("POST", queue, map[string]any{"Name": name, "Command": "ApplyUpdate", "Filename": "pmc.bin", "UpdatableBy": []string{"Bmc"},
 			key: time.Now().Add(d).UTC().Format(time.RFC3339Nano)})
 	}
-	require.Equal(t, http.StatusCreated, at("soon", 100*time.Millisecond, "StartAfter").status)
+	require.Equal(t, http.StatusCreated, at("soon", time.Hour, "StartAfter").status)
+	idle(t, s)
+	require.Equal(t, []string{"soon Pending"}, states(s))
+	s.Advance(2 * time.Hour)
 	require.NoError(t, s.Await(t.Context(), func() bool { return states(s)[0] == "soon Complete" }))
 	require.Equal(t, http.StatusCreated, at("late", -time.Hour, "Expire").status)
 	idle(t, s)

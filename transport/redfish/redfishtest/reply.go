@@ -155,8 +155,8 @@ func etag(v any) string {
 // decode reads the JSON object in the body of a request, of at most 1 MiB, and
 // records it.
 func (x *exchange) decode(r *http.Request) (object, error) {
-	b, err := io.ReadAll(io.LimitReader(r.Body, 1<<20+1))
-	if err != nil || len(b) > 1<<20 {
+	b, err := io.ReadAll(io.LimitReader(r.Body, jsonSize+1))
+	if err != nil || len(b) > jsonSize {
 		return nil, bad("MalformedJSON")
 	}
 	text := redacted(b)
@@ -166,11 +166,31 @@ func (x *exchange) decode(r *http.Request) (object, error) {
 	if len(bytes.TrimSpace(b)) == 0 {
 		return object{}, nil
 	}
+	return parseObject(b)
+}
+
+// The bounds of JSON in requests.
+const (
+	jsonSize  = 1 << 20 // bytes
+	jsonDepth = 32
+)
+
+// parseObject reads a JSON object of a request.
+func parseObject(b []byte) (object, error) {
 	var o object
-	if json.Unmarshal(b, &o) != nil {
+	if json.Unmarshal(b, &o) != nil || depth(o) > jsonDepth {
 		return nil, bad("MalformedJSON")
 	}
 	return o, nil
+}
+
+// readObject reads a JSON object that is a part of a request.
+func readObject(r io.Reader) (object, error) {
+	b, err := io.ReadAll(io.LimitReader(r, jsonSize+1))
+	if err != nil || len(b) > jsonSize {
+		return nil, bad("MalformedJSON")
+	}
+	return parseObject(b)
 }
 
 // known fails for parameters that the action does not have.

@@ -120,7 +120,7 @@ func (s *Server) store(c *content, recovery bool) error {
 		return bad("InsufficientRepositorySpace")
 	}
 	s.repo.components = slices.DeleteFunc(s.repo.components, func(x *component) bool { return x == old })
-	s.repo.components = append(s.repo.components, &component{content: c, id: nameID(c.name), created: time.Now(), recovery: recovery})
+	s.repo.components = append(s.repo.components, &component{content: c, id: nameID(c.name), created: s.now(), recovery: recovery})
 	s.notify()
 	return nil
 }
@@ -332,7 +332,7 @@ func (s *Server) newWindow(x *exchange, r *http.Request, _ Account) error {
 
 // created answers for a resource that was made. s.mu is held.
 func (s *Server) created(x *exchange, path string) {
-	o := s.tree().nodes[s.clean(path)]
+	o := s.tree(path).nodes[s.clean(path)]
 	x.Header().Set("Location", path+s.cfg.Profile.slash())
 	s.notify()
 	s.mu.Unlock()

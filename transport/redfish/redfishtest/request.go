@@ -23,18 +23,27 @@ type Request struct {
 	JSON   string      // the body, if it is JSON of at most 64 KiB, without what is secret
 }
 
-// Requests returns the requests that came in so far, in order.
+// Requests returns the requests that came in so far, in order: the newest
+// Config.RequestLog of them.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]Request, len(s.requests))
-	for i, r := range s.requests {
+	kept := s.requests[max(0, len(s.requests)-s.cfg.RequestLog):]
+	out := make([]Request, len(kept))
+	for i, r := range kept {
 		out[i] = *r
 	}
 	return out
 }
 
-// Count returns how many requests of a method ("" for any) had a path that begins
+// Total returns how many requests came in so far.
+func (s *Server) Total() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dropped + len(s.requests)
+}
+
+// Count returns how many of Requests of a method ("" for any) had a path that begins
 // with the given one, without regard to case.
 func (s *Server) Count(method, path string) int {
 	n := 0
@@ -54,11 +63,17 @@ type exchange struct {
 	wrote  bool
 	mute   bool // nothing is answered: see ResetAnswered
 	noLoc  bool
+	// instead is what is answered instead of what the handler answers.
+	instead *Injected
 }
 
 func (x *exchange) WriteHeader(status int) {
 	if x.wrote {
 		return
+	}
+	f := x.instead
+	if f != nil {
+		status = f.or(http.StatusBadGateway)
 	}
 	x.wrote = true
 	x.s.mu.Lock()
@@ -67,14 +82,22 @@ func (x *exchange) WriteHeader(status int) {
 	if x.noLoc {
 		x.Header().Del("Location")
 	}
-	if !x.mute {
+	switch {
+	case x.mute:
+	case f != nil:
+		x.Header().Del("Location")
+		if f.Location != "" {
+			x.Header().Set("Location", f.Location)
+		}
+		f.say(x.ResponseWriter, status)
+	default:
 		x.ResponseWriter.WriteHeader(status)
 	}
 }
 
 func (x *exchange) Write(p []byte) (int, error) {
 	x.WriteHeader(http.StatusOK)
-	if x.mute {
+	if x.mute || x.instead != nil {
 		return len(p), nil
 	}
 	return x.ResponseWriter.Write(p)
@@ -120,6 +143,11 @@ func (s *Server) newRequest(r *http.Request) *Request {
 	}
 	rec := &Request{Method: r.Method, Path: r.URL.RequestURI(), Header: h, Length: r.ContentLength}
 	s.mu.Lock()
+	if len(s.requests) >= s.cfg.RequestLog+s.cfg.RequestLog/4 { // not for each
+		n := len(s.requests) - s.cfg.RequestLog + 1
+		s.requests = append([]*Request(nil), s.requests[n:]...)
+		s.dropped += n
+	}
 	s.requests = append(s.requests, rec)
 	s.mu.Unlock()
 	return rec

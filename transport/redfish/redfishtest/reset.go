@@ -2,6 +2,7 @@ package redfishtest
 
 import (
 	"context"
+	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -71,13 +72,11 @@ func (s *Server) reset(ctx context.Context) {
 	if f := s.fault(SlowReset, nil); f != nil {
 		d = f.Delay
 	}
-	if sleep(ctx, d) != nil {
+	if s.sleep(ctx, d) != nil {
 		return
 	}
 	if f := s.fault(NeverReturns, nil); f != nil {
-		select {
-		case <-f.removed:
-		case <-ctx.Done():
+		if !f.lasts(ctx, never) {
 			return
 		}
 	}
@@ -88,8 +87,14 @@ func (s *Server) reset(ctx context.Context) {
 	s.mu.Lock()
 	s.activate(transport.ActivationReset)
 	s.flash.state, s.flash.percent, s.flash.message, s.flash.etag = "Idle", 0, "", ""
-	if s.cfg.Profile.ilo() > 0 {
+	s.flash.needs, s.lag = "", nil
+	if s.faultLocked(TaskNumbersReused, nil) != nil {
+		s.tasks, s.taskNo = nil, 0
+	} else if s.cfg.Profile.ilo() > 0 {
 		s.tasks = nil
+	}
+	if s.booted = s.booted.Add(time.Second); s.booted.Before(s.now()) {
+		s.booted = s.now().Truncate(time.Second)
 	}
 	s.repo.dropPartial()
 	s.down = false

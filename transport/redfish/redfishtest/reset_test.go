@@ -43,17 +43,13 @@ func TestClose(t *testing.T) {
 			go func() { // ends with the connection
 				_, _ = c.try("POST", "/redfish/v1/UpdateService/update", strings.NewReader(strings.Repeat("x", 1<<20)), http.Header{"Content-Type": {"application/octet-stream"}})
 			}()
-			for f.Hits() == 0 {
-				time.Sleep(time.Millisecond)
-			}
+			happened(c.t, s, f)
 		},
 		"pull": func(s *redfishtest.Server, c *client) {
 			f := s.Inject(redfishtest.Fault{Kind: redfishtest.NeverPulls})
 			path, body := updateRequest(redfishtest.Generic, "http://127.0.0.1:9/x")
 			c.do("POST", path, body)
-			for f.Hits() == 0 {
-				time.Sleep(time.Millisecond)
-			}
+			happened(c.t, s, f)
 		},
 		"reset": func(s *redfishtest.Server, c *client) {
 			s.Inject(redfishtest.Fault{Kind: redfishtest.NeverReturns})

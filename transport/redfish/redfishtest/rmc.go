@@ -48,21 +48,15 @@ func (s *Server) updateAll(x *exchange, r *http.Request, _ Account) error {
 	if imageURL(uri) == nil {
 		return bad("ActionParameterMissing", action, "ImageURI")
 	}
-	s.mu.Lock()
-	if err := s.begin(r); err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	t := s.newTask("Firmware update")
 	var targets []string
+	s.mu.Lock()
 	for _, f := range s.firmware {
 		if !truth(o, "ExcludeNparFw") || !strings.HasPrefix(f.ID, "BIOS") {
 			targets = append(targets, f.ID)
 		}
 	}
 	s.mu.Unlock()
-	s.launch(t, func(ctx context.Context) error {
-		s.say("Uploading", 0)
+	return s.start(x, r, "Firmware update", func(ctx context.Context) error {
 		c, err := s.pull(ctx, uri, "")
 		if err != nil {
 			return err
@@ -75,13 +69,6 @@ func (s *Server) updateAll(x *exchange, r *http.Request, _ Account) error {
 		}
 		return rmcError(s.write(ctx, c, "Bmc", targets))
 	})
-	if s.cfg.Tasks == TasksNone {
-		w := object{"@odata.id": tasksPath(t.id)}
-		writeJSON(x, http.StatusOK, w)
-		return nil
-	}
-	s.answerTask(x, t)
-	return nil
 }
 
 // installed reports whether the targets have the version already.

@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,7 +20,7 @@ import (
 // Server is a running management processor. It is safe for concurrent use.
 type Server struct {
 	cfg  Config
-	ip   net.IP
+	at   netip.AddrPort // where it listens; port 0 is a free one
 	cert atomic.Pointer[tls.Certificate]
 	http *http.Server
 	net  network
@@ -32,25 +33,34 @@ type Server struct {
 	mu       sync.Mutex
 	closed   bool
 	changed  chan struct{} // closed and replaced when something changes
+	advanced chan struct{} // closed and replaced when the clock is moved
+	offset   time.Duration // of the clock
 	faults   []*Injected
-	requests []*Request
+	requests []*Request // the newest
+	dropped  int        // requests that are no longer among them
 
 	down     bool // it resets
 	pending  int  // resets that were asked for and have not begun
 	resets   int
+	booted   time.Time           // when the service last began to run, in whole seconds
 	sessions map[string]*session // by token
+	counts   SessionCounts       // Opened and Closed
 	numbers  int                 // for the names of sessions, tasks and items
 	firmware []Firmware
 	flashes  []Flash
 	flash    flashState
+	lag      *lagging // nil: what the service says is so
 	tasks    []*task
+	taskNo   int // of the last task
+	pushTo   pushTargets
 	events   eventState
 	journal  []string // the integrated event log
 	host     hostState
 	repo     repository
 }
 
-// NewServer starts a service on a free port of the loopback interface.
+// NewServer starts a service, on a free port of the loopback interface unless
+// Config.Addr says otherwise.
 func NewServer(cfg Config) (*Server, error) {
 	if cfg.Capture != nil {
 		c := *cfg.Capture // which may serve several servers
@@ -67,7 +77,8 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, changed: make(chan struct{}), sessions: make(map[string]*session),
+		cfg: cfg, changed: make(chan struct{}), advanced: make(chan struct{}), sessions: make(map[string]*session),
+		booted:   time.Now().Truncate(time.Second),
 		firmware: slices.Clone(cfg.Firmware), flash: flashState{state: "Idle"}, host: hostState{power: "On", boots: 1},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -79,11 +90,14 @@ func NewServer(cfg Config) (*Server, error) {
 			return context.WithValue(ctx, connKey{}, c)
 		},
 	}
-	s.ip = net.IPv4(127, 0, 0, 1)
-	if cfg.IPv6 {
-		s.ip = net.IPv6loopback
+	if s.at, err = cfg.address(); err != nil {
+		return nil, err
 	}
-	if err := s.NewCertificate(); err != nil {
+	if cfg.Certificate != nil {
+		if err := s.useCertificate(*cfg.Certificate); err != nil {
+			return nil, err
+		}
+	} else if err := s.NewCertificate(); err != nil {
 		return nil, err
 	}
 	if err := s.openNetwork(); err != nil {
@@ -245,22 +259,6 @@ func (s *Server) Close() error {
 		return fmt.Errorf("redfishtest: %w", err)
 	}
 	return nil
-}
-
-// pause waits for a number of steps, or until the server closes.
-func (s *Server) pause(ctx context.Context, steps float64) error {
-	return sleep(ctx, time.Duration(steps*float64(s.cfg.Pace)))
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func (s *Server) log(msg string, args ...any) {

@@ -30,6 +30,26 @@ func (s *Server) Sessions() int {
 	return len(s.sessions)
 }
 
+// SessionCounts is what became of the sessions of a server. Opened is the sum of the
+// others.
+type SessionCounts struct {
+	Opened int
+	Closed int // by a client
+	Lost   int // ended by a reset, a fault or EndSessions
+	Left   int // there now
+}
+
+// SessionCounts returns what became of all sessions so far. Sessions that a client
+// has left behind are among Lost where the service has reset since.
+func (s *Server) SessionCounts() SessionCounts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.counts
+	c.Left = len(s.sessions)
+	c.Lost = c.Opened - c.Closed - c.Left
+	return c
+}
+
 // who finds out whose request it is. The user is nobody if it has none, or wrong
 // ones, of the proofs.
 func (s *Server) who(r *http.Request) (a Account, basic, ok bool) {
@@ -86,6 +106,7 @@ func (s *Server) login(x *exchange, r *http.Request) {
 	s.numbers++
 	ses := &session{id: fmt.Sprintf("%s%08x", strings.ToLower(a.User), s.numbers), token: strings.ToLower(rand.Text()), account: a}
 	s.sessions[ses.token] = ses
+	s.counts.Opened++
 	x.record.User = a.User
 	path := s.sessionsPath() + "/" + ses.id + s.cfg.Profile.slash()
 	s.mu.Unlock()
@@ -113,6 +134,7 @@ func (s *Server) logout(x *exchange, a Account, id string) bool {
 				break
 			}
 			delete(s.sessions, token)
+			s.counts.Closed++
 			s.notify()
 			s.mu.Unlock()
 			s.success(x)

@@ -2,7 +2,9 @@ package redfishtest_test
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/roundsman-go/roundsman/transport/redfish/redfishtest"
@@ -37,6 +39,7 @@ func TestSessions(t *testing.T) {
 			require.Less(t, c.do("DELETE", mine, nil).status, 300)
 			require.Equal(t, http.StatusUnauthorized, c.get(systems).status)
 			require.Zero(t, s.Sessions())
+			require.Equal(t, redfishtest.SessionCounts{Opened: 3, Closed: 1, Lost: 2}, s.SessionCounts())
 
 			reader := newClient(t, s)
 			reader.token = reader.do("POST", "/redfish/v1/SessionService/Sessions", map[string]any{"UserName": "reader", "Password": "r"}).header.Get("X-Auth-Token")
@@ -57,6 +60,45 @@ func TestSessions(t *testing.T) {
 	basic := newClient(t, s)
 	basic.basic = true
 	require.Equal(t, http.StatusUnauthorized, basic.get("/redfish/v1/Systems").status)
+}
+
+// TestRequestLog: it keeps the newest.
+func TestRequestLog(t *testing.T) {
+	for _, limit := range []int{1, 10} {
+		s := newServer(t, redfishtest.Config{RequestLog: limit})
+		c := newClient(t, s)
+		for i := range 30 {
+			c.get(fmt.Sprint("/redfish/v1/", i))
+			kept := s.Requests()
+			require.Len(t, kept, min(i+1, limit))
+			require.Equal(t, fmt.Sprint("/redfish/v1/", i), kept[len(kept)-1].Path)
+			require.Equal(t, i+1, s.Total())
+		}
+	}
+}
+
+// TestAddr: a server at an address and with a certificate of the caller's is the same
+// when it is started again.
+func TestAddr(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "[::1]", "127.0.0.7"} {
+		first, err := redfishtest.NewServer(redfishtest.Config{Addr: host + ":0"})
+		require.NoError(t, err)
+		addr, certificate, pin := first.Addr(), first.TLSCertificate(), first.SPKI()
+		require.True(t, strings.HasPrefix(addr, host+":"), addr)
+		require.NoError(t, first.Close())
+		s := newServer(t, redfishtest.Config{Addr: addr, Certificate: &certificate})
+		require.Equal(t, addr, s.Addr())
+		require.Equal(t, pin, s.SPKI())
+		require.Equal(t, http.StatusOK, loggedIn(t, s).get("/redfish/v1/Systems").status)
+		_, err = redfishtest.NewServer(redfishtest.Config{Addr: addr})
+		require.ErrorContains(t, err, addr, "it is taken")
+		require.NoError(t, s.NewCertificate())
+		require.NotEqual(t, pin, s.SPKI())
+	}
+	for _, bad := range []redfishtest.Config{{Addr: "localhost:1"}, {Addr: "127.0.0.1"}, {Certificate: &tls.Certificate{}}, {Certificate: &tls.Certificate{Certificate: [][]byte{{1}}, PrivateKey: 1}}} {
+		_, err := redfishtest.NewServer(bad)
+		require.Error(t, err)
+	}
 }
 
 // TestConfig: what cannot be is refused.

@@ -53,7 +53,7 @@ func (s *Server) InstallSets() []string {
 
 // readSet reads an install set of a request. s.mu is held.
 func (s *Server) readSet(o object, a Account) (*installSet, error) {
-	set := &installSet{Name: text(o, "Name"), IsRecovery: truth(o, "IsRecovery"), created: time.Now()}
+	set := &installSet{Name: text(o, "Name"), IsRecovery: truth(o, "IsRecovery"), created: s.now()}
 	set.id = nameID(set.Name)
 	if set.Name == "" {
 		return nil, bad("PropertyMissing", "Name")
@@ -161,7 +161,7 @@ func (s *Server) invoke(x *exchange, r *http.Request, id string) error {
 		}
 		for _, e := range s.repo.sets[n].Sequence {
 			i := e
-			i.state, i.created = "Pending", time.Now()
+			i.state, i.created = "Pending", s.now()
 			i.TPMOverride = i.TPMOverride || truth(o, "TPMOverride")
 			err := s.schedule(&i, o)
 			if err == nil {

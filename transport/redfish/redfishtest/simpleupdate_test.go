@@ -234,7 +234,7 @@ func TestILO4(t *testing.T) {
 	body["TPMOverrideFlag"] = true
 	require.Equal(t, http.StatusOK, c.do("POST", path, body).status)
 	idle(t, s)
-	require.Equal(t, []any{"COMPLETED", "REQUEST_SYSTEM_COLD_BOOT"}, []any{update()["State"], update()["Flags"]})
+	require.Equal(t, []any{"COMPLETED", "REQUEST_SYSTEM_WARM_BOOT"}, []any{update()["State"], update()["Flags"]})
 	require.NoError(t, s.Reboot(t.Context(), true))
 	rom := at(c.get("/redfish/v1/Systems/1/FirmwareInventory").json, "Current", "SystemRomActive").([]any)[0].(map[string]any)
 	require.Equal(t, "P89 v2.80", rom["VersionString"])

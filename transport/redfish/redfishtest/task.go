@@ -1,6 +1,7 @@
 package redfishtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 // task is a Task (DSP0266, 9.10). Its fields are guarded by s.mu.
 type task struct {
 	id, name string
+	target   string // the request that made it, as "POST /path", or ""
 	state    string // TaskState
 	status   string // TaskStatus
 	percent  int
@@ -25,14 +27,66 @@ func monitorPath(id string) string { return "/redfish/v1/TaskService/TaskMonitor
 func (t *task) running() bool      { return t.end.IsZero() }
 func stamp(t time.Time) string     { return t.UTC().Format(time.RFC3339) }
 
-// newTask makes a task. s.mu is held.
-func (s *Server) newTask(name string) *task {
-	s.numbers++
-	t := &task{id: fmt.Sprint(s.numbers), name: name, state: "New", status: "OK", start: time.Now()}
-	s.tasks = append(s.tasks, t)
+// newTask makes a task for a request, or nil where those make none. s.mu is held.
+func (s *Server) newTask(r *http.Request, name string, how Tasks) *task {
+	if how == TasksNone && s.cfg.Profile != RMC {
+		return nil
+	}
+	t := s.addTask(&task{name: name, state: "New", status: "OK", target: r.Method + " " + r.URL.Path})
 	s.taskEvent(t, "TaskStarted")
+	return t
+}
+
+// addTask gives a task its number. s.mu is held.
+func (s *Server) addTask(t *task) *task {
+	s.taskNo++
+	t.id, t.start = fmt.Sprint(s.taskNo), s.now()
+	s.tasks = append(s.tasks, t)
 	s.notify()
 	return t
+}
+
+// AddTask adds a task that has ended well, as if somebody else had done something,
+// and returns its URI. Target is the path to which that was posted; see
+// Config.TaskPayload.
+func (s *Server) AddTask(name, target string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.addTask(&task{name: name, state: "Completed", status: "OK", percent: 100, target: "POST " + target})
+	t.end = t.start
+	return tasksPath(t.id) + s.cfg.Profile.slash()
+}
+
+// visible are the tasks that there are for clients. s.mu is held.
+func (s *Server) visible() []*task {
+	if s.active(TaskLost) {
+		return nil
+	}
+	if !s.active(TasksPruned) {
+		return s.tasks
+	}
+	ended := 0
+	for _, t := range s.tasks {
+		if !t.running() {
+			ended++
+		}
+	}
+	var out []*task
+	var f *Injected
+	for _, t := range s.tasks {
+		if !t.running() {
+			if f == nil {
+				if f = s.faultLocked(TasksPruned, nil); f == nil {
+					return s.tasks
+				}
+			}
+			if ended--; int64(ended) >= f.Bytes {
+				continue
+			}
+		}
+		out = append(out, t)
+	}
+	return out
 }
 
 // progressTask tells how far a task is. s.mu is held.
@@ -44,25 +98,36 @@ func (s *Server) progressTask(t *task, percent int) {
 	s.taskEvent(t, "TaskProgressChanged")
 }
 
-// endTask ends a task. s.mu is held.
-func (s *Server) endTask(t *task, err error) {
+// endTask ends a task with a message or, that being nil, success, or with an
+// error. s.mu is held.
+func (s *Server) endTask(t *task, end *message, err error) {
 	if t == nil {
 		return
 	}
-	t.end, t.percent = time.Now(), 100
-	if f := s.faultLocked(TaskWarning, nil); f != nil && err == nil {
+	t.end, t.percent = s.now(), 100
+	for kind, status := range map[FaultKind]string{TaskWarning: "Warning", TaskCritical: "Critical"} {
+		if err != nil || !s.active(kind) {
+			continue
+		}
+		f := s.faultLocked(kind, nil)
+		if f == nil {
+			continue
+		}
 		id := f.MessageID
 		if id == "" {
 			id = "FirmwareUpdateConflictError"
 		}
-		t.state, t.status = "Completed", "Warning"
+		t.state, t.status = "Completed", status
 		t.messages = []any{s.taskMessage(id)}
 		s.taskEvent(t, "TaskCompletedWarning")
 		return
 	}
 	if err == nil {
 		t.state, t.status = "Completed", "OK"
-		t.messages = []any{s.taskMessage("Success")}
+		if end == nil {
+			end = &message{id: "Success"}
+		}
+		t.messages = []any{s.taskMessage(end.id, end.args...)}
 		s.taskEvent(t, "TaskCompletedOK")
 		return
 	}
@@ -92,24 +157,70 @@ func (s *Server) taskObject(t *task) object {
 		"TaskState": t.state, "TaskStatus": t.status, "PercentComplete": t.percent, "StartTime": stamp(t.start),
 		"TaskMonitor": monitorPath(t.id) + slash, "Messages": append([]any{}, t.messages...),
 	}
+	if method, path, ok := strings.Cut(t.target, " "); ok && s.cfg.TaskPayload {
+		o["Payload"] = object{"HttpOperation": method, "TargetUri": path}
+	}
 	if !t.running() {
 		o["EndTime"] = stamp(t.end)
+	} else if t.state == "Running" && s.faultLocked(TaskInterrupted, nil) != nil {
+		o["TaskState"] = "Interrupted"
 	}
 	return o
 }
 
 // answerTask answers a request that made a task.
-func (s *Server) answerTask(x *exchange, t *task) {
+func (s *Server) answerTask(x *exchange, t *task, how Tasks) {
 	s.mu.Lock()
 	o := s.taskObject(t)
 	s.mu.Unlock()
-	status := http.StatusAccepted
-	if s.cfg.Tasks == TasksOK {
-		status = http.StatusOK
-	} else {
+	switch how {
+	case TasksNone: // of an RMC
+		writeJSON(x, http.StatusOK, object{"@odata.id": tasksPath(t.id)})
+	case TasksOK:
+		writeJSON(x, http.StatusOK, o)
+	default:
 		x.Header().Set("Location", monitorPath(t.id)+s.cfg.Profile.slash())
+		writeJSON(x, http.StatusAccepted, o)
 	}
-	writeJSON(x, status, o)
+}
+
+// start takes the flash for what a request wants of it, unless that is against
+// something, does the work, and answers: at once, or with what became of it where
+// it is synchronous.
+func (s *Server) start(x *exchange, r *http.Request, name string, work func(ctx context.Context) error) error {
+	synchronous := s.fault(SynchronousPull, r) != nil
+	s.mu.Lock()
+	if err := s.begin(r); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	var t *task
+	if !synchronous {
+		t = s.newTask(r, name, s.cfg.Tasks)
+	}
+	s.mu.Unlock()
+	ended := s.launch(t, func(ctx context.Context) error {
+		s.say("Uploading", 0)
+		return work(ctx)
+	})
+	switch {
+	case t != nil:
+		s.answerTask(x, t, s.cfg.Tasks)
+		return nil
+	case synchronous:
+		select {
+		case err := <-ended:
+			if err != nil {
+				return err
+			}
+		case <-r.Context().Done():
+			return nil
+		case <-s.ctx.Done():
+			return nil
+		}
+	}
+	s.success(x)
+	return nil
 }
 
 // monitor answers for a task monitor: 202 while the task runs, then what the
@@ -117,8 +228,8 @@ func (s *Server) answerTask(x *exchange, t *task) {
 func (s *Server) monitor(x *exchange, r *http.Request, id string) {
 	status, o := http.StatusNotFound, s.cfg.Profile.errorBody("ResourceMissingAtURI", r.URL.Path)
 	s.mu.Lock()
-	for _, t := range s.tasks {
-		if !strings.EqualFold(t.id, id) || s.faultLocked(TaskLost, r) != nil {
+	for _, t := range s.visible() {
+		if !strings.EqualFold(t.id, id) {
 			continue
 		}
 		status, o = http.StatusOK, s.taskObject(t)
@@ -137,11 +248,9 @@ func (s *Server) monitor(x *exchange, r *http.Request, id string) {
 // taskTree adds the task service.
 func (s *Server) taskTree(t *tree) {
 	var members []string
-	if !s.active(TaskLost) {
-		for _, k := range s.tasks {
-			members = append(members, tasksPath(k.id))
-			t.add(tasksPath(k.id), "#Task.v1_4_3.Task", s.taskObject(k))
-		}
+	for _, k := range s.visible() {
+		members = append(members, tasksPath(k.id))
+		t.add(tasksPath(k.id), "#Task.v1_4_3.Task", s.taskObject(k))
 	}
 	t.collection("/redfish/v1/TaskService/Tasks", "TaskCollection", "Tasks", members...)
 	t.add("/redfish/v1/TaskService", "#TaskService.v1_1_1.TaskService", object{

@@ -14,6 +14,7 @@ type tree struct {
 	clean func(string) string
 	nodes map[string]object
 	paths []string // in the order in which they were added
+	all   bool     // with what takes its time
 }
 
 // link is a reference to a resource.
@@ -45,9 +46,10 @@ func (t *tree) collection(path, typ, name string, members ...string) object {
 	return t.add(path, fmt.Sprintf("#%s.%s", typ, typ), object{"Name": name, "Members": links, "Members@odata.count": len(members)})
 }
 
-// tree makes the resources of now. s.mu is held.
-func (s *Server) tree() *tree {
-	t := &tree{slash: s.cfg.Profile.slash(), clean: s.clean, nodes: make(map[string]object)}
+// tree makes the resources of now, those alone that are quick to make unless want
+// is one of the others, or "" for all. s.mu is held.
+func (s *Server) tree(want string) *tree {
+	t := &tree{slash: s.cfg.Profile.slash(), clean: s.clean, nodes: make(map[string]object), all: want == "" || want == s.clean(directoryPath)}
 	switch p := s.cfg.Profile; {
 	case s.cfg.Capture != nil:
 		s.captureTree(t)
@@ -74,7 +76,7 @@ func (s *Server) get(x *exchange, r *http.Request, path string) {
 		return
 	}
 	s.mu.Lock()
-	t := s.tree()
+	t := s.tree(path)
 	o := t.nodes[path]
 	if o != nil && s.brokenMember(t, path, r) {
 		s.mu.Unlock()

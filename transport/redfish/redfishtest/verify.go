@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -90,6 +91,38 @@ func (c *checker) Write(p []byte) (int, error) {
 		c.tail = append(c.tail[:copy(c.tail, c.tail[out:])], p...)
 	}
 	return len(p), nil
+}
+
+// received is what a checker has received.
+type received struct {
+	size       int64
+	head, tail []byte
+	hash       hash.Hash
+}
+
+func (c *checker) received() received {
+	h, err := c.hash.(hash.Cloner).Clone()
+	if err != nil {
+		panic(err) // SHA-256 can be cloned
+	}
+	return received{c.size, slices.Clone(c.head), slices.Clone(c.tail), h}
+}
+
+// undo forgets what was received since.
+func (c *checker) undo(r received) error {
+	c.size, c.head, c.tail, c.hash = r.size, r.head, r.tail, r.hash
+	if c.spool == nil {
+		return nil
+	}
+	if r.size < 4 { // it was not known yet to be a zip
+		c.discard()
+		return nil
+	}
+	if err := c.spool.Truncate(r.size); err != nil {
+		return err
+	}
+	_, err := c.spool.Seek(r.size, io.SeekStart)
+	return err
 }
 
 // discard gives the temporary file back.
@@ -197,6 +230,7 @@ func (c *content) readPackage(f *os.File, size int64) {
 		}
 		c.by = p.UpdatableBy
 		done := make(map[string]bool)
+		left := int64(packageSize)
 		for _, d := range p.Devices.Device {
 			for _, i := range d.FirmwareImages {
 				c.reset = c.reset || i.ResetRequired
@@ -208,7 +242,7 @@ func (c *content) readPackage(f *os.File, size int64) {
 				if zf == nil {
 					return fmt.Errorf("no file %q", i.FileName)
 				}
-				part, err := readImage(zf)
+				part, err := readImage(zf, &left)
 				if err != nil {
 					return err
 				}
@@ -228,8 +262,12 @@ func (c *content) readPackage(f *os.File, size int64) {
 	}
 }
 
-// readImage checks an image inside a package.
-func readImage(zf *zip.File) (imagePart, error) {
+// packageSize bounds what the images of a package are unpacked to, in bytes.
+const packageSize = 4 << 30
+
+// readImage checks an image inside a package, of at most *left bytes, and counts
+// them.
+func readImage(zf *zip.File, left *int64) (imagePart, error) {
 	r, err := zf.Open()
 	if err != nil {
 		return imagePart{}, err
@@ -237,8 +275,12 @@ func readImage(zf *zip.File) (imagePart, error) {
 	defer r.Close()
 	c := newChecker()
 	defer c.discard()
-	if _, err := io.Copy(c, r); err != nil {
+	n, err := io.Copy(c, io.LimitReader(r, *left+1))
+	if err != nil {
 		return imagePart{}, err
+	}
+	if *left -= n; *left < 0 {
+		return imagePart{}, bad("UpdateInvalidFile")
 	}
 	if c.spool != nil || !bytes.HasPrefix(c.head, []byte(imageMagic)) {
 		return imagePart{}, bad("UpdateInvalidFile")
