@@ -36,7 +36,7 @@
 // Updateable. On an iLO the ID is the name and the place, as "iLO 5 @ System Board", with
 // "#2" for the second of two equal ones: the numbers of its entries change with the
 // hardware. Elsewhere it is the @odata.id. HardwareIDs are "hpe-target:GUID",
-// "hpe-class:GUID", "software-id:...", "model:..." and "product:...". Identity.BootID is
+// "hpe-class:GUID", "software-id:...", "name:...", "model:..." and "product:...". Identity.BootID is
 // the time of the last restart of the host (LastResetTime of the ComputerSystem).
 //
 // Adapters, controllers and drives are decoded by the types of gofish. What the rest is

@@ -262,6 +262,8 @@ func (c *conn) device(s software, uri string) (_ transport.Device, related []lin
 	if s.SoftwareID != "" {
 		d.HardwareIDs = append(d.HardwareIDs, "software-id:"+string(s.SoftwareID))
 	}
+	// What has no other: the firmware of an iLO 4 or of a Superdome Flex.
+	d.HardwareIDs = append(d.HardwareIDs, "name:"+d.Name)
 	if hpe.Context != "" || len(hpe.Targets) > 0 || c.profile.ilo() {
 		// The numbers that an iLO gives its entries are others on the next server, and
 		// after a card was added.
@@ -330,6 +332,7 @@ func (c *conn) firmware4(ctx context.Context, op string, systems []system) ([]en
 		for _, k := range kinds {
 			for i, f := range list.Current[k] {
 				d := transport.Device{Name: string(f.Name), Firmware: string(f.Version), Location: string(f.Location), Class: classOf(nil, k+" "+string(f.Name))}
+				d.HardwareIDs = []string{"name:" + d.Name}
 				if d.ID = d.Name; d.ID == "" {
 					d.ID = k
 				}

@@ -45,8 +45,8 @@ func TestInventory(t *testing.T) {
 		{ID: "/redfish/v1/Systems/1#/BiosVersion", Class: "bios", Name: "BIOS", Vendor: "Example", Model: "Box 1", Firmware: "1.0", HardwareIDs: []string{"product:Box 1"}},
 		{ID: "/redfish/v1/Systems/1/Storage/1#/StorageControllers/0", Class: "storage-controller", Name: "RAID", Model: "P408", Firmware: "5.1", HardwareIDs: []string{"model:P408"}},
 		{ID: "/redfish/v1/Systems/1/Storage/1/Drives/1", Class: "disk", Name: "Disk", Model: "MO0004", Serial: "D1", Firmware: "HPD4", HardwareIDs: []string{"model:MO0004"}},
-		{ID: inventoryPath + "/BMC", Class: "bmc", Name: "BMC Firmware", Firmware: "1.00", Updateable: &yes},
-		{ID: inventoryPath + "/NIC", Class: "nic", Name: "Adapter", Model: "X710", Serial: "N1", Firmware: "20.1", HardwareIDs: []string{"software-id:0x1234", "model:X710"}},
+		{ID: inventoryPath + "/BMC", Class: "bmc", Name: "BMC Firmware", Firmware: "1.00", HardwareIDs: []string{"name:BMC Firmware"}, Updateable: &yes},
+		{ID: inventoryPath + "/NIC", Class: "nic", Name: "Adapter", Model: "X710", Serial: "N1", Firmware: "20.1", HardwareIDs: []string{"software-id:0x1234", "name:Adapter", "model:X710"}},
 	}, inv.Devices, "sorted; the adapter is there once; that nothing is said is not false")
 	require.Equal(t, []transport.Software{{Name: "Agent", Version: "2.5", Source: "redfish"}}, inv.Software)
 	require.Equal(t, []transport.Problem{{Part: "secure boot", Text: "Enabled"}, {Part: "trusted module", Text: "TPM2_0 7.2, Enabled"}}, inv.Notes)
