@@ -70,7 +70,7 @@ func TestRedfishKilled(t *testing.T) {
 				l := newRedfishLab(t, tt.kind, tt.cfg)
 				require.Equal(t, exitFine, l.run("inventory", l.target), l.output)
 				comp := l.component(l.srv.Inventory()[0].Image("new.bin", "9.99", 1<<20), l.hardware("bmc"), "9.99")
-				args := []string{"deploy", "--component", comp, l.target}
+				args := append([]string{"deploy", "--component", comp, l.target}, redfishPorts...)
 				if tt.way != "" {
 					args = append(args, "--way", tt.way)
 				}
@@ -91,14 +91,14 @@ func TestRedfishKilled(t *testing.T) {
 					l.fault.Remove()
 				}
 
-				status := l.run("recover")
+				status := l.run(append([]string{"recover"}, redfishPorts...)...)
 				t.Logf("recover: %d\n%s", status, l.output)
 				require.Contains(t, []int{exitFine, exitFailed, exitUnverified}, status, l.output)
 				require.Equal(t, exitFine, l.run(args...), l.output)
 				require.Contains(t, []any{"Updated", "NotNeeded"}, l.of("outcome")[0]["outcome"], l.output)
 				l.writtenOnce()
 				require.Equal(t, "9.99", l.srv.Inventory()[0].Version)
-				require.Equal(t, exitFine, l.run("recover"), l.output)
+				require.Equal(t, exitFine, l.run(append([]string{"recover"}, redfishPorts...)...), l.output)
 				require.EqualValues(t, 0, l.of("summary")[0]["targets"], "nothing is left to do")
 			})
 		}

@@ -44,7 +44,7 @@ func newRedfishLab(t *testing.T, kind sum.Kind, cfg redfishtest.Config) *redfish
 	pins := filepath.Join(dir, "pins")
 	require.NoError(t, os.WriteFile(pins, []byte(srv.Addr()+" "+transport.Fingerprint(srv.Certificate().RawSubjectPublicKeyInfo)+"\n"), 0o600))
 	return &redfishLab{t: t, srv: srv, kind: kind, target: string(kind) + "://" + srv.User() + "@" + srv.Addr(),
-		flags: []string{"--json", "--pins", pins, "--journal", filepath.Join(dir, "journal"), "--port", "port=20000-25999", "--port", "ssl_port=26000-31999"}}
+		flags: []string{"--json", "--pins", pins, "--journal", filepath.Join(dir, "journal")}}
 }
 
 // command returns the program as a process of its own.
@@ -56,6 +56,9 @@ func (l *redfishLab) command(args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), passwordVariable+"="+canary)
 	return cmd
 }
+
+// redfishPorts keep the tests off the ports of others.
+var redfishPorts = []string{"--port", "port=20000-25999", "--port", "ssl_port=26000-31999"}
 
 // run runs the program in this process, and returns its exit status.
 func (l *redfishLab) run(args ...string) int {
@@ -156,7 +159,7 @@ func TestRedfishDeploy(t *testing.T) {
 			require.Equal(t, exitFine, l.run("inventory", l.target), l.output)
 			fw := l.srv.Inventory()[0]
 			comp := l.component(fw.Image("new.bin", "9.99", 1<<20), l.hardware("bmc"), "9.99")
-			args := []string{"deploy", "--component", comp, l.target}
+			args := append([]string{"deploy", "--component", comp, l.target}, redfishPorts...)
 			if tt.way != "" {
 				args = append(args, "--way", tt.way)
 			}
@@ -169,4 +172,29 @@ func TestRedfishDeploy(t *testing.T) {
 			require.Zero(t, l.srv.Sessions(), "every session was ended")
 		})
 	}
+}
+
+// TestCapture writes down what a service answers, from which another one is made.
+func TestCapture(t *testing.T) {
+	t.Parallel()
+	l := newRedfishLab(t, sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5})
+	file := filepath.Join(t.TempDir(), "ilo.json")
+	require.Equal(t, exitFine, l.run("capture", l.target, "-o", file), l.output)
+	require.Greater(t, l.of("capture")[0]["resources"].(float64), float64(10))
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for _, secret := range []string{canary, redfishtest.Serial, l.srv.Addr()} {
+		require.NotContains(t, string(data), secret)
+	}
+	captured, err := redfishtest.ReadCapture(bytes.NewReader(data))
+	require.NoError(t, err)
+	again := newRedfishLab(t, sum.ILO, redfishtest.Config{Capture: captured})
+	require.Equal(t, exitFine, again.run("inventory", again.target), again.output)
+	require.Equal(t, exitFine, l.run("inventory", l.target), l.output)
+	devices := func(l *redfishLab) any { return l.of("inventory")[0]["inventory"].(map[string]any)["devices"] }
+	require.Len(t, devices(again), len(devices(l).([]any)))
+
+	require.Equal(t, exitUsage, l.run("capture", l.target), l.output)
+	require.Equal(t, exitFailed, l.run("capture", "linux://root@127.0.0.1:1", "-o", file), l.output)
+	require.Contains(t, l.output, "only what speaks Redfish")
 }

@@ -184,7 +184,7 @@ func TestFirmwareOfPartitions(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, inv.Devices, 2)
 	for i, d := range inv.Devices {
-		require.Equal(t, []string{fmt.Sprint("product:Flex ", i+1)}, d.HardwareIDs)
+		require.Equal(t, []string{"name:System ROM", fmt.Sprint("product:Flex ", i+1)}, d.HardwareIDs)
 	}
 	require.Empty(t, inv.Identity.BootID)
 }
