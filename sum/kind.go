@@ -23,10 +23,11 @@ const (
 	FCSwitch      Kind = "fc-switch"
 	SASSwitch     Kind = "sas-switch"
 	Integrity     Kind = "integrity"
-	Local         Kind = "local" // the manager's own host
+	Redfish       Kind = "redfish" // any other service that speaks Redfish
+	Local         Kind = "local"   // the manager's own host
 )
 
-var kinds = []Kind{Windows, Linux, VMware, OA, SuperdomeX, SuperdomeFlex, ILO, VC, FCSwitch, SASSwitch, Integrity, Local}
+var kinds = []Kind{Windows, Linux, VMware, OA, SuperdomeX, SuperdomeFlex, ILO, VC, FCSwitch, SASSwitch, Integrity, Redfish, Local}
 
 // Kinds returns every kind, in the order of the port table.
 func Kinds() []Kind { return slices.Clone(kinds) }

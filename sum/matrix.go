@@ -280,7 +280,7 @@ func dialled(kind Kind) uint16 {
 	switch kind {
 	case Windows:
 		return 445
-	case VMware, ILO, SuperdomeFlex:
+	case VMware, ILO, SuperdomeFlex, Redfish:
 		return 443
 	}
 	return 22
@@ -431,6 +431,9 @@ func (m *matrix) flows(kind Kind, p Port) ([]Flow, error) {
 		}
 		return nil, fmt.Errorf("%w: it fetches from port 80 of the manager and no other, and the settings have that for nobody: %s is %v, %s is %v", ErrInvalid,
 			portalloc.Port, m.policies[portalloc.Port], portalloc.HTTP, m.policies[portalloc.HTTP])
+	}
+	if kind == Redfish {
+		return m.listens(f, m.HTTPRole)
 	}
 	if f.First == 80 || f.First == 63000 { // two rows for what is one policy here
 		f.Purpose = "payloads to the target, status from it (HTTP)"

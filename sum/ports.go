@@ -92,7 +92,8 @@ func back(port uint16, need Need, purpose string) Port {
 //
 // Sources: the port tables of the SUM 7.3 and later help pages for Current, of
 // the HP SUM 4 to 6 user guides for Classic. Integrity servers are ours: as iLO,
-// and with port 80 of the manager for what they fetch.
+// and with port 80 of the manager for what they fetch. So is [Redfish], which
+// stands for services of any maker (DMTF DSP0266).
 func PortsFor(kind Kind, phase Phase, gen Generation) []Port {
 	var rows []Port
 	switch kind {
@@ -118,7 +119,7 @@ func PortsFor(kind Kind, phase Phase, gen Generation) []Port {
 			to(443, Required, "HTTPS management interface"),
 			to(80, Optional, "HTTP management interface"),
 		}
-	case SuperdomeFlex:
+	case SuperdomeFlex, Redfish:
 		rows = []Port{to(443, Required, "Redfish")}
 	}
 	if phase == PhaseDeploy {
@@ -159,6 +160,11 @@ func deployBack(kind Kind, gen Generation) []Port {
 		return http
 	case SuperdomeFlex:
 		return []Port{https}
+	case Redfish:
+		for i := range http {
+			http[i].Need, http[i].Purpose = Optional, "payloads, where the service fetches them instead of taking them (HTTP)"
+		}
+		return http
 	case Integrity:
 		if gen == Classic {
 			http = http[1:] // its first row is port 80 again

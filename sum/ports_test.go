@@ -51,6 +51,7 @@ func TestPortTable(t *testing.T) {
 		{sum.SASSwitch, "22 443 (80) / ", "22 443 (80) / 63001"},
 		{sum.SuperdomeFlex, "443 / ", "443 / 63002"},
 		{sum.Integrity, "22 443 (80) / ", "22 443 (80) / 80 63001"},
+		{sum.Redfish, "443 / ", "443 / (63001)"},
 		{sum.Local, " / ", " / "},
 	} {
 		require.Equal(t, tt.inventory, row(tt.kind, sum.PhaseInventory, sum.Current), "%s inventory", tt.kind)

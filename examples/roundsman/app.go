@@ -11,6 +11,7 @@ import (
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
+	"github.com/roundsman-go/roundsman/transport/redfish"
 	"github.com/spf13/cobra"
 )
 
@@ -29,6 +30,7 @@ type app struct {
 	// Tests put fakes here; nil means the real ones.
 	resolve   sum.Resolve
 	installer agent.Installer
+	redfish   redfish.Options // how often to look, and how long to wait
 
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -113,7 +115,7 @@ manager's own host and takes no connection. --fleet FILE takes many.
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
 	}
-	root.AddCommand(a.portsCommand(), a.preflightCommand(), a.inventoryCommand(), a.planCommand(), a.deployCommand(), a.logsCommand(), a.rebootCommand(), a.recoverCommand(), a.versionCommand(), a.guardCommand())
+	root.AddCommand(a.portsCommand(), a.preflightCommand(), a.inventoryCommand(), a.planCommand(), a.deployCommand(), a.logsCommand(), a.captureCommand(), a.rebootCommand(), a.recoverCommand(), a.versionCommand(), a.guardCommand())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 		c.Flags().SortFlags = false

@@ -72,6 +72,7 @@ no further targets.
 	}
 	cmd.Flags().StringVar(&planFile, "plan", "", "apply the plan in `FILE`")
 	f.add(cmd)
+	f.redfish.addUpdates(cmd)
 	cmd.Flags().BoolVar(&f.noPreflight, "no-preflight", false, "begin without a look whether the target is fit")
 	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "tell \"needs a reboot\" and \"nothing needed\" by the exit status")
 	return cmd

@@ -18,8 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const canary = "correct-horse-battery-staple"
-
 // lab is an SSH server on the loopback interface, whose commands really run, and
 // the program with a real agent.
 type lab struct {

@@ -40,6 +40,7 @@ type sessionFlags struct {
 	sudoPasswordFile string
 	verbose          bool
 	wmi              bool // inventory's alone
+	redfish          redfishFlags
 
 	passwordFiles map[string]string // of the fleet file, by target
 }
@@ -65,6 +66,7 @@ func (f *sessionFlags) addTargets(cmd *cobra.Command) {
 	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys, and for Windows servers")
 	s.BoolVar(&f.sudo, "sudo", false, "do everything on Linux targets under sudo")
 	s.StringVar(&f.sudoPasswordFile, "sudo-password-file", "", "`FILE` with the password for sudo (the login password)")
+	f.redfish.addTrust(cmd)
 	s.BoolVarP(&f.verbose, "verbose", "v", false, "show every call and what installers print")
 }
 
@@ -84,7 +86,9 @@ func (f *sessionFlags) addAgent(cmd *cobra.Command) {
 const sessionHelp = `A TARGET is a URL such as linux://root@db1, "windows://LAB;ops@db2" (an
 administrator, of the domain LAB; in quotes, as a shell takes ; for the end of the
 command), or local: for this host. Keys, known_hosts, the agent and ~/.ssh/config
-are found as OpenSSH finds them, for Linux targets. A password comes from the file
+are found as OpenSSH finds them, for Linux targets. Of iLOs and others that speak
+Redfish (ilo://, superdome-flex://, redfish://) the key is in the file of --pins,
+is recorded by --accept-new, or has an authority. A password comes from the file
 that password_file names in the fleet file, from --password-file, from
 ROUNDSMAN_PASSWORD (for sudo: ROUNDSMAN_SUDO_PASSWORD), or from a prompt on a
 terminal, once for each user name.`

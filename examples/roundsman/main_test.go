@@ -27,8 +27,14 @@ func TestMain(m *testing.M) {
 	}, withShims: func() {
 		a := &app{installer: &install.Installer{Source: self, InProcess: true}}
 		os.Exit(a.run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
+	}, manyILOs: func() { os.Exit(runILOs()) }, quickLooks: func() {
+		a := &app{redfish: quick}
+		os.Exit(a.run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
 	}})
 }
+
+// canary is the password of the tests, which must show up nowhere.
+const canary = "correct-horse-battery-staple"
 
 // inProcess is the name of a program that is itself the agent of its host, and is
 // made to be no other.
@@ -36,6 +42,9 @@ const inProcess = "rm-inprocess"
 
 // withShims is one that starts itself anew to watch over jobs.
 const withShims = "rm-withshims"
+
+// quickLooks is one that looks often at management processors, which are simulated.
+const quickLooks = "rm-quicklooks"
 
 // TestScript runs the program itself, in testdata/script.
 func TestScript(t *testing.T) {

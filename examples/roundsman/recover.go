@@ -67,6 +67,7 @@ the journal; run recover again, or give it up with --abandon.
 		},
 	}
 	f.add(cmd)
+	f.redfish.addUpdates(cmd)
 	cmd.Flags().BoolVar(&abandon, "abandon", false, "give up what cannot be finished: its outcome is Unverified, and the journal forgets it")
 	return cmd
 }

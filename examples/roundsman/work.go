@@ -76,6 +76,9 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 	if err := f.checkFiles(); err != nil {
 		return err
 	}
+	if err := f.redfish.check(); err != nil {
+		return err
+	}
 	ports, err := portPolicies(f.ports)
 	if err != nil {
 		return err
@@ -102,6 +105,7 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 			SSHConfig: f.sshConfig, Identities: f.identities, KnownHosts: f.knownHosts,
 			ConnectTimeout: f.connectTimeout,
 			Password:       login, Passwords: own, WMI: f.wmi, Sudo: f.sudo, SudoPassword: sudo, Ask: term.ask,
+			Pins: f.redfish.pins, AcceptNew: f.redfish.acceptNew, Authorities: f.redfish.authorities, Redfish: f.redfish.options(a.redfish),
 			Logger: w.log, Debug: f.verbose, Getenv: a.getenv,
 		})
 		if err != nil {

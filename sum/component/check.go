@@ -36,7 +36,7 @@ func onServers(kinds []string) bool {
 }
 
 // kinds are all kinds of target, those of package sum.
-var kinds = append(slices.Clone(servers), "vmware", "oa", "superdome-x", "superdome-flex", "ilo", "vc", "fc-switch", "sas-switch", "integrity")
+var kinds = append(slices.Clone(servers), "vmware", "oa", "superdome-x", "superdome-flex", "ilo", "vc", "fc-switch", "sas-switch", "integrity", "redfish")
 
 // check says what is wrong with a description, files aside.
 func (c *Component) check() error {

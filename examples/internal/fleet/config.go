@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/redfish"
 )
 
 // Config configures a Resolver. The zero value finds what OpenSSH finds.
@@ -40,6 +41,19 @@ type Config struct {
 	// Ask, if set, asks the person at the terminal for a secret. The prompt says
 	// for what. Calls come one at a time.
 	Ask func(ctx context.Context, prompt string) (transport.Secret, error)
+
+	// Pins is the file with the recorded keys of targets that speak Redfish, as
+	// [redfish.AcceptNew] writes it; "" means roundsman/redfish_pins in the user's
+	// directory for states, as that of the journal.
+	Pins string
+	// AcceptNew trusts such a target when it is seen for the first time, and records
+	// its key. Without it one that is not in Pins and has no authority is refused.
+	AcceptNew bool
+	// Authorities are PEM files with authorities for the certificates of such targets;
+	// nil means those of the system.
+	Authorities []string
+	// Redfish are options for such targets. Its ConnectTimeout does not count.
+	Redfish redfish.Options
 
 	// ConnectTimeout is how long a target may take to be reached; 0 means what
 	// OpenSSH's configuration says, else 30 s. Logging in counts, unless there is
@@ -100,6 +114,17 @@ func (c Config) withDefaults() (Config, error) {
 		if runtime.GOOS == "windows" {
 			c.User = filepath.Base(u.Username) // without the domain
 		}
+	}
+	if c.Pins == "" {
+		state := c.Getenv("XDG_STATE_HOME")
+		switch {
+		case filepath.IsAbs(state):
+		case runtime.GOOS == "windows":
+			state = c.Getenv("LocalAppData")
+		default:
+			state = filepath.Join(c.Home, ".local", "state")
+		}
+		c.Pins = filepath.Join(state, "roundsman", "redfish_pins")
 	}
 	if c.Handshakes <= 0 {
 		c.Handshakes = 16

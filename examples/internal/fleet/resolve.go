@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -23,9 +24,14 @@ type Resolver struct {
 	keys  keyring
 	asked secrets
 	jumps jumps
+	roots struct { // of Redfish services
+		once sync.Once
+		pool *x509.CertPool
+		err  error
+	}
 
 	mu     sync.Mutex
-	routes map[string]transport.Transport // by chain of jump hosts; "" is the direct one, and smbRoute that over SMB
+	routes map[string]transport.Transport // by chain of jump hosts; "" is the direct one, smbRoute and redfishRoute those of other protocols
 }
 
 // New returns a Resolver. It reads OpenSSH's configuration, once; keys and
@@ -44,8 +50,8 @@ func New(cfg Config) (*Resolver, error) {
 }
 
 // Resolve implements sum.Resolve for targets of kind linux, over SSH, of kind windows,
-// over SMB, and of kind local. For a kind without a driver the error matches errors.ErrUnsupported and
-// names the kind.
+// over SMB, of the kinds ilo, superdome-flex and redfish, over Redfish, and of kind local.
+// For a kind without a driver the error matches errors.ErrUnsupported and names the kind.
 func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
 	fail := func(err error) (transport.Transport, transport.Endpoint, error) {
 		return nil, transport.Endpoint{}, err
@@ -53,16 +59,19 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 	if t.Kind == sum.Local {
 		return r.local(t)
 	}
-	if t.Kind != sum.Linux && t.Kind != sum.Windows {
+	if t.Kind != sum.Linux && t.Kind != sum.Windows && !speaksRedfish(t.Kind) {
 		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: errors.ErrUnsupported,
 			Hint: fmt.Sprintf("this program has no driver for targets of kind %q", t.Kind)})
 	}
 	if t.Object != "" {
 		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: transport.ErrInvalid,
-			Hint: fmt.Sprintf("a server of kind %q has no object, such as %q", t.Kind, t.Object)})
+			Hint: fmt.Sprintf("a target of kind %q has no object, such as %q", t.Kind, t.Object)})
 	}
-	if t.Kind == sum.Windows {
+	switch {
+	case t.Kind == sum.Windows:
 		return r.windows(t)
+	case speaksRedfish(t.Kind):
+		return r.redfish(t)
 	}
 	s, err := r.lookup(t.Address, t.User)
 	if err != nil {

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"context"
 	"errors"
 	"runtime"
 
@@ -36,41 +35,5 @@ func (r *Resolver) windows(t sum.Target) (transport.Transport, transport.Endpoin
 		}
 	}
 	tr := r.decorated(smbRoute, func() transport.Transport { return &smb.Transport{DialContext: r.dialNetwork} })
-	return &windowsLogin{&patient{tr, reach}, r, t.User}, ep, nil
-}
-
-// windowsLogin asks for the password that is missing, before it dials: there is no login
-// without one, and a wrong one counts against the account.
-type windowsLogin struct {
-	t    transport.Transport
-	r    *Resolver
-	user string
-}
-
-// Dial implements transport.Transport.
-func (w *windowsLogin) Dial(ctx context.Context, ep transport.Endpoint) (transport.Conn, error) {
-	if w.user != "" && ep.Credentials.Password.IsZero() {
-		var err error
-		if ep.Credentials.Password, err = w.r.asked.need(ctx, loginSecret(w.user)); err != nil {
-			if ctx.Err() != nil {
-				return nil, transport.ContextError(ctx, "dial", ep.Address, err)
-			}
-			return nil, noPassword("dial", ep.Address, w.user, err)
-		}
-		if ep.Credentials.Password.IsZero() {
-			w.r.asked.forget(loginSecret(w.user))
-			return nil, noPassword("dial", ep.Address, w.user, errors.New("the answer was empty"))
-		}
-	}
-	return w.t.Dial(ctx, ep)
-}
-
-// noPassword is the error where the password of a user is missing, and so nothing was
-// dialled.
-func noPassword(op, address, user string, err error) error {
-	if err == nil || errors.Is(err, errors.ErrUnsupported) {
-		err = errors.New("nobody is there to ask")
-	}
-	return &transport.Error{Op: op, Target: address, Kind: sum.ErrNoPassword, Err: err,
-		Hint: "a Windows server wants the password of " + user}
+	return &passwordLogin{&patient{tr, reach}, r, t.User}, ep, nil
 }

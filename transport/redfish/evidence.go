@@ -1,0 +1,187 @@
+package redfish
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/roundsman-go/roundsman/transport"
+)
+
+// maxTasks bounds the list of tasks that proves something.
+const maxTasks = 1000
+
+// takeStock keeps what the target tells before a request, and forgets what it told of
+// those before.
+func (u *update) takeStock() error {
+	u.data.Task, u.data.Watch, u.data.Worked, u.data.Told, u.absent, u.said = taskRef{}, "", false, transport.ActivationNone, false, ""
+	u.data.Mark = u.markOf(u.data.Part)
+	b := before{Boot: u.boot()}
+	if u.profile.ilo() || u.profile == ProfileILO4 {
+		// Where it cannot be read nothing that is told later is known to be new.
+		now, err := u.service(u.ctx)
+		if err != nil && !answered(err) {
+			return err
+		}
+		if err == nil {
+			b.Service = now.state()
+		}
+	}
+	if u.data.Way != WayHPEPush { // which leaves none
+		tasks, all := u.tasks()
+		update := func(t task) bool { return u.isUpdate(t) }
+		b.Leaves = all && (u.leaves[u.data.Way] || slices.ContainsFunc(tasks, update))
+		for _, t := range tasks {
+			b.Tasks = append(b.Tasks, t.taskRef)
+		}
+	}
+	u.data.Before = b
+	return nil
+}
+
+// again follows a request that may not have arrived, and reports whether it has not: the
+// target does nothing, has no trace of it where it would have one, and was not reset
+// since, so that it has not forgotten either. What cannot be known is not.
+func (u *update) again(offers *offers) (transport.Result, bool, error) {
+	res, err := u.follow(offers)
+	if err != nil || res.Verdict != transport.VerdictUnknown || !u.unsure || !u.neverArrived() {
+		return res, false, err
+	}
+	u.unsure, offers.asked = false, false
+	u.log("the request has not arrived, and is made again")
+	return transport.Result{}, true, u.checkpoint(phaseBegin, false)
+}
+
+// nextPart is again for a section that is not the last: what comes of it is only that it was
+// taken. It reports whether it or the next one is to be sent.
+func (u *update) nextPart(offers *offers) (transport.Result, bool, error) {
+	if res, err := u.between(offers); err != nil || res.Verdict != transport.VerdictUnknown {
+		return res, false, err
+	}
+	now, err := u.service(u.ctx)
+	if err != nil {
+		return transport.Result{}, false, err
+	}
+	is := now.state()
+	switch {
+	case is.Mark != "" && is.Mark == u.data.Mark && final(is.State):
+		u.unsure = false
+		u.data.Part++
+		return transport.Result{}, true, u.checkpoint(phaseNext, false)
+	case u.neverArrived():
+		u.unsure = false
+		return transport.Result{}, true, u.checkpoint(phaseNext, false)
+	}
+	return transport.Result{Text: fmt.Sprintf("whether section %d of %d arrived is not known", u.data.Part+1, u.requests())}, false, nil
+}
+
+// neverArrived reports whether the last request is known to have had no effect.
+func (u *update) neverArrived() bool {
+	b := u.data.Before
+	if u.data.Queue != nil {
+		return u.neverQueued()
+	}
+	if u.data.Worked || u.absent || b.Boot == "" || u.boot() != b.Boot {
+		return false
+	}
+	if u.data.Way == WayHPEPush {
+		// Not every one shows the mark of an upload. One that showed another mark
+		// before, and shows it still, does.
+		now, err := u.service(u.ctx)
+		if err != nil {
+			return false
+		}
+		is := now.state()
+		return b.Service.Mark != "" && is.Mark == b.Service.Mark && idle(is.State)
+	}
+	if !b.Leaves {
+		return false
+	}
+	now, all := u.tasks()
+	if !all {
+		return false
+	}
+	there := func(list []taskRef, t taskRef) bool { return slices.ContainsFunc(list, t.is) }
+	var refs []taskRef
+	for _, t := range now {
+		if !there(b.Tasks, t.taskRef) {
+			return false
+		}
+		refs = append(refs, t.taskRef)
+	}
+	// Who has removed old ones may have removed ours.
+	return !slices.ContainsFunc(b.Tasks, func(t taskRef) bool { return !there(refs, t) })
+}
+
+// boot is when the management processor was reset last, or "" if it does not tell.
+func (u *update) boot() string {
+	var m manager
+	if len(u.managers) == 0 || u.read(u.ctx, "update", string(u.managers[0].ID), &m) != nil {
+		return ""
+	}
+	return string(m.Reset)
+}
+
+// task is a task in the list.
+type task struct {
+	taskRef
+	request string // what made it, if that is told
+}
+
+// tasks returns the tasks that the service has, and whether that is all.
+func (u *update) tasks() ([]task, bool) {
+	at := u.root.Tasks
+	if at == "" {
+		at = u.root.TaskService
+	}
+	if at == "" {
+		return nil, false
+	}
+	var service struct{ Tasks link }
+	if u.read(u.ctx, "update", string(at), &service) != nil || service.Tasks == "" {
+		return nil, false
+	}
+	list, err := u.collect(u.ctx, "update", string(service.Tasks), maxTasks)
+	var out []task
+	all := err == nil
+	for _, m := range list {
+		var t struct {
+			ID      link `json:"@odata.id"`
+			Start   text `json:"StartTime"`
+			Payload struct {
+				URI text `json:"TargetUri"`
+			}
+		}
+		uri, err := pathOf(m.uri)
+		if m.err != nil || err != nil || json.Unmarshal(m.body, &t) != nil || t.ID == "" {
+			all = false
+			continue
+		}
+		out = append(out, task{taskRef{strings.TrimSuffix(uri, "/"), string(t.Start)}, string(t.Payload.URI)})
+	}
+	return out, all
+}
+
+// isUpdate reports whether a task says that it is of a request as this update makes.
+func (u *update) isUpdate(t task) bool {
+	if t.request == "" {
+		return false
+	}
+	from, err := pathOf(t.request)
+	to, terr := pathOf(u.to(u.data.Way, &u.conn.update))
+	return err == nil && terr == nil && strings.EqualFold(strings.TrimSuffix(from, "/"), strings.TrimSuffix(to, "/"))
+}
+
+// newTask finds the task of a request whose answer was lost, where there is one that was
+// not there before.
+func (u *update) newTask() {
+	now, _ := u.tasks()
+	now = slices.DeleteFunc(now, func(t task) bool {
+		return slices.ContainsFunc(u.data.Before.Tasks, t.is) ||
+			!u.isUpdate(t) && (t.request != "" || u.profile.ilo()) // an iLO makes tasks of much else
+	})
+	if len(now) == 1 {
+		u.data.Task = now[0].taskRef
+	}
+}
