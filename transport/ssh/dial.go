@@ -71,20 +71,21 @@ type dialer struct {
 func (d *dialer) dial(ctx context.Context) (*conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	clock := time.AfterFunc(d.opts.ConnectTimeout, func() { cancel(errSlow) })
-	defer clock.Stop()
 
 	var err error
 	if d.v, err = d.newVerifier(ctx); err != nil {
 		return nil, err
 	}
-	d.v.pause = func() { clock.Stop() }
-	d.v.goOn = func() { clock.Reset(d.opts.ConnectTimeout) }
 	if d.l, err = d.newLogin(ctx); err != nil {
 		return nil, err
 	}
 	defer d.l.close()
 
+	// What was done so far is the caller's own: decrypting a key can take seconds.
+	clock := time.AfterFunc(d.opts.ConnectTimeout, func() { cancel(errSlow) })
+	defer clock.Stop()
+	d.v.pause = func() { clock.Stop() }
+	d.v.goOn = func() { clock.Reset(d.opts.ConnectTimeout) }
 	dial := d.t.DialContext
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext

@@ -44,7 +44,7 @@ type Options struct {
 
 	// ConnectTimeout bounds connecting, key exchange and login, and after that the
 	// first answer of the login shell; 0 means 30 s. The time that Trust.FirstUse
-	// takes does not count.
+	// takes does not count, nor what it takes to read and decrypt keys before.
 	ConnectTimeout time.Duration
 	// StallTimeout ends a transfer of which no byte moved for so long, with
 	// ErrTimeout; 0 means 2 minutes, below 0 never.
