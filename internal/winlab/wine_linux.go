@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,10 +33,14 @@ type Wine struct {
 	server  *exec.Cmd
 	ended   chan struct{} // closed when the server has
 	guard   *exec.Cmd
-	life    io.Closer // as long as it is open, the guard waits
+	life    io.Closer    // as long as it is open, the guard waits
+	owner   *flock.Flock // of this process, and free when it has ended
 }
 
-const winePattern = "roundsman-wine-"
+const (
+	winePattern = "roundsman-wine-"
+	ownerLock   = "owner" // in the directory
+)
 
 // Find says whether this machine has what New needs: the programs wine64 and
 // wineserver64, or those that WINELOADER and WINESERVER name (wine(1)), a processor for
@@ -84,7 +90,7 @@ func New(ctx context.Context) (_ *Wine, err error) {
 		return nil, err
 	}
 	sweepWine()
-	if w.Dir, err = os.MkdirTemp("", winePattern+strconv.Itoa(os.Getpid())+"-"); err != nil {
+	if err := w.makeDir(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -116,6 +122,24 @@ func New(ctx context.Context) (_ *Wine, err error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// makeDir makes the directory, and locks it.
+func (w *Wine) makeDir() (err error) {
+	for {
+		if w.Dir, err = os.MkdirTemp("", winePattern); err != nil {
+			return err
+		}
+		w.owner = flock.New(filepath.Join(w.Dir, ownerLock), flock.SetPermissions(0o600))
+		ours, err := w.owner.TryLock()
+		if ours {
+			return nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, os.RemoveAll(w.Dir))
+		}
+		// Who sweeps has found it before it was locked.
+	}
 }
 
 // guardScript waits until its input ends, which it does as this process ends. What then
@@ -221,7 +245,7 @@ func (w *Wine) Close() error {
 	}
 	err := w.endProcesses()
 	letDelete(w.prefix())
-	err = errors.Join(err, os.RemoveAll(w.Dir))
+	err = errors.Join(err, os.RemoveAll(w.Dir), w.owner.Close())
 	if w.guard != nil {
 		_ = w.life.Close()
 		_ = w.guard.Wait() // it finds nothing to do
@@ -262,12 +286,13 @@ func processesWith(entry string) (pids []int) {
 	return pids
 }
 
-// sweepWine deletes what a process left whose guard was killed with it.
+// sweepWine deletes what a process left whose guard was killed with it. A lock tells
+// whether a process is there still; its ID does not, where it has another namespace.
 func sweepWine() {
-	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), winePattern+"*"))
-	for _, dir := range dirs {
-		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), winePattern), "-")
-		if n, err := strconv.Atoi(pid); err != nil || !errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {
+	locks, _ := filepath.Glob(filepath.Join(os.TempDir(), winePattern+"*", ownerLock))
+	for _, file := range locks {
+		dir, owner := filepath.Dir(file), flock.New(file, flock.SetFlag(os.O_RDWR))
+		if free, err := owner.TryLock(); err != nil || !free {
 			continue
 		}
 		for _, pid := range processesWith("WINEPREFIX=" + filepath.Join(dir, "prefix")) {
@@ -277,5 +302,6 @@ func sweepWine() {
 		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "what a killed process left of Wine:", err)
 		}
+		_ = owner.Close()
 	}
 }
