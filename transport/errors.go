@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"strings"
 )
 
@@ -141,9 +142,13 @@ func CodeOf(err error) Code {
 }
 
 // Temporary reports whether the same call may succeed later without anybody
-// changing anything: the target was unreachable, slow or busy, or the line broke.
+// changing anything: the target was unreachable, slow or busy, or the line broke. That
+// there is no host of a name is for long.
 func Temporary(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) && dns.IsNotFound {
 		return false
 	}
 	for _, kind := range []error{ErrUnreachable, ErrTimeout, ErrBusy, ErrConnLost} {

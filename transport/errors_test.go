@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -62,6 +63,8 @@ func TestTemporary(t *testing.T) {
 		{context.Canceled, false},
 		{&transport.Error{Kind: context.Canceled, Err: transport.ErrConnLost}, false},
 		{&transport.Error{Kind: transport.ErrBusy}, true},
+		{&transport.Error{Kind: transport.ErrUnreachable, Err: &net.DNSError{IsNotFound: true}}, false},
+		{&transport.Error{Kind: transport.ErrUnreachable, Err: &net.DNSError{IsTimeout: true}}, true},
 	} {
 		require.Equal(t, tt.want, transport.Temporary(tt.err), "%v", tt.err)
 	}
