@@ -33,7 +33,7 @@ type volume interface {
 	create(name string) (file, error)      // to read and write; what is there stays
 	stat(name string) (os.FileInfo, error) // of a link itself
 	mkdir(name string) error
-	rename(from, to string) error   // fs.ErrExist if to is there, unless it replaces that
+	rename(from, to string) error   // fs.ErrExist if to is there, which stays
 	remove(name string) error       // of a link itself
 	free(dir string) (int64, error) // bytes that may be written there
 	close() error

@@ -45,7 +45,7 @@ type conn struct {
 	once    sync.Once
 	pipes   map[*pipe]struct{}
 
-	puts sync.Map // partial files that are being written: name to chan struct{}
+	puts sync.Map // files that are being put: name to chan struct{}
 
 	// managerPort is where the service control manager answers over TCP, if not over its
 	// pipe; 0: not known to be needed.

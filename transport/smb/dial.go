@@ -77,8 +77,14 @@ type dial struct {
 
 func (d *dial) fail(ctx, dctx context.Context, err error) error {
 	e := &transport.Error{Op: "dial", Target: d.target}
+	var dns *net.DNSError
+	noName := errors.As(err, &dns)
 	if ctx.Err() == nil && errors.Is(context.Cause(dctx), errConnect) {
 		e.Kind, e.Err = transport.ErrTimeout, errConnect
+		if noName {
+			e.Err, e.Hint = err, hintDNS
+			return e
+		}
 		e.Hint = fmt.Sprintf("the host does not answer, or something on the way swallows what is sent to TCP port %d", d.port)
 		return e
 	}
@@ -87,10 +93,15 @@ func (d *dial) fail(ctx, dctx context.Context, err error) error {
 	}
 	var te *transport.Error
 	var op *net.OpError
-	var dns *net.DNSError
 	switch {
 	case errors.As(err, &te):
-	case errors.As(err, &dns), errors.As(err, &op) && op.Op == "dial":
+	case noName:
+		e.Kind, e.Err, e.Hint = transport.ErrUnreachable, err, hintDNS
+		if dns.IsNotFound {
+			e.Hint = hintNoName
+		}
+		return e
+	case errors.As(err, &op) && op.Op == "dial":
 		e.Kind, e.Err = transport.ErrUnreachable, err
 		if d.port == Port && !d.opts.NetBIOS {
 			e.Hint = "is file sharing on, and TCP port 445 open? Older networks may have port 139 alone: Options.NetBIOS tries it"
@@ -99,6 +110,12 @@ func (d *dial) fail(ctx, dctx context.Context, err error) error {
 	}
 	return explain(e, err)
 }
+
+// What can be done where a name leads to no address: before any port of the host matters.
+const (
+	hintNoName = "no host has this name: check how it is written, give it with its domain, or give an address instead"
+	hintDNS    = "the name servers of this machine do not answer: mend that, try again later, or give an address instead"
+)
 
 // run connects, logs in and mounts the share.
 func (d *dial) run(ctx context.Context) (*conn, error) {
@@ -244,8 +261,11 @@ func (d *dial) explainLogin(err error) error {
 		}
 	case own.Code.IsZero() && errors.Is(own.Kind, fs.ErrPermission):
 		own.Kind, own.Code = transport.ErrAuth, ntCode(statusAccessDenied)
-	case own.Code == ntCode(statusLogonFailure) && d.who.domain == "" && d.hello.computer != "":
-		own.Hint = fmt.Sprintf("check user and password; a member of a domain takes an account without a domain for one of the domain: for one of the host itself give the domain %q", d.hello.computer)
+	case own.Code == ntCode(statusLogonFailure) && d.who.domain == "" && d.hello.computer != "" && !strings.Contains(d.who.user, "@"):
+		own.Hint = fmt.Sprintf("check user and password of %s; a member of a domain takes an account without a domain for one of the domain: for one of the host itself give %s;%s, and LAB;%[3]s for one of the domain LAB",
+			d.who.name(), d.hello.computer, d.who.user)
+	case errors.Is(own.Kind, transport.ErrAuth) && own.Hint != "":
+		own.Hint = "the account is " + d.who.name() + ": " + own.Hint
 	case errors.Is(own.Kind, transport.ErrConnLost):
 		own.Hint = fmt.Sprintf("the host ended the connection: it may speak no SMB %v, or serve something else on port %d", d.opts.Dialect, d.port)
 	}

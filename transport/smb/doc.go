@@ -70,12 +70,14 @@
 //
 //	shown against Samba 4.17 (smbtest)     logins, dialects 2.1 to 3.1.1, signing, encryption, port 139,
 //	                                       IPv6, files, pipes, cut and silent lines, every code in the tests;
+//	                                       user@realm of its own account, referrals of DFS (refused), two managers at once;
 //	                                       programs in a registry, endpoint mapper, seal (of the registry), room, clock
 //	against our own service manager        services, and their faults (smbtest; its pipe is Samba's)
 //	against that of Wine 8, behind it      services that run; named pipes of theirs (examples/roundsman)
 //	against servers made of go-msrpc       reboot, sealed service control, DCOM and WMI: an error in the
 //	                                       NDR of that library shows on neither side
 //	against a share in memory              links: Samba shows none, and follows those within a share
+//	under Wine 8, on a directory           how files are replaced through the operating system's own client
 //	not shown: no Windows was at hand      DCOM and WMI of Windows, its registry and what it makes of a
 //	                                       reboot; UAC filtering, Defender and other virus scanners, running
 //	                                       programs, which can be renamed and not removed (injected), NetBIOS
@@ -86,8 +88,8 @@
 // returns, and what it asked for may still happen. Its rename replaces nothing, so a Put
 // over a file takes two: what that leaves if it is ended in between the next Put mends. Of
 // two codes for a missing file, and of two for a refusal, it tells only what they share;
-// line.go has them where the session is not encrypted. What else of its faults could be
-// met from outside is there, too. One could not: a server that encrypts, and that has the
+// openings.go has them where the session is not encrypted. What else of its faults could be
+// met from outside is in line.go. One could not: a server that encrypts, and that has the
 // account's key, can make the library read beyond a message, which ends the program.
 // Replies that are signed and not encrypted are checked before. It opens every pipe with
 // the level Impersonation (MS-SMB2, section 2.2.13), which no option changes: a program

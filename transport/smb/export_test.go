@@ -41,5 +41,6 @@ func SealedKeys(ctx context.Context, tc transport.Conn) (names []string, err err
 	})
 }
 
-// OldName is where a Put keeps the file that it replaces.
-func OldName(file string) string { return oldName(file) }
+// AsidePrefix is what the names begin with under which a Put keeps the file that it
+// replaces.
+func AsidePrefix(file string) string { return asidePrefix(file) }

@@ -252,7 +252,11 @@ func (c *conn) Remove(ctx context.Context, name string) error {
 	err = k.insist(func() error { return k.c.volume.remove(file) })
 	if err == nil || errors.Is(explain(&transport.Error{}, err), fs.ErrNotExist) {
 		// What a Put has left of an older one must not come back by the next.
-		_ = lib0(k, func() error { return k.c.volume.remove(oldName(file)) })
+		_ = lib0(k, func() error {
+			names, _, err := asides(k.c.volume, file)
+			retire(k.c.volume, file, names)
+			return err
+		})
 	}
 	return k.fail(err)
 }
@@ -260,26 +264,41 @@ func (c *conn) Remove(ctx context.Context, name string) error {
 // busyTime is how long what is in use is tried again.
 const busyTime = 10 * time.Second
 
-// insist runs f until it fails for another reason than that a file is in use, for
-// busyTime at most.
+// insist is the function insist for what returns an error alone.
 func (k *call) insist(f func() error) error {
+	_, err := insist(k, func() (struct{}, error) { return struct{}{}, f() }, nil)
+	return err
+}
+
+// insist runs f as lib does, until it fails for another reason than that a file is in
+// use, for busyTime at most.
+func insist[T any](k *call, f func() (T, error), drop func(T)) (T, error) {
 	end := time.Now().Add(busyTime)
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		err := lib0(k, f)
+		v, err := lib(k, f, drop)
 		if err == nil || !inUse(err) || k.ctx.Err() != nil || time.Now().After(end) {
-			if te := new(transport.Error); errors.Is(err, fs.ErrPermission) && !errors.As(err, &te) {
-				return &transport.Error{Kind: fs.ErrPermission, Code: transport.CodeOf(err), Err: err, Hint: "the account may not, or " + hintInUse}
-			}
-			return err
+			return v, refused(err)
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-k.ctx.Done():
 			timer.Stop()
-			return err
+			return v, err
 		}
 	}
+}
+
+// refused says of a refusal that does not tell whether the file is in use that it may be.
+func refused(err error) error {
+	if te := new(transport.Error); !errors.Is(err, fs.ErrPermission) || errors.As(err, &te) {
+		return err
+	}
+	e := &transport.Error{Kind: fs.ErrPermission, Code: transport.CodeOf(err), Err: err, Hint: "the account may not, or " + hintInUse}
+	if status(err) == statusCannotDelete {
+		e.Kind, e.Hint = transport.ErrBusy, hintInUse // and the cause is that it may not be removed
+	}
+	return e
 }
 
 // Get implements transport.FileStore.

@@ -39,7 +39,7 @@ type line struct {
 
 	out      []byte // the beginning of a frame that the library sends
 	outLeft  int    // bytes of it that follow
-	opening  bool   // they are kept, too: it is a request to open a file
+	opening  bool   // they are kept, too: openings looks at them
 	openings openings
 
 	mu       sync.Mutex
@@ -85,7 +85,16 @@ func (f frame) isInterim() bool  { return f.status() == statusPending && f.flags
 func (f frame) isSigned() bool   { return f.flags()&flagSigned != 0 }
 func (f frame) message() uint64  { return binary.LittleEndian.Uint64(f[24:]) }
 func (f frame) isGreeting() bool { return f.command() <= commandSessionSetup }
-func (f frame) isOpening() bool  { return string(f[:4]) == "\xfeSMB" && f.command() == commandCreate }
+func (f frame) isPlain() bool    { return string(f[:4]) == "\xfeSMB" }
+
+// isOpening reports whether the frame is one that openings looks at.
+func (f frame) isOpening() bool {
+	switch f.command() {
+	case commandCreate, commandClose, commandSetInfo:
+		return f.isPlain()
+	}
+	return false
+}
 
 // newLine wraps a connection, of a server that says g of itself.
 func newLine(conn net.Conn, g *greeting) *line {
@@ -260,6 +269,8 @@ func (l *line) next() error {
 		return l.greeting(size)
 	case f.isInterim() && !f.isSigned():
 		return l.interim(size)
+	case f.command() == commandCreate && f.status() == 0 && size <= maxOpening:
+		return l.whole(size, maxOpening, func(f frame) error { l.openings.answered(f); return nil })
 	case f.isOpening():
 		l.openings.answered(f)
 	}
@@ -294,7 +305,22 @@ func (l *line) interim(size int) error {
 
 // greeting reads the whole of a reply that belongs to the set-up of the session.
 func (l *line) greeting(size int) error {
-	if size > maxGreeting {
+	return l.whole(size, maxGreeting, func(f frame) error {
+		if err := l.heard(f); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.asked = nil
+		l.granted = f.command() == commandSessionSetup && f.status() == 0
+		return nil
+	})
+}
+
+// whole reads the whole of a reply, which may have limit bytes, and has look see it before
+// the library does.
+func (l *line) whole(size, limit int, look func(frame) error) error {
+	if size > limit {
 		return badFrame("a reply to command %d of %d bytes", frame(l.header[4:]).command(), size)
 	}
 	out := make([]byte, 4+size)
@@ -304,13 +330,5 @@ func (l *line) greeting(size int) error {
 	}
 	l.left = 0
 	l.pending = out
-	f := frame(out[4:])
-	if err := l.heard(f); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.asked = nil
-	l.granted = f.command() == commandSessionSetup && f.status() == 0
-	return nil
+	return look(out[4:])
 }

@@ -262,6 +262,94 @@ func TestLineKeepsCodes(t *testing.T) {
 	require.Empty(t, l.openings.asked)
 }
 
+// The codes of what may not be removed or renamed are kept, under the name with which the
+// file was opened.
+func TestLineKeepsCodesOfRemovals(t *testing.T) {
+	t.Parallel()
+	le := binary.LittleEndian
+	l := newLine(&wire{}, new(greeting))
+	var id byte
+	ask := func(command uint16, body []byte) byte {
+		id++
+		m := message(command, 0, 0, body)
+		m[24] = id
+		_, err := l.Write(framed(m))
+		require.NoError(t, err)
+		return id
+	}
+	answer := func(command uint16, id byte, code uint32, body []byte) {
+		m := message(command, code, 1, body)
+		m[24] = id
+		l.Conn = &wire{frames: [][]byte{framed(m)}}
+		got, err := io.ReadAll(l)
+		require.NoError(t, err)
+		require.Equal(t, framed(m), got, "the library gets it as it is")
+	}
+	l.granted, l.greeted = true, true
+	file := func(n byte) []byte { return bytes.Repeat([]byte{n}, 16) }
+	open := func(name string, n byte) {
+		body := make([]byte, 56)
+		le.PutUint16(body[44:], headerSize+56)
+		le.PutUint16(body[46:], uint16(2*len(name)))
+		for _, c := range name {
+			body = le.AppendUint16(body, uint16(c))
+		}
+		reply := make([]byte, 88)
+		copy(reply[64:], file(n))
+		answer(commandCreate, ask(commandCreate, body), 0, reply)
+	}
+	set := func(n, class byte, code uint32) {
+		body := make([]byte, 33)
+		body[2], body[3] = 1, class
+		copy(body[16:], file(n))
+		answer(commandSetInfo, ask(commandSetInfo, body), code, make([]byte, 9))
+	}
+	shut := func(n byte) {
+		body := make([]byte, 24)
+		copy(body[8:], file(n))
+		answer(commandClose, ask(commandClose, body), 0, make([]byte, 60))
+	}
+	code := func(name string, class error) uint32 { return status(l.openings.explain(name, class)) }
+
+	open("runs", 1)
+	open("other", 2)
+	set(1, fileDispositionInformation, statusCannotDelete)
+	set(2, fileRenameInformation, statusAccessDenied)
+	set(1, fileDispositionInformation, statusAccessDenied) // after it
+	require.EqualValues(t, statusCannotDelete, code("runs", fs.ErrPermission))
+	require.Zero(t, code("runs", fs.ErrPermission), "it is told once")
+	require.EqualValues(t, statusAccessDenied, code("other", fs.ErrPermission))
+	set(1, fileDispositionInformation, 0)
+	require.Zero(t, code("runs", fs.ErrPermission))
+	set(1, fileDispositionInformation, statusCannotDelete)
+	require.NoError(t, l.openings.explain("runs", nil), "a second try went well")
+	require.Zero(t, code("runs", fs.ErrPermission))
+	set(2, 4, statusAccessDenied) // of something else
+	require.Zero(t, code("other", fs.ErrPermission))
+	shut(1)
+	set(1, fileDispositionInformation, statusCannotDelete)
+	require.Zero(t, code("runs", fs.ErrPermission), "it is not open")
+	open("again", 1)
+	set(1, fileDispositionInformation, statusCannotDelete)
+	require.EqualValues(t, statusCannotDelete, code("again", fs.ErrPermission))
+
+	// What is too short, or another reply, says nothing.
+	answer(commandCreate, ask(commandCreate, make([]byte, 56)), 0, make([]byte, 10))
+	answer(commandClose, ask(commandClose, make([]byte, 2)), 0, make([]byte, 2))
+	answer(commandSetInfo, ask(commandSetInfo, make([]byte, 20)), statusCannotDelete, make([]byte, 2))
+	answer(commandCreate, ask(commandSetInfo, make([]byte, 33)), statusCannotDelete, make([]byte, 2))
+	require.Empty(t, l.openings.asked)
+	require.Empty(t, l.openings.said)
+	require.Len(t, l.openings.open, 2)
+	for n := range 3 * maxOpenings {
+		name := make([]byte, 16)
+		le.PutUint32(name, uint32(n))
+		l.openings.open = bounded(l.openings.open)
+		l.openings.open[fileID(name)] = ""
+	}
+	require.LessOrEqual(t, len(l.openings.open), maxOpenings)
+}
+
 func TestGreeting(t *testing.T) {
 	t.Parallel()
 	var g greeting

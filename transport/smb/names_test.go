@@ -103,6 +103,13 @@ func TestOptions(t *testing.T) {
 	}{
 		{transport.Credentials{Password: transport.NewSecret("p")}, Options{}},
 		{transport.Credentials{User: "ops"}, Options{}},
+		{transport.Credentials{User: ";"}, Options{}},
+		{transport.Credentials{User: ";ops", Password: transport.NewSecret("p")}, Options{}},
+		{transport.Credentials{User: `\ops`, Domain: "LAB", Password: transport.NewSecret("p")}, Options{}},
+		{transport.Credentials{User: "LAB;", Password: transport.NewSecret("p")}, Options{}},
+		{transport.Credentials{User: `LAB\`, Password: transport.NewSecret("p")}, Options{}},
+		{transport.Credentials{User: "ops@", Password: transport.NewSecret("p")}, Options{}},
+		{transport.Credentials{User: "@lab.example", Password: transport.NewSecret("p")}, Options{}},
 		{transport.Credentials{User: `A\ops`, Domain: "B", Password: transport.NewSecret("p")}, Options{}},
 		{transport.Credentials{User: "ops", Password: transport.NewSecret("p")}, Options{NTHash: transport.NewSecret(hash)}},
 		{transport.Credentials{User: "ops"}, Options{NTHash: transport.NewSecret(hash[1:])}},

@@ -94,8 +94,36 @@ func nativeFile(f *os.File, err error) (file, error) {
 
 func (v nativeVolume) stat(name string) (os.FileInfo, error) { return os.Lstat(v.path(name)) }
 func (v nativeVolume) mkdir(name string) error               { return os.Mkdir(v.path(name), 0o700) }
-func (v nativeVolume) rename(from, to string) error          { return os.Rename(v.path(from), v.path(to)) }
 func (v nativeVolume) remove(name string) error              { return os.Remove(v.path(name)) }
+
+// rename replaces nothing, unlike os.Rename.
+func (v nativeVolume) rename(from, to string) error {
+	from, to = v.path(from), v.path(to)
+	f, err := windows.UTF16PtrFromString(longPath(from))
+	if err == nil {
+		var t *uint16
+		if t, err = windows.UTF16PtrFromString(longPath(to)); err == nil {
+			err = windows.MoveFileEx(f, t, 0)
+		}
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+// longPath is a path for which there is no limit of 260 characters, as package os has it
+// ("Naming Files, Paths, and Namespaces").
+func longPath(path string) string {
+	const limit = 248 // that of directories, which is the smaller one
+	switch {
+	case len(path) < limit || strings.HasPrefix(path, `\\?\`):
+		return path
+	case strings.HasPrefix(path, `\\`):
+		return `\\?\UNC` + path[1:]
+	}
+	return `\\?\` + path
+}
 
 func (v nativeVolume) free(dir string) (int64, error) {
 	p, err := windows.UTF16PtrFromString(v.path(dir))

@@ -163,6 +163,14 @@ func (o Options) ntHash() (string, error) {
 // account is who logs in.
 type account struct{ user, domain, password, hash string }
 
+// name is the account as people write it.
+func (a account) name() string {
+	if a.domain == "" {
+		return a.user
+	}
+	return a.domain + ";" + a.user
+}
+
 // accountOf reads the credentials: "user", "DOMAIN\user" and "DOMAIN;user" in the field
 // of the user mean the same as the domain in its own, and "user@realm" is handed on as
 // it is.
@@ -170,12 +178,21 @@ func accountOf(ep transport.Endpoint, o Options) (account, error) {
 	a := account{user: ep.Credentials.User, domain: ep.Credentials.Domain, password: ep.Credentials.Password.Reveal()}
 	for _, sep := range []string{`\`, ";"} {
 		if domain, user, ok := strings.Cut(a.user, sep); ok {
+			switch {
+			case domain == "":
+				return a, fmt.Errorf("the user %q has no domain before the %s: write LAB%[2]suser, or the user alone", a.user, sep)
+			case user == "":
+				return a, fmt.Errorf("the user %q has no name after the %s: write %[1]suser", a.user, sep)
+			}
 			if a.domain != "" && !strings.EqualFold(a.domain, domain) {
 				return a, fmt.Errorf("the user names the domain %q, and Domain is %q", domain, a.domain)
 			}
 			a.domain, a.user = domain, user
 			break
 		}
+	}
+	if user, realm, ok := strings.Cut(a.user, "@"); ok && (user == "" || realm == "") {
+		return a, fmt.Errorf("the user %q is half of one: write user@lab.example", a.user)
 	}
 	var err error
 	if a.hash, err = o.ntHash(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strconv"
 	"strings"
 
@@ -21,7 +22,9 @@ import (
 // the content already stays; another one is renamed when the new one is complete, and
 // removed when that has its name. Where the manager ends between the two renames nothing has
 // the name, and the next Put of it gives the old one back its own first. A program that
-// runs is replaced, too, and goes on with what it was started from.
+// runs is replaced, too, and goes on with what it was started from. Of several Puts of one
+// name those on one connection go one after the other; those of several managers do not
+// wait for each other, and leave one of the files, whole.
 // The directory must be one in which administrators alone may create files: who owns the
 // partial file could change it after it was verified.
 func (c *conn) Put(ctx context.Context, name string, f transport.File, opts transport.PutOptions) (transport.PutResult, error) {
@@ -38,10 +41,11 @@ func (c *conn) Put(ctx context.Context, name string, f transport.File, opts tran
 	}
 	p := &put{call: k, file: file, part: partName(file, f), f: f, opts: opts}
 	fi, err := work(k, func() (transport.FileInfo, error) {
-		// Another Put of the same has the same partial file.
-		turn := make(chan struct{})
+		// Another Put of the same has the same partial file, and one of something else
+		// wants the same name.
+		turn, name := make(chan struct{}), strings.ToLower(p.file)
 		for {
-			other, taken := c.puts.LoadOrStore(strings.ToLower(p.part), turn)
+			other, taken := c.puts.LoadOrStore(name, turn)
 			if !taken {
 				break
 			}
@@ -52,7 +56,7 @@ func (c *conn) Put(ctx context.Context, name string, f transport.File, opts tran
 			}
 		}
 		defer close(turn)
-		defer c.puts.Delete(strings.ToLower(p.part))
+		defer c.puts.Delete(name)
 		return p.run()
 	})
 	p.hush()
@@ -63,9 +67,6 @@ func (c *conn) Put(ctx context.Context, name string, f transport.File, opts tran
 func partName(file string, f transport.File) string {
 	return beside(file, strconv.FormatInt(f.Size, 10)+"\x00"+string(f.SHA256[:]), ".part")
 }
-
-// oldName is the name that a file has while another one takes its place.
-func oldName(file string) string { return beside(file, "old", ".old") }
 
 // beside is a name in the directory of a file, which differs for what it is for, and is
 // no longer than file systems allow.
@@ -83,9 +84,13 @@ type put struct {
 	file, part string
 	f          transport.File
 	opts       transport.PutOptions
-	stale      bool // there is something under oldName, which is of no use
+	older      []string // what was aside before something had the name: see swap
 	progress
 }
+
+// errTaken says that a partial file is gone: another manager that puts the same has given
+// it its name, or removed it because the name had the content.
+var errTaken = errors.New("another manager has put the same file there")
 
 func (p *put) run() (transport.FileInfo, error) {
 	src, err := p.f.Open(p.ctx)
@@ -93,18 +98,35 @@ func (p *put) run() (transport.FileInfo, error) {
 		return transport.FileInfo{}, sourceError(err)
 	}
 	defer src.Close()
+	const tries = 3
+	for try := 1; ; try++ {
+		fi, err := p.once(src)
+		if !errors.Is(err, errTaken) || try == tries {
+			return fi, err
+		}
+		if _, err := src.Seek(0, io.SeekStart); err != nil {
+			return transport.FileInfo{}, sourceError(err)
+		}
+	}
+}
+
+// once puts the file, whose source is at its beginning.
+func (p *put) once(src io.ReadSeeker) (transport.FileInfo, error) {
 	old, err := p.old()
 	switch {
 	case err == nil && old.IsDir() && !isLink(old):
 		return transport.FileInfo{}, &transport.Error{Kind: fs.ErrExist, Err: errors.New("there is a directory of this name")}
 	case err == nil && old.Mode().IsRegular() && old.Size() == p.f.Size:
-		if there, err := p.holds(p.file); err != nil {
+		p.look() // before the file is seen there
+		switch there, err := p.holds(p.file); {
+		case errors.Is(err, fs.ErrNotExist): // another manager has just put it aside
+		case err != nil:
 			return transport.FileInfo{}, err
-		} else if there {
+		case there:
 			_ = lib0(p.call, func() error { return p.c.volume.remove(p.part) })
-			_ = lib0(p.call, func() error { return tidy(p.c.volume, p.file) }) // of a Put whose end was cut off
+			_ = lib0(p.call, func() error { retire(p.c.volume, p.file, p.older); return nil }) // of a Put whose end was cut off
 			p.kept.Store(p.f.Size)
-			return p.finish()
+			return p.finish(old)
 		}
 	case err == nil, errors.Is(explain(&transport.Error{}, err), fs.ErrNotExist):
 	default:
@@ -118,15 +140,28 @@ func (p *put) run() (transport.FileInfo, error) {
 	}
 	ok, err := p.holds(p.part)
 	if err != nil {
-		return transport.FileInfo{}, err
+		return transport.FileInfo{}, taken(err)
 	}
 	if !ok {
 		return transport.FileInfo{}, p.discard(errors.New("what was read back has another SHA-256"))
 	}
-	if err := p.rename(); err != nil {
-		return transport.FileInfo{}, err
+	// Afterwards another manager may have put it aside.
+	fi, err := lib(p.call, func() (os.FileInfo, error) { return p.c.volume.stat(p.part) }, nil)
+	if err == nil {
+		err = p.rename()
 	}
-	return p.finish()
+	if err != nil {
+		return transport.FileInfo{}, taken(err)
+	}
+	return p.finish(fi)
+}
+
+// taken is what is said of a partial file that is gone.
+func taken(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &transport.Error{Kind: transport.ErrBusy, Err: errTaken, Hint: "have one manager at a time put it"}
+	}
+	return err
 }
 
 // discard removes a partial file that is of no use.
@@ -137,7 +172,8 @@ func (p *put) discard(why error) error {
 
 // holds reports whether a file of the target has the content.
 func (p *put) holds(name string) (bool, error) {
-	f, err := p.open(name)
+	// Whoever renames the file has it for himself for a moment.
+	f, err := insist(p.call, func() (file, error) { return p.c.volume.open(name) }, func(f file) { _ = f.Close() })
 	if err != nil {
 		return false, err
 	}
@@ -236,12 +272,13 @@ var (
 	errShort   = errors.New("the file is shorter than its Size")
 )
 
-func (p *put) finish() (transport.FileInfo, error) {
-	fi, err := p.stat(p.file)
+// finish describes the file that is there.
+func (p *put) finish(fi os.FileInfo) (transport.FileInfo, error) {
+	root, err := p.shareRoot()
 	if err == nil {
 		p.report(p.f.Size)
 	}
-	return fi, err
+	return info(root, p.file, fi), err
 }
 
 // sourceError is an error of the file that is to be sent.

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -42,6 +45,7 @@ func TestPutEndsAnywhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			srv := serve(t, cfg)
+			processes := smbdChildren(t, srv)
 			require.NoError(t, os.Mkdir(filepath.Join(srv.Admin(), "d"), 0o700))
 			const file = "d/setup.exe"
 			conn := dial(t, endpoint(srv))
@@ -62,6 +66,7 @@ func TestPutEndsAnywhere(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, []string{"setup.exe"}, files())
 
+				before := processes()
 				left := new(atomic.Int64)
 				left.Store(-1)
 				dying, err := (&smb.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -71,6 +76,9 @@ func TestPutEndsAnywhere(t *testing.T) {
 				require.NoError(t, err)
 				_, err = dying.Identify(t.Context()) // which asks what is asked once alone
 				require.NoError(t, err)
+				serving := processes()
+				maps.DeleteFunc(serving, func(pid string, _ bool) bool { return before[pid] })
+				require.NotEmpty(t, serving)
 				left.Store(at)
 				_, err = transport.Put(t.Context(), dying, file, transport.BytesFile("setup.exe", []byte("new")), transport.PutOptions{})
 				complete := left.Load() > 0
@@ -79,6 +87,15 @@ func TestPutEndsAnywhere(t *testing.T) {
 					require.ErrorIs(t, err, transport.ErrConnLost)
 				}
 				left.Store(0)
+				// The server has everything open until it notices that the line has ended.
+				require.Eventually(t, func() bool {
+					for pid := range processes() {
+						if serving[pid] {
+							return false
+						}
+					}
+					return true
+				}, time.Minute, 5*time.Millisecond)
 				if _, err := os.Stat(filepath.Join(srv.Admin(), "d", "setup.exe")); err != nil {
 					aside++
 				}
@@ -87,11 +104,7 @@ func TestPutEndsAnywhere(t *testing.T) {
 				_, err = transport.Put(t.Context(), conn, file, short, transport.PutOptions{})
 				require.ErrorIs(t, err, transport.ErrIntegrity)
 				var got bytes.Buffer
-				require.Eventually(t, func() bool { // the server has it open until it notices that the line has ended
-					got.Reset()
-					_, err = transport.Get(t.Context(), conn, file, &got, transport.GetOptions{})
-					return !errors.Is(err, transport.ErrBusy)
-				}, time.Minute, 10*time.Millisecond)
+				_, err = transport.Get(t.Context(), conn, file, &got, transport.GetOptions{})
 				require.NoError(t, err, "after %d writes: %v", at, files())
 				require.Contains(t, []string{"old", "new"}, got.String())
 				parts, err := filepath.Glob(filepath.Join(srv.Admin(), "d", ".*.part"))
@@ -107,6 +120,33 @@ func TestPutEndsAnywhere(t *testing.T) {
 			require.Positive(t, aside, "it was ended between the two renames")
 		})
 	}
+}
+
+// smbdChildren has the processes below a server's smbd, which has one for each connection.
+func smbdChildren(t *testing.T, srv *smbtest.Server) func() map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	conf := []byte("\x00" + filepath.Join(configDir(t, srv), "smb.conf") + "\x00")
+	for _, file := range files {
+		children := filepath.Join(filepath.Dir(file), "task", filepath.Base(filepath.Dir(file)), "children")
+		of := func() map[string]bool {
+			pids := map[string]bool{}
+			b, err := os.ReadFile(children)
+			if err == nil { // else it has ended
+				for _, pid := range strings.Fields(string(b)) {
+					pids[pid] = true
+				}
+			}
+			return pids
+		}
+		// The first of them is the one that has others.
+		if b, err := os.ReadFile(file); err == nil && bytes.Contains(b, conf) && len(of()) > 0 {
+			return of
+		}
+	}
+	require.Fail(t, "there is no smbd")
+	return nil
 }
 
 // A program that runs gives its name to the new one, and goes when it has ended. What is
@@ -203,7 +243,7 @@ func TestOldFileStaysAway(t *testing.T) {
 	t.Parallel()
 	srv := serve(t, smbtest.Config{})
 	conn := dial(t, endpoint(srv))
-	old := filepath.Join(srv.Admin(), smb.OldName("setup.exe"))
+	old := filepath.Join(srv.Admin(), smb.AsidePrefix("setup.exe")+"ABCDEFGH")
 	file := transport.BytesFile("setup.exe", []byte("new"))
 	put := func() (transport.PutResult, error) {
 		return transport.Put(t.Context(), conn, "setup.exe", file, transport.PutOptions{})
@@ -224,4 +264,71 @@ func TestOldFileStaysAway(t *testing.T) {
 	require.ErrorIs(t, err, transport.ErrIntegrity)
 	_, err = transport.Stat(t.Context(), conn, "setup.exe")
 	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// Two managers that put something at the same place at once both succeed, and leave one of
+// the two files, whole, and nothing else.
+func TestManagersPutAtOnce(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{})
+	dir := filepath.Join(srv.Admin(), "d")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	conns := []transport.Conn{dial(t, endpoint(srv)), dial(t, endpoint(srv))}
+	for round := range 60 {
+		switch round % 3 {
+		case 1: // there was no file
+			require.NoError(t, os.Remove(filepath.Join(dir, "setup.exe")))
+		case 2: // a manager has ended between its two renames
+			require.NoError(t, os.Rename(filepath.Join(dir, "setup.exe"), filepath.Join(dir, smb.AsidePrefix("setup.exe")+"ABCDEFGH")))
+		}
+		var contents []string
+		errs := make(chan error, len(conns))
+		start := make(chan struct{})
+		for i, conn := range conns {
+			content := strings.Repeat(fmt.Sprintf("round %d of manager %d\n", round, i), 1000+round*i)
+			contents = append(contents, content)
+			go func() {
+				<-start
+				_, err := transport.Put(t.Context(), conn, "d/setup.exe", transport.BytesFile("setup.exe", []byte(content)), transport.PutOptions{})
+				errs <- err
+			}()
+		}
+		close(start)
+		for range conns {
+			require.NoError(t, <-errs, "round %d", round)
+		}
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, entries, 1, "round %d: %v", round, entries)
+		b, err := os.ReadFile(filepath.Join(dir, "setup.exe"))
+		require.NoError(t, err)
+		require.Contains(t, contents, string(b))
+	}
+}
+
+// A program that runs cannot be removed, and the error has the code that says so, as far as
+// it can be seen.
+func TestRemoveRunningProgram(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]smbtest.Config{"signing": {}, "encryption": {Encryption: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := serve(t, cfg)
+			conn := dial(t, endpoint(srv))
+			_, err := transport.Put(t.Context(), conn, "agent.exe", transport.BytesFile("agent.exe", []byte("x")), transport.PutOptions{})
+			require.NoError(t, err)
+			release, err := srv.Execute("ADMIN$", "agent.exe")
+			require.NoError(t, err)
+			err = transport.Remove(t.Context(), conn, "agent.exe")
+			require.ErrorIs(t, err, fs.ErrPermission)
+			require.ErrorContains(t, err, "or it runs")
+			if !cfg.Encryption {
+				require.ErrorIs(t, err, transport.ErrBusy)
+				require.Equal(t, transport.Code{Space: "ntstatus", Value: "0xC0000121"}, transport.CodeOf(err))
+				require.ErrorContains(t, err, "0xC0000121")
+			}
+			require.NoError(t, release())
+			require.NoError(t, transport.Remove(t.Context(), conn, "agent.exe"))
+		})
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -60,14 +61,16 @@ func TestDialRefuses(t *testing.T) {
 		change func(ep *transport.Endpoint)
 		want   error
 	}{
-		"trust":     {func(ep *transport.Endpoint) { ep.Trust.HostKeys = []string{"x"} }, transport.ErrTrust},
-		"object":    {func(ep *transport.Endpoint) { ep.Object = "x" }, transport.ErrInvalid},
-		"no user":   {func(ep *transport.Endpoint) { ep.Credentials.User = "" }, transport.ErrInvalid},
-		"no secret": {func(ep *transport.Endpoint) { ep.Credentials.Password = transport.Secret{} }, transport.ErrInvalid},
-		"options":   {func(ep *transport.Endpoint) { ep.Options = 7 }, transport.ErrInvalid},
-		"address":   {func(ep *transport.Endpoint) { ep.Address = "db1:port" }, transport.ErrInvalid},
-		"kerberos":  {func(ep *transport.Endpoint) { ep.Options = smb.Options{Kerberos: true} }, errors.ErrUnsupported},
-		"pipes":     {func(ep *transport.Endpoint) { ep.Options = &smb.Options{Share: "ipc$"} }, transport.ErrInvalid},
+		"trust":      {func(ep *transport.Endpoint) { ep.Trust.HostKeys = []string{"x"} }, transport.ErrTrust},
+		"object":     {func(ep *transport.Endpoint) { ep.Object = "x" }, transport.ErrInvalid},
+		"no user":    {func(ep *transport.Endpoint) { ep.Credentials.User = "" }, transport.ErrInvalid},
+		"no secret":  {func(ep *transport.Endpoint) { ep.Credentials.Password = transport.Secret{} }, transport.ErrInvalid},
+		"no domain;": {func(ep *transport.Endpoint) { ep.Credentials.User = ";ops" }, transport.ErrInvalid},
+		"no user;":   {func(ep *transport.Endpoint) { ep.Credentials.User = "LAB;" }, transport.ErrInvalid},
+		"options":    {func(ep *transport.Endpoint) { ep.Options = 7 }, transport.ErrInvalid},
+		"address":    {func(ep *transport.Endpoint) { ep.Address = "db1:port" }, transport.ErrInvalid},
+		"kerberos":   {func(ep *transport.Endpoint) { ep.Options = smb.Options{Kerberos: true} }, errors.ErrUnsupported},
+		"pipes":      {func(ep *transport.Endpoint) { ep.Options = &smb.Options{Share: "ipc$"} }, transport.ErrInvalid},
 	} {
 		ep := good
 		x.change(&ep)
@@ -76,6 +79,13 @@ func TestDialRefuses(t *testing.T) {
 		var te *transport.Error
 		require.ErrorAs(t, err, &te, what)
 		require.Greater(t, len(err.Error()), len("dial on db1: ")+len(x.want.Error()), "it says why")
+	}
+	for user, want := range map[string]string{";ops": "no domain before the ;", "LAB;": "no name after the ;: write LAB;user", "ops@": "user@lab.example"} {
+		ep := good
+		ep.Credentials.User = user
+		_, err := nobody.Dial(t.Context(), ep)
+		require.ErrorIs(t, err, transport.ErrInvalid, user)
+		require.ErrorContains(t, err, want, user)
 	}
 	_, err := nobody.Dial(t.Context(), good)
 	require.ErrorContains(t, err, "it was dialled")
@@ -96,6 +106,15 @@ func TestLogin(t *testing.T) {
 			ep.Credentials.User = srv.Domain() + `\` + srv.User()
 			ep.Credentials.Domain = ""
 		},
+		"user@domain": func(ep *transport.Endpoint) {
+			ep.Credentials.User, ep.Credentials.Domain = srv.User()+"@"+srv.Domain(), ""
+		},
+		"user@realm": func(ep *transport.Endpoint) {
+			ep.Credentials.User = srv.User() + "@" + strings.ToLower(srv.Domain()) + ".example" // and its domain does not count
+		},
+		"domain;user": func(ep *transport.Endpoint) {
+			ep.Credentials.User, ep.Credentials.Domain = srv.Domain()+";"+srv.User(), ""
+		},
 		"case":          func(ep *transport.Endpoint) { ep.Credentials.User = strings.ToUpper(srv.User()) },
 		"another share": func(ep *transport.Endpoint) { ep.Options = smb.Options{Share: "files"} },
 		"hash": func(ep *transport.Endpoint) {
@@ -115,9 +134,21 @@ func TestLogin(t *testing.T) {
 	err := refused(t, wrong)
 	require.ErrorIs(t, err, transport.ErrAuth)
 	require.Equal(t, transport.Code{Space: "ntstatus", Value: "0xC000006D"}, transport.CodeOf(err))
+	require.ErrorContains(t, err, srv.Domain()+";"+srv.User(), "which account that was")
+	require.ErrorContains(t, err, "HOST;user")
+	wrong.Credentials.Domain = ""
+	err = refused(t, wrong)
+	require.ErrorContains(t, err, srv.Name()+";"+srv.User(), "the host's own")
+	require.ErrorContains(t, err, "LAB;"+srv.User())
 	nobody := good
 	nobody.Credentials.User = "nobody-of-this-name"
 	require.ErrorIs(t, refused(t, nobody), transport.ErrAuth)
+	realm := good
+	realm.Credentials.User, realm.Credentials.Domain = srv.User()+"@another.example", ""
+	err = refused(t, realm)
+	require.ErrorIs(t, err, transport.ErrAuth)
+	require.ErrorContains(t, err, srv.User()+"@another.example")
+	require.NotContains(t, err.Error(), ";"+srv.User(), "it names where the account is")
 	share := good
 	share.Options = smb.Options{Share: "D$"}
 	err = refused(t, share)
@@ -131,6 +162,11 @@ func TestLogin(t *testing.T) {
 		err := refused(t, good)
 		require.ErrorIs(t, err, transport.ErrAuth)
 		require.Equal(t, code, transport.CodeOf(err).Value, account)
+		require.ErrorContains(t, err, "the account is "+srv.Domain()+";"+srv.User())
+		require.ErrorContains(t, err, "LAB;user")
+		if account == smbtest.AccountLocked {
+			require.ErrorContains(t, err, "unlock")
+		}
 	}
 	require.NoError(t, srv.SetAccount(smbtest.AccountActive))
 	dial(t, good)
@@ -258,6 +294,94 @@ func TestOtherKinds(t *testing.T) {
 		_, err = transport.QueryService(t.Context(), conn, "none")
 		require.ErrorIs(t, err, fs.ErrNotExist)
 	}
+}
+
+// What is in another place by DFS is refused, and nothing of it is taken for what is
+// here.
+func TestDFS(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, smbtest.Config{DFS: true})
+	ep := endpoint(srv)
+	ep.Options = smb.Options{Share: "dfs"}
+	conn := dial(t, ep)
+	ctx, file := t.Context(), transport.BytesFile("x", []byte("x"))
+	_, err := transport.Put(ctx, conn, "own", file, transport.PutOptions{})
+	require.NoError(t, err, "what is in the root itself is here")
+	for what, f := range map[string]func(name string) error{
+		"stat": func(name string) error { _, err := transport.Stat(ctx, conn, name); return err },
+		"list": func(name string) error { _, err := transport.List(ctx, conn, name); return err },
+		"get": func(name string) error {
+			_, err := transport.Get(ctx, conn, name, io.Discard, transport.GetOptions{})
+			return err
+		},
+		"put": func(name string) error {
+			_, err := transport.Put(ctx, conn, name, file, transport.PutOptions{})
+			return err
+		},
+		"mkdir":  func(name string) error { return transport.Mkdir(ctx, conn, name, 0o700) },
+		"remove": func(name string) error { return transport.Remove(ctx, conn, name) },
+	} {
+		for _, name := range []string{"elsewhere", "elsewhere/x"} {
+			err := f(name)
+			require.ErrorIs(t, err, errors.ErrUnsupported, "%s %s", what, name)
+			require.Equal(t, transport.Code{Space: "ntstatus", Value: "0xC0000257"}, transport.CodeOf(err), what)
+			require.ErrorContains(t, err, "DFS")
+		}
+	}
+	target, err := os.Readlink(filepath.Join(srv.Dir("dfs"), "elsewhere"))
+	require.NoError(t, err)
+	require.Contains(t, target, "msdfs:")
+}
+
+// nameServer answers every question with a code (RCODE, RFC 1035, section 4.1.1), and
+// returns a dialer that asks it.
+func nameServer(t *testing.T, code byte) *net.Dialer {
+	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = udp.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := udp.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			buf[2], buf[3] = 0x81, 0x80|code
+			_, _ = udp.WriteToUDPAddrPort(buf[:n], from)
+		}
+	}()
+	return &net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp4", udp.LocalAddr().String())
+	}}}
+}
+
+// A name that leads to no address is told apart from a port that nobody answers at.
+func TestNoSuchHost(t *testing.T) {
+	t.Parallel()
+	for code, x := range map[byte]struct {
+		notFound bool
+		hint     string
+	}{3: {true, "no host has this name"}, 2: {false, "name servers"}} { // NXDOMAIN, SERVFAIL
+		ep := transport.Endpoint{Address: "no-such-host.example", Credentials: transport.Credentials{User: "ops", Password: transport.NewSecret("correct horse")}}
+		_, err := (&smb.Transport{DialContext: nameServer(t, code).DialContext}).Dial(t.Context(), ep)
+		require.ErrorIs(t, err, transport.ErrUnreachable)
+		var dns *net.DNSError
+		require.ErrorAs(t, err, &dns)
+		require.Equal(t, x.notFound, dns.IsNotFound, err)
+		require.ErrorContains(t, err, x.hint)
+		require.ErrorContains(t, err, "no-such-host.example")
+		require.NotContains(t, err.Error(), "445 open")
+	}
+	// One that no name server answers is not one whose port is swallowed.
+	ep := transport.Endpoint{Address: "db1", Options: smb.Options{ConnectTimeout: time.Millisecond},
+		Credentials: transport.Credentials{User: "ops", Password: transport.NewSecret("correct horse")}}
+	_, err := (&smb.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &net.DNSError{Err: "i/o timeout", Name: "db1", IsTimeout: true}}
+	}}).Dial(t.Context(), ep)
+	require.ErrorIs(t, err, transport.ErrTimeout)
+	require.ErrorContains(t, err, "name servers")
+	require.NotContains(t, err.Error(), "swallows")
 }
 
 // A port where something else is served, or nothing, says so.

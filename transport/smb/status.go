@@ -51,14 +51,17 @@ const (
 	hintScanner   = "the host's virus scanner has stopped the program, and may have removed it; have it allowed by its hash or signature"
 	hintPolicy    = "the host's policy for applications does not let the program run; have it allowed by its hash, or by who signed it"
 	hintInUse     = "somebody has the file open, or it runs; end that, or try again later"
-	hintAccount   = "ask who looks after the account; trying again with the same credentials changes nothing"
-	hintShare     = "the share is not there: administrative shares can be switched off (AutoShareServer, AutoShareWks), and ADMIN$ needs file sharing to be on"
+	hintPassword  = "check the password, and which account is meant: LAB;user is one of the domain LAB, HOST;user one of the host itself, by the name of the host"
+	hintLocked    = "it is locked after too many wrong passwords, and each further one keeps it so: have who looks after it unlock it, and find out what still uses an " +
+		"old password; or give another account (LAB;user for one of the domain LAB, HOST;user for one of the host itself)"
+	hintAccount = "ask who looks after the account, or give another one (LAB;user); trying again with the same credentials changes nothing"
+	hintShare   = "the share is not there: administrative shares can be switched off (AutoShareServer, AutoShareWks), and ADMIN$ needs file sharing to be on"
 )
 
 var ntMeanings = map[uint32]meaning{
-	statusLogonFailure:   {"STATUS_LOGON_FAILURE", transport.ErrAuth, "check user, domain and password; for an account of the host itself the domain is the host's name"},
-	0xC000006A:           {"STATUS_WRONG_PASSWORD", transport.ErrAuth, ""},
-	0xC0000064:           {"STATUS_NO_SUCH_USER", transport.ErrAuth, ""},
+	statusLogonFailure:   {"STATUS_LOGON_FAILURE", transport.ErrAuth, hintPassword},
+	0xC000006A:           {"STATUS_WRONG_PASSWORD", transport.ErrAuth, hintPassword},
+	0xC0000064:           {"STATUS_NO_SUCH_USER", transport.ErrAuth, hintPassword},
 	0xC000006E:           {"STATUS_ACCOUNT_RESTRICTION", transport.ErrAuth, "the account may not be used over the network: an empty password, hours or workstations that are not allowed, or Protected Users, who have no NTLM"},
 	0xC000006F:           {"STATUS_INVALID_LOGON_HOURS", transport.ErrAuth, hintAccount},
 	0xC0000070:           {"STATUS_INVALID_WORKSTATION", transport.ErrAuth, hintAccount},
@@ -66,7 +69,7 @@ var ntMeanings = map[uint32]meaning{
 	0xC0000072:           {"STATUS_ACCOUNT_DISABLED", transport.ErrAuth, hintAccount},
 	0xC0000193:           {"STATUS_ACCOUNT_EXPIRED", transport.ErrAuth, hintAccount},
 	0xC0000224:           {"STATUS_PASSWORD_MUST_CHANGE", transport.ErrAuth, hintAccount},
-	0xC0000234:           {"STATUS_ACCOUNT_LOCKED_OUT", transport.ErrAuth, hintAccount},
+	0xC0000234:           {"STATUS_ACCOUNT_LOCKED_OUT", transport.ErrAuth, hintLocked},
 	0xC000015B:           {"STATUS_LOGON_TYPE_NOT_GRANTED", transport.ErrAuth, "the host does not grant this account the right to log in over the network"},
 	0xC0000418:           {"STATUS_NTLM_BLOCKED", transport.ErrAuth, "the host or its domain allows no NTLM, and this driver has no Kerberos"},
 	0xC000005E:           {"STATUS_NO_LOGON_SERVERS", transport.ErrBusy, "the host finds no domain controller"},

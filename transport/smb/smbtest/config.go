@@ -20,7 +20,8 @@ type Config struct {
 	// account control: ADMIN$ is refused with STATUS_ACCESS_DENIED (0xC0000022), and
 	// so is the right to create services (ERROR_ACCESS_DENIED).
 	Ordinary bool
-	// Domain is the workgroup; "" means "LAB".
+	// Domain is the workgroup; "" means "LAB". User may log in as one of the domain, and
+	// as User@Domain or User@Domain.example, the form that a realm of Kerberos has.
 	Domain string
 
 	// Signing is "mandatory" or "optional"; "" means "mandatory".
@@ -38,6 +39,11 @@ type Config struct {
 	NetBIOS bool
 	// IPv6 makes the server listen on [::1] instead of 127.0.0.1.
 	IPv6 bool
+
+	// DFS adds the share "dfs", the root of a namespace of DFS (MS-DFSC) on this server:
+	// its directory "elsewhere" is on another one, of which a client that follows no
+	// referrals is told (STATUS_PATH_NOT_COVERED, 0xC0000257).
+	DFS bool
 
 	// Services is what the service control manager knows; nil means a new one
 	// without services. It serves one server at a time, and Close stops what runs.
@@ -141,8 +147,11 @@ func (c Config) conf(dir string, port int) string {
 	line("map archive", "no")
 	line("map readonly", "yes")
 	line("create mask", "0755")
-	for _, s := range shares {
+	for _, s := range c.shares() {
 		fmt.Fprintf(&b, "[%s]\n", s.name)
+		if s.dfs {
+			line("msdfs root", "yes")
+		}
 		line("path", c.path(dir, s))
 		line("read only", map[bool]string{true: "yes", false: "no"}[s.readOnly])
 		if s.admin {
@@ -165,6 +174,7 @@ type share struct {
 	native    string // where it would lie on Windows
 	readOnly  bool
 	admin     bool // for administrators only
+	dfs       bool // a root of DFS
 }
 
 // path is the directory behind a share of a server that keeps everything in dir.
@@ -176,10 +186,13 @@ func (c Config) path(dir string, s share) string {
 }
 
 // shares are the shares beside IPC$.
-var shares = []share{
-	{name: "ADMIN$", dir: "shares/admin", native: `C:\Windows`, admin: true},
-	{name: "files", dir: "shares/files", native: `D:\files`},
-	{name: "ro", dir: "shares/ro", native: `D:\ro`, readOnly: true},
+func (c Config) shares() []share {
+	return slices.DeleteFunc([]share{
+		{name: "ADMIN$", dir: "shares/admin", native: `C:\Windows`, admin: true},
+		{name: "files", dir: "shares/files", native: `D:\files`},
+		{name: "ro", dir: "shares/ro", native: `D:\ro`, readOnly: true},
+		{name: "dfs", dir: "shares/dfs", native: `D:\dfs`, dfs: true},
+	}, func(s share) bool { return s.dfs && !c.DFS })
 }
 
 // account is the account of this machine that User is mapped to.

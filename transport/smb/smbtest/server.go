@@ -53,7 +53,7 @@ func NewServer(cfg Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("smbtest: %w", err)
 	}
 	dirs := []string{"private", "lock", "state", "cache", "pid", "log", "rpc", "rpc/np", "shares"}
-	for _, sh := range shares {
+	for _, sh := range s.cfg.shares() {
 		dirs = append(dirs, sh.dir)
 	}
 	for _, sub := range dirs {
@@ -65,8 +65,13 @@ func NewServer(cfg Config) (_ *Server, err error) {
 			return nil, fmt.Errorf("smbtest: %w", err)
 		}
 	}
+	if cfg.DFS {
+		if err := os.Symlink(`msdfs:elsewhere\files`, filepath.Join(s.Dir("dfs"), "elsewhere")); err != nil {
+			return nil, fmt.Errorf("smbtest: %w", err)
+		}
+	}
 	// Whatever domain a client names, smbd looks the mapped name up in its own list.
-	users := fmt.Sprintf("%s = %s %s\\%s %s@%s\n", cfg.account(), cfg.User, cfg.Domain, cfg.User, cfg.User, cfg.Domain)
+	users := fmt.Sprintf("%s = %s %[3]s\\%[2]s %[2]s@%[3]s %[2]s@%[3]s.example\n", cfg.account(), cfg.User, cfg.Domain)
 	if err := os.WriteFile(filepath.Join(dir, "users"), []byte(users), 0o600); err != nil {
 		return nil, fmt.Errorf("smbtest: %w", err)
 	}
@@ -109,9 +114,10 @@ func (s *Server) Services() *Services { return s.cfg.Services }
 func (s *Server) Admin() string { return s.Dir("ADMIN$") }
 
 // Dir returns the local directory behind a share: "ADMIN$", "files", which can be
-// written as well, or "ro", which cannot. For others it returns "".
+// written as well, or "ro", which cannot, or "dfs" (see [Config.DFS]). For others it
+// returns "".
 func (s *Server) Dir(share string) string {
-	for _, sh := range shares {
+	for _, sh := range s.cfg.shares() {
 		if strings.EqualFold(share, sh.name) {
 			return s.cfg.path(s.dir, sh)
 		}
@@ -136,7 +142,7 @@ func (s *Server) Path(native string) string {
 			break
 		}
 	}
-	for _, sh := range shares {
+	for _, sh := range s.cfg.shares() {
 		n := len(sh.native)
 		if len(p) >= n && strings.EqualFold(p[:n], sh.native) && (len(p) == n || p[n] == '\\') {
 			return s.below(sh.name, strings.TrimPrefix(p[n:], `\`))
