@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/internal/firstuse"
 	xssh "golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 )
@@ -30,54 +28,35 @@ func AcceptNew(file string) transport.FirstUse {
 		if err != nil {
 			return err
 		}
-		lock := flock.New(file+".lock", flock.SetPermissions(0o600))
-		defer lock.Close()
-		if _, err := lock.TryLockContext(ctx, 10*time.Millisecond); err != nil {
-			return fmt.Errorf("locking %s: %w", lock.Path(), err)
-		}
-		name := knownName(seen.Address)
-		f, err := readKnown(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			f, err = &knownFile{}, nil
-		}
-		if err != nil {
-			return err
-		}
-		if where := f.revokes(key); where != "" {
-			return fmt.Errorf("%s: this key is revoked", where)
-		}
-		// Another dial may have been faster.
-		known, err := f.find(name)
-		if err != nil {
-			return err
-		}
-		for _, k := range known {
-			if !k.authority && bytes.Equal(k.key.Marshal(), seen.Key) {
-				return nil
-			}
-		}
-		if len(known) > 0 {
-			return fmt.Errorf("%s: another key has been recorded meanwhile", known[0].where)
-		}
-		return appendLine(file, knownhosts.Line([]string{name}, key))
+		return firstuse.Record(ctx, file, func() (string, error) { return hostLine(file, seen, key) })
 	}
 }
 
-// appendLine adds a line to a text file, whose last line may lack its end.
-func appendLine(name, line string) error {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
+// hostLine is what is to be added to a known_hosts file for a key, "" where it is there.
+func hostLine(file string, seen transport.SeenIdentity, key xssh.PublicKey) (string, error) {
+	name := knownName(seen.Address)
+	f, err := readKnown(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = &knownFile{}, nil
 	}
-	info, err := f.Stat()
-	if err == nil && info.Size() > 0 {
-		last := make([]byte, 1)
-		if _, err = f.ReadAt(last, info.Size()-1); err == nil && last[0] != '\n' {
-			line = "\n" + line
+	if err != nil {
+		return "", err
+	}
+	if where := f.revokes(key); where != "" {
+		return "", fmt.Errorf("%s: this key is revoked", where)
+	}
+	// Another dial may have been faster.
+	known, err := f.find(name)
+	if err != nil {
+		return "", err
+	}
+	for _, k := range known {
+		if !k.authority && bytes.Equal(k.key.Marshal(), seen.Key) {
+			return "", nil
 		}
 	}
-	if err == nil {
-		_, err = f.WriteString(line + "\n")
+	if len(known) > 0 {
+		return "", fmt.Errorf("%s: another key has been recorded meanwhile", known[0].where)
 	}
-	return errors.Join(err, f.Close())
+	return knownhosts.Line([]string{name}, key), nil
 }
