@@ -50,7 +50,7 @@ type Block struct {
 type Leftover struct {
 	FrontEnd FrontEnd
 	What     string // for example "gate in chain inet filter input"
-	Owner    Owner  // who put it there, if that can be told
+	Owner    Owner  // who put it there; zero where that cannot be told, as of rules of firewalld
 }
 
 // None returns a Driver for runs that leave the host's firewall alone: what it

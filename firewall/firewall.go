@@ -85,11 +85,7 @@ func Open(ctx context.Context, o Options) (*Firewall, error) {
 		return nil, also(wrap("open", o.Rules, err), closeAfter(ctx, d))
 	}
 	for _, l := range left {
-		owner := "unknown"
-		if l.Owner != (Owner{}) {
-			owner = l.Owner.String()
-		}
-		log.Info("removed what a dead process left in the firewall", "what", l.What, "owner", owner)
+		log.Info("removed what a dead process left in the firewall", "what", l.What, "owner", l.Owner.String())
 	}
 	state, err := d.State(ctx)
 	if err != nil {

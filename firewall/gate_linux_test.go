@@ -47,3 +47,11 @@ func TestOwner(t *testing.T) {
 	long := Owner{Run: "12345678901234567890123456789012", PID: 4194304, Start: "1234567890." + "01234567-0123-0123-0123-0123456789ab"}
 	require.Less(t, len(gatePrefix+long.String()), 128, "nft takes no longer comment")
 }
+
+// TestOwnerUnknown: rules of firewalld do not say whose they were.
+func TestOwnerUnknown(t *testing.T) {
+	require.Equal(t, "unknown", Owner{}.String())
+	require.Equal(t, "unknown", leftover(Firewalld, "rule", "").Owner.String())
+	o := Owner{Run: "r", PID: 7, Start: "8.x"}
+	require.Equal(t, "r-7-8.x", o.String())
+}

@@ -126,7 +126,7 @@ func sweepAfter(ctx context.Context, d Driver, log *slog.Logger, owner string) e
 	for {
 		left, err := d.Sweep(ctx)
 		for _, l := range left {
-			log.Info("removed what a dead process left in the firewall", "what", l.What, "owner", l.Owner)
+			log.Info("removed what a dead process left in the firewall", "what", l.What, "owner", l.Owner.String())
 		}
 		if err != nil {
 			return err

@@ -25,6 +25,7 @@ type iptables struct {
 	// firewalld says that its rules are in INPUT: it is set to do without tables of
 	// nftables of its own.
 	firewalld bool
+	idle      bool // INPUT has no rule, and accepts
 }
 
 // String returns for example "chain INPUT of ip6tables-nft".
@@ -99,6 +100,7 @@ func (p *iptables) read(ctx context.Context) error {
 		return err
 	}
 	p.gates, p.firewalld = nil, false
+	p.idle = strings.TrimSpace(out) == "-P INPUT ACCEPT"
 	for line := range strings.Lines(out) {
 		p.firewalld = p.firewalld || strings.TrimSpace(line) == "-A INPUT -j INPUT_ZONES"
 		// It quotes what has other characters than letters and digits. No argument

@@ -303,6 +303,23 @@ func TestLateFirewall(t *testing.T) {
 	require.NotContains(t, l.dump("nft"), "roundsman")
 }
 
+// TestLoadedTable: a table of legacy iptables that is only loaded, as by a program that
+// looked, filters nothing and gets no gate, until it has a rule.
+func TestLoadedTable(t *testing.T) {
+	needs(t, "iptables-legacy", "ip6tables-legacy")
+	l := newLab(t, "iptables-legacy -S; ip6tables-legacy -S")
+	require.Contains(t, l.Run("cat", "/proc/net/ip_tables_names"), "filter", "it is loaded")
+	m, _ := l.manager("check=200ms")
+	require.Equal(t, "{[] [] []}", m.do("state"))
+	m.do(allowFriend)
+	require.NotContains(t, l.dump("iptables-legacy"), "roundsman-gate")
+	l.Run("iptables-legacy", "-P", "INPUT", "DROP")
+	l.poll(func() bool { return strings.Contains(l.dump("iptables-legacy"), "roundsman-gate") }, "no gate in a table that drops by now")
+	require.Contains(t, m.do("state"), "{[iptables-legacy] [] [test-")
+	m.do("close")
+	require.NotContains(t, l.dump("iptables-legacy"), "roundsman-gate")
+}
+
 // TestIncompatible: a table that is only named like one of iptables, with a rule
 // that iptables cannot read.
 func TestIncompatible(t *testing.T) {

@@ -19,5 +19,11 @@ type Owner struct {
 
 var runName = regexp.MustCompile(`^[A-Za-z0-9._]{1,32}$`)
 
-// String returns the owner as it stands in names and comments, "RUN-PID-START".
-func (o Owner) String() string { return fmt.Sprintf("%s-%d-%s", o.Run, o.PID, o.Start) }
+// String returns the owner as it stands in names and comments, "RUN-PID-START", and of
+// the zero Owner, which is in neither, "unknown".
+func (o Owner) String() string {
+	if o == (Owner{}) {
+		return "unknown"
+	}
+	return fmt.Sprintf("%s-%d-%s", o.Run, o.PID, o.Start)
+}

@@ -99,7 +99,9 @@ func look(ctx context.Context) (*survey, error) {
 		if err := p.read(ctx); err != nil {
 			return nil, err
 		}
-		s.add(p)
+		if !p.idle { // a table that is merely loaded, as by a program that only looked, drops nothing
+			s.add(p)
+		}
 	}
 	return s, nil
 }
