@@ -184,7 +184,12 @@ type Ready struct {
 	// Fingerprint is that of the agent's own key, where the Bootstrap has Manager: what the
 	// manager must pin (channel.OwnKey.Manager).
 	Fingerprint string `json:"fingerprint,omitempty"`
+	// Swept is what dead agents of other managers had left, which this one has taken away:
+	// directories, and as "service NAME" services. It names no more than 200.
+	Swept []string `json:"swept,omitempty"`
 }
+
+const maxSwept = 200
 
 // readJSON reads a small JSON file.
 func readJSON(name string, v any) error { return readLimited(name, v, maxFile) }

@@ -36,8 +36,20 @@
 // agent that begins below the same base directory deletes older ones. The clock is
 // the monotonic one: setting the host's date changes nothing. What an agent that
 // was killed leaves behind is deleted by the shim of its job, if it had one; else
-// it stays until a manager starts an agent with the same ID and removes it, or
-// calls remove.
+// by its manager, when that comes again; and where that does not, as its journal is lost,
+// by the next agent of any manager that begins below the same base directory: everything
+// but records and logs, and on Windows the service. That one says what it was in its log
+// and in [Ready], and its manager in its own.
+//
+// It takes away what has the name of an ID that package sum gives (16 hexadecimal digits),
+// belongs to this user, and holds nothing that agents do not have; where nobody has the
+// lock, no job runs, and nothing was written for twice the length of the lease and two
+// minutes, or for an hour where no agent has begun yet. For that an agent touches the file
+// of its lease whenever a quarter of it has passed and its manager was there. Here it is
+// the host's date that counts. A job that had been accepted and did not begin is then
+// [Cancelled], as at the end of the lease of an agent that lives. What cannot be taken away
+// is logged, and the new agent serves all the same. What package agentless has left is for
+// that package, which never starts an agent, and so takes away nothing of them.
 //
 // # Where systemd runs
 //
@@ -129,7 +141,8 @@
 // the named pipe, dialled on the same host, or over SMB through Samba (in the tests of
 // examples/roundsman); the service control manager starts and stops
 // it, hears why it failed, and finds no entry of it after its lease; remove, as another
-// service, ends and clears what is left; a manager is itself the agent ([NewInProcess],
+// service, ends and clears what is left; the next agent takes away the service, program and
+// directory of one that was killed with its manager; a manager is itself the agent ([NewInProcess],
 // [Remove]); locks, exit codes, holding the host and the refusal of a restart have tests
 // of their own. Calls with the form of those of Windows, but none of it, show the shutdown
 // of the service and the job that delays it, the restart (InitiateSystemShutdownEx),
@@ -154,8 +167,13 @@
 // directory; until the boot other installers may see that a restart is pending. The agent's
 // directory goes at once if nothing else is in it. An agent that is a service deletes its
 // entry when it leaves in one of these ways. When its service is stopped, or its process killed, the
-// entry stays; so does that of remove. All entries begin with [ServicePrefix], and
-// all directories are below the one of [DefaultBaseDirs].
+// entry stays, with the directory, until its manager or the next agent takes both away; so
+// does that of remove, of which the next agent also takes those away whose program is gone,
+// when they have stopped and are an hour old. All entries begin with [ServicePrefix], and
+// all directories are below the one of [DefaultBaseDirs] where no other was asked for.
+//
+// The program of a shim that a newer manager has replaced goes on under the name by which
+// the driver has put it aside, and is deleted as one under the usual name is.
 //
 // A job that must not be interrupted (Job.NoKill) delays a shutdown of the host, for
 // half an hour at most, where the agent is a service and runs: at its start it asks

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/windows"
@@ -117,27 +118,34 @@ func removeFile(name string) error {
 
 // removeAll deletes a tree, but for the program of this process, which cannot be deleted
 // while it runs, and the directories that this is in. An agent's program that another
-// process runs goes with the next boot, if no agent deletes it before.
+// process runs goes with the next boot, if no agent deletes it before; also under the name
+// that it got when a manager put a newer one in its place.
 func removeAll(name string) error {
 	var self os.FileInfo
 	if exe, err := os.Executable(); err == nil {
 		self, _ = os.Stat(exe)
 	}
-	denied := deniedPatience
-	if filepath.Base(name) == programName {
+	denied, program := deniedPatience, isProgram(filepath.Base(name))
+	if program {
 		denied = patience // its process may be about to end
 	}
 	err := tryFor(patience, denied, func() error {
 		_, err := removeTree(name, self)
 		return err
 	})
-	if err != nil && inUse(err) && filepath.Base(name) == programName {
+	if err != nil && inUse(err) && program {
 		if uerr := home(filepath.Dir(name)).putAway(name); uerr != nil {
 			return errors.Join(err, uerr)
 		}
 		return nil
 	}
 	return err
+}
+
+// isProgram reports whether a file is an agent's program, or one that was put aside for a
+// newer one while it ran.
+func isProgram(name string) bool {
+	return strings.EqualFold(name, programName) || isTransfer(name, programName)
 }
 
 // oldProgram begins the names of programs that the next boot deletes.

@@ -160,6 +160,7 @@ func startInProcess(ctx context.Context, h home, opts InProcessOptions) (*inProc
 	h.tidy()
 	p.svc = newService(h, newLease(lease), log)
 	p.svc.target, p.svc.fresh = opts.Target, fresh
+	h.reconcile(log)
 	h.prune(opts.KeepLogs, log)
 	p.svc.spawn = func(id string) (<-chan struct{}, error) { return spawnInProcess(h, id) }
 	if opts.Shim {

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 const (
@@ -152,6 +153,12 @@ func removeAsService(home, string) error { return errNotHere }
 
 // forgetService is for Windows.
 func (home) forgetService() error { return nil }
+
+// forgetServices is for Windows.
+func (home) forgetServices() error { return nil }
+
+// forgetOrphans is for Windows.
+func (home) forgetOrphans(time.Time) ([]string, error) { return nil, nil }
 
 // leaveRest is for Windows, where the program of a process that runs cannot be deleted.
 func (home) leaveRest() error { return nil }

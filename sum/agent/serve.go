@@ -106,11 +106,12 @@ func serve(ctx context.Context, h home) (gone bool, err error) {
 		return false, err
 	}
 	h.sweepPrograms()
+	swept := h.reconcile(log)
 	h.prune(boot.keepLogs(), log)
 	ready := Ready{
 		Version: fileVersion, Nonce: boot.Nonce, PID: os.Getpid(), StartTime: processStart(os.Getpid()),
 		Network: ln.Addr().Network(), Addr: ln.Addr().String(), Epoch: server.Epoch(), AgentVersion: version(),
-		Fingerprint: fingerprint,
+		Fingerprint: fingerprint, Swept: swept[:min(len(swept), maxSwept)],
 	}
 	if err := writeJSON(h.path(ReadyName), ready); err != nil {
 		ln.Close()
@@ -202,6 +203,10 @@ func (s *service) note(length time.Duration) {
 	s.mu.Lock() // not after Stop has cleared the directory
 	defer s.mu.Unlock()
 	if s.leaving {
+		return
+	}
+	if s.home.noteInForce() == length {
+		s.home.touchLease()
 		return
 	}
 	if err := s.home.noteLease(length); err != nil {

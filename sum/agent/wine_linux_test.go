@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/roundsman-go/roundsman/internal/realtest"
+	"github.com/roundsman-go/roundsman/internal/winlab"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/channel"
 	"github.com/roundsman-go/roundsman/transport"
@@ -28,14 +29,8 @@ func TestWine(t *testing.T) {
 		t.Skip("not run: -short leaves out tests with real processes")
 	}
 	w := realtest.NewWine(t)
-	build := func(out string, args ...string) {
-		cmd := exec.CommandContext(t.Context(), "go", append(append([]string{args[0]}, "-o", out), args[1:]...)...)
-		cmd.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
-		msg, err := cmd.CombinedOutput()
-		require.NoError(t, err, string(msg))
-	}
 	program := filepath.Join(w.Dir, agent.WindowsBinaryName)
-	build(program, "build", "-trimpath", "-ldflags=-s -w", "github.com/roundsman-go/roundsman/examples/agent")
+	require.NoError(t, winlab.Build(t.Context(), program, "github.com/roundsman-go/roundsman/examples/agent"))
 	component := filepath.Join(w.Dir, "cp012345.exe")
 	source := filepath.Join(w.Dir, "component.c")
 	require.NoError(t, os.WriteFile(source, []byte(componentSource), 0o600))
@@ -45,7 +40,10 @@ func TestWine(t *testing.T) {
 
 	t.Run("units", func(t *testing.T) {
 		tests := filepath.Join(w.Dir, "agent.test.exe")
-		build(tests, "test", "-c", "github.com/roundsman-go/roundsman/sum/agent")
+		build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", tests, "github.com/roundsman-go/roundsman/sum/agent")
+		build.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
+		msg, err := build.CombinedOutput()
+		require.NoError(t, err, string(msg))
 		cmd := w.Command(t.Context(), tests, "-test.v", "-test.timeout=5m", "-test.run=^TestWindows")
 		out, err := cmd.CombinedOutput()
 		if !errors.Is(err, exec.ErrWaitDelay) { // what Wine has started with it may stay

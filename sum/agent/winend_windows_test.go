@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -19,11 +21,19 @@ type deaf struct{ gate string }
 
 const deafExit = 7
 
+// waits is the file that says that a third request waits to be taken: the first is, and the
+// second waits within package svc.
+func (d deaf) waits() string { return d.gate + ".waits" }
+
 // Execute implements svc.Handler.
 func (d deaf) Execute(_ []string, requests <-chan svc.ChangeRequest, status chan<- svc.Status) (bool, uint32) {
 	status <- svc.Status{State: svc.Running, Accepts: svc.AcceptStop}
 	<-requests
-	for ; ; time.Sleep(10 * time.Millisecond) {
+	for stacks := make([]byte, 1<<20); ; time.Sleep(10 * time.Millisecond) {
+		// The handler returns when its request was taken on.
+		if bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("svc.ctlHandler")) {
+			_ = os.WriteFile(d.waits(), nil, 0o600)
+		}
 		if _, err := os.Stat(d.gate); err != nil {
 			return true, deafExit
 		}
@@ -57,7 +67,7 @@ func TestWindowsServiceProcessEnds(t *testing.T) {
 	}
 	<-over
 	<-over
-	time.Sleep(time.Second) // until the third has come as far as it comes
+	h.await("the third request", func() bool { _, err := os.Stat(deaf{gate}.waits()); return err == nil })
 	require.NoError(t, os.Remove(gate))
 	require.Equal(t, deafExit, h.exit(s))
 	h.await("the end of the process", func() bool { return !process.alive() })

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
+	"golang.org/x/sys/windows/registry"
 	"golang.org/x/sys/windows/svc"
+	"golang.org/x/sys/windows/svc/mgr"
 )
 
 // serveAsService is serve as a service of Windows, which the service control manager
@@ -238,12 +242,85 @@ func commandLine(service windows.Handle) (string, error) {
 
 // forgetService deletes the entry of the service of this directory's agent, which cannot do
 // it itself any more. One of that name that is another directory's stays.
-func (h home) forgetService() error {
+func (h home) forgetService() error { return h.forget(ServiceName(h.id())) }
+
+// forgetServices is forgetService, and does the same to the service of the command remove.
+func (h home) forgetServices() error {
+	return errors.Join(h.forgetService(), h.forget(RemoveServiceName(h.id())))
+}
+
+func (h home) forget(name string) error {
 	if !windows.GetCurrentProcessToken().IsElevated() {
 		return nil // who may not make one has none
 	}
-	dir := strings.ToLower(string(h))
-	return deleteService(ServiceName(h.id()), func(command string) bool {
-		return strings.Contains(strings.ToLower(command), dir+`\`+programName)
-	})
+	return deleteService(name, h.runs)
+}
+
+// runs reports whether a command line is that of the program in this directory.
+func (h home) runs(command string) bool {
+	return strings.Contains(strings.ToLower(command), strings.ToLower(h.path(programName)))
+}
+
+// forgetOrphans deletes the entries of services of agents whose program is gone from its
+// directory below this base directory: such as that of a removal whose manager was killed
+// before it could ask how it went. One that runs, or that was changed after before, stays.
+// It returns their names.
+func (h home) forgetOrphans(before time.Time) (names []string, err error) {
+	if !windows.GetCurrentProcessToken().IsElevated() {
+		return nil, nil
+	}
+	handle, err := windows.OpenSCManager(nil, nil, windows.SC_MANAGER_CONNECT|windows.SC_MANAGER_ENUMERATE_SERVICE)
+	if err != nil {
+		return nil, os.NewSyscallError("OpenSCManager", err)
+	}
+	defer windows.CloseServiceHandle(handle)
+	services, err := (&mgr.Mgr{Handle: handle}).ListServices()
+	if err != nil {
+		return nil, os.NewSyscallError("EnumServicesStatusEx", err)
+	}
+	var errs []error
+	for _, name := range services {
+		id := name[strings.LastIndexByte(name, '-')+1:]
+		if !isAgentID(id) || id == h.id() || name != ServiceName(id) && name != RemoveServiceName(id) {
+			continue
+		}
+		other := home(filepath.Join(h.base(), id))
+		if _, err := os.Lstat(other.path(programName)); !errors.Is(err, fs.ErrNotExist) || !serviceIdle(handle, name, before) {
+			continue
+		}
+		deleted := false
+		errs = append(errs, deleteService(name, func(command string) bool {
+			deleted = other.runs(command)
+			return deleted
+		}))
+		if errs[len(errs)-1] == nil && deleted {
+			names = append(names, name)
+		}
+	}
+	return names, errors.Join(errs...)
+}
+
+// serviceIdle reports whether a service is known to have stopped, and its entry to have
+// been made, or last changed, before a time.
+func serviceIdle(manager windows.Handle, name string, before time.Time) bool {
+	p, err := windows.UTF16PtrFromString(name)
+	if err != nil {
+		return false
+	}
+	h, err := windows.OpenService(manager, p, windows.SERVICE_QUERY_STATUS)
+	if err != nil {
+		return false
+	}
+	defer windows.CloseServiceHandle(h)
+	var st windows.SERVICE_STATUS
+	if err := windows.QueryServiceStatus(h, &st); err != nil || st.CurrentState != windows.SERVICE_STOPPED {
+		return false
+	}
+	k, err := registry.OpenKey(registry.LOCAL_MACHINE, `SYSTEM\CurrentControlSet\Services\`+name, registry.QUERY_VALUE)
+	if err != nil {
+		return false
+	}
+	defer k.Close()
+	info, err := k.Stat()
+	return err == nil && info.ModTime().Before(before)
 }

@@ -1,7 +1,10 @@
 package install_test
 
 import (
+	"context"
 	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -120,5 +123,30 @@ func TestLineCutAtByte(t *testing.T) {
 	require.NoError(t, err)
 	_, err = a.Remove(t.Context())
 	require.NoError(t, err)
+	l.requireClean()
+}
+
+// TestAgentDies: of an agent that ends after it has said that it is ready the error tells
+// what it wrote.
+func TestAgentDies(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, sshtest.Config{})
+	opts := l.opts()
+	opts.Opened = func(_ context.Context, p agent.Place) error {
+		if p.Addr == "" {
+			return nil // it has not begun
+		}
+		for _, pid := range l.processes() {
+			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		}
+		log, err := os.OpenFile(filepath.Join(l.dir(), agent.LogName), os.O_WRONLY|os.O_APPEND, 0)
+		require.NoError(t, err)
+		defer log.Close()
+		_, err = log.WriteString("panic: out of paper\n")
+		return err
+	}
+	_, err := installer().Start(t.Context(), l.dial(), opts)
+	require.ErrorContains(t, err, "the agent had begun, and wrote: panic: out of paper")
+	require.NotContains(t, err.Error(), "agent serves", "that is no news")
 	l.requireClean()
 }

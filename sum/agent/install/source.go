@@ -26,6 +26,13 @@ type Source interface {
 // the binary.
 func First(sources ...Source) Source { return first(sources) }
 
+// HasAgent returns nil where the Source has the binary for a system, named as Go names it;
+// else its error. See sum.AgentBringer.
+func (in *Installer) HasAgent(ctx context.Context, goos, goarch string) error {
+	_, err := in.source().Open(ctx, goos, goarch)
+	return err
+}
+
 // DefaultSource returns what an Installer uses if it is given no Source: the go
 // command, for AgentPackage as the module in the current directory has it. That
 // trusts the go command, the module proxy and checksum database it uses, and, if

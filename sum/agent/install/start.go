@@ -75,7 +75,13 @@ func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, th
 	if err != nil {
 		return nil, err
 	}
-	return r.connect(ctx, manager, ready)
+	a, err := r.connect(ctx, manager, ready)
+	if err != nil && ctx.Err() == nil {
+		if said := r.served(ctx); said != "" {
+			err = r.withLastWords(ctx, err, "the agent had begun, and wrote", said)
+		}
+	}
+	return a, err
 }
 
 // receive gets the manager ready for what the agent tells it of itself.
@@ -88,6 +94,9 @@ func (r *way) receive(ctx context.Context, manager *channel.ManagerCredentials) 
 
 // connect connects to the agent, which has said that it is ready.
 func (r *way) connect(ctx context.Context, manager *channel.ManagerCredentials, ready agent.Ready) (*installed, error) {
+	if len(ready.Swept) > 0 {
+		r.in.log().InfoContext(ctx, "removed what dead agents of other managers had left", "target", r.opts.Target, "removed", ready.Swept)
+	}
 	place := r.place()
 	place.Addr = ready.Addr
 	if err := r.opened(ctx, place); err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 	"time"
 
@@ -53,9 +52,6 @@ func (w windows) look(ctx context.Context) (system, error) {
 	if _, err = transport.QueryService(ctx, w.conn, agent.ServiceName(w.opts.ID)); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	if err == nil {
-		err = sweepCheck(ctx, w.conn)
-	}
 	return s, err
 }
 
@@ -75,10 +71,13 @@ func (w windows) mine(ctx context.Context, made bool) error {
 	return nil
 }
 
-// fill stops an earlier agent with this ID, whose program could not be replaced while it
-// runs, and puts the program there. Jobs of that one go on; their shims may run its
-// program, so that this one stays, and is the agent once more.
+// fill stops an earlier agent with this ID and puts the program there. Jobs of that one go
+// on, and their shims run its program, which the driver puts aside for ours. Where that
+// cannot be, as a virus scanner has it open, it stays and is the agent once more.
 func (w windows) fill(ctx context.Context) error {
+	if err := sweepCheck(ctx, w.conn); err != nil {
+		return err
+	}
 	if err := removeService(ctx, w.conn, agent.ServiceName(w.opts.ID)); err != nil {
 		return err
 	}
@@ -238,7 +237,23 @@ func (w windows) start(ctx context.Context, way *way) (*installed, error) {
 	if err != nil {
 		return nil, w.fail(agent.ErrStart, fmt.Errorf("%s: the agent's key: %w", agent.ReadyName, err), "")
 	}
-	return way.connect(ctx, manager, ready)
+	a, err := way.connect(ctx, manager, ready)
+	if err != nil {
+		return nil, w.died(ctx, err, service)
+	}
+	return a, nil
+}
+
+// died adds to the error of a connection to an agent that it had begun and has ended.
+func (w windows) died(ctx context.Context, err error, service string) error {
+	st, serr := transport.QueryService(ctx, w.conn, service)
+	switch {
+	case errors.Is(serr, fs.ErrNotExist):
+		return w.withLastWords(ctx, err, "the agent had begun, and its service is gone", w.served(ctx))
+	case serr == nil && st.State == transport.ServiceStopped:
+		return w.withLastWords(ctx, err, fmt.Sprintf("the agent had begun, and its service has ended (%v)", st.Exit), w.served(ctx))
+	}
+	return err
 }
 
 // codePolicy are the codes with which Windows refuses to execute what nobody has allowed
@@ -358,18 +373,6 @@ func (w windows) readReady(ctx context.Context, nonce string) (agent.Ready, erro
 	return ready, err
 }
 
-// maxTail is how much of the agent's log an error has, in bytes.
-const maxTail = 2000
-
-// logSize is the size of the agent's log.
-func (w windows) logSize(ctx context.Context) (int64, error) {
-	fi, err := transport.Stat(ctx, w.conn, w.name(agent.LogName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	return fi.Size, err
-}
-
 // ended explains the end of a service that was to be the agent, from what it wrote after
 // the first log bytes of its log.
 func (w windows) ended(ctx context.Context, exit transport.Code, what, program string, log int64) error {
@@ -393,22 +396,4 @@ func (w windows) ended(ctx context.Context, exit transport.Code, what, program s
 // serviceCode is a service's own exit code.
 func serviceCode(code int) transport.Code {
 	return transport.Code{Space: "service", Value: fmt.Sprint(code)}
-}
-
-// since returns the last of what was written to the log after an offset.
-func (w windows) since(ctx context.Context, offset int64) string {
-	size, err := w.logSize(ctx)
-	if err != nil || size == 0 {
-		return ""
-	}
-	if size < offset {
-		offset = 0 // it was shortened
-	}
-	offset = max(offset, size-maxTail)
-	var tail bytes.Buffer
-	_, err = transport.Get(ctx, w.conn, path.Join(w.dir, agent.LogName), &tail, transport.GetOptions{Offset: offset, Limit: maxTail})
-	if err != nil {
-		return err.Error()
-	}
-	return string(bytes.TrimSpace(tail.Bytes()))
 }

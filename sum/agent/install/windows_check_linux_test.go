@@ -1,6 +1,7 @@
 package install_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -89,7 +90,8 @@ func TestWindowsInspect(t *testing.T) {
 }
 
 // TestWindowsCheckKilled: the service by which rights are looked at is deleted by the next
-// who comes, whatever that one wants, if its manager was killed before.
+// who comes, whatever that one wants, if its manager was killed before; but not before a
+// Start has told the journal where it is about to change something.
 func TestWindowsCheckKilled(t *testing.T) {
 	t.Parallel()
 	const left = agent.ServicePrefix + "check"
@@ -105,7 +107,15 @@ func TestWindowsCheckKilled(t *testing.T) {
 	for name, next := range map[string]func(conn winTap) error{
 		"inspect": func(conn winTap) error { _, err := inspect(conn); return err },
 		"start": func(conn winTap) error {
-			a, err := winInstaller().Start(t.Context(), conn, l.opts())
+			o, told := l.opts(), false
+			o.Opened = func(context.Context, agent.Place) error {
+				if !told {
+					require.True(t, exists(), "to look changes nothing")
+				}
+				told = true
+				return nil
+			}
+			a, err := winInstaller().Start(t.Context(), conn, o)
 			if err == nil {
 				_, err = a.Remove(t.Context())
 			}

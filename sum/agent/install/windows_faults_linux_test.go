@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -199,22 +200,26 @@ func (newerSource) Open(context.Context, string, string) (transport.File, error)
 }
 
 // TestWindowsProgramOfARunningJob: the shim of a job runs the program that is there, which
-// nobody can replace then. A newer manager goes on with it, and brings its own when the
-// job is over.
+// a newer manager puts aside for its own. Where somebody has it open, so that it cannot, it
+// goes on with that one, and brings its own when the job is over.
 func TestWindowsProgramOfARunningJob(t *testing.T) {
 	t.Parallel()
 	const program = `roundsman/m1-win1/` + agent.WindowsBinaryName
-	for name, hold := range map[string]func(l *winLab) (release func()){
-		"cannot be deleted": func(l *winLab) func() {
-			release, err := l.srv.Pin("ADMIN$", program)
+	ours := append(portable(0x8664), "newer"...)
+	for name, tt := range map[string]struct {
+		hold func(l *winLab) (release func())
+		want []byte // the program of the agent meanwhile
+	}{
+		"it runs": {func(l *winLab) func() {
+			release, err := l.srv.Execute("ADMIN$", program)
 			require.NoError(t, err)
 			return func() { require.NoError(t, release()) }
-		},
-		"sharing violation": func(l *winLab) func() {
+		}, ours},
+		"sharing violation": {func(l *winLab) func() {
 			release, err := l.srv.Hold("ADMIN$", strings.ReplaceAll(program, "/", `\`))
 			require.NoError(t, err)
 			return release
-		},
+		}, portable(0x8664)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -229,14 +234,14 @@ func TestWindowsProgramOfARunningJob(t *testing.T) {
 				return err == nil && s.State == agent.Running
 			}, 20*time.Second, 20*time.Millisecond)
 			require.NoError(t, a.Close(t.Context()))
-			release := hold(l)
+			release := tt.hold(l)
 
 			newer := &install.Installer{Source: newerSource{}}
 			a, err = newer.Start(t.Context(), l.dial(), l.opts())
 			require.NoError(t, err)
 			data, err := os.ReadFile(l.dir(agent.WindowsBinaryName))
 			require.NoError(t, err)
-			require.Equal(t, portable(0x8664), data)
+			require.Equal(t, tt.want, data)
 			require.NoError(t, os.WriteFile(gate, nil, 0o600))
 			st, said := finish(t, a, job.ID)
 			require.Equal(t, transport.VerdictApplied, st.Result.Verdict)
@@ -248,7 +253,7 @@ func TestWindowsProgramOfARunningJob(t *testing.T) {
 			require.NoError(t, err)
 			data, err = os.ReadFile(l.dir(agent.WindowsBinaryName))
 			require.NoError(t, err)
-			require.Equal(t, append(portable(0x8664), "newer"...), data)
+			require.Equal(t, ours, data)
 			_, err = a.Remove(t.Context())
 			require.NoError(t, err)
 			l.requireClean()
@@ -261,13 +266,13 @@ func TestWindowsProgramInUseWithoutAJob(t *testing.T) {
 	t.Parallel()
 	l := newWinLab(t, true)
 	l.write(agent.WindowsBinaryName, "blobs/x")
-	release, err := l.srv.Pin("ADMIN$", `roundsman/m1-win1/`+agent.WindowsBinaryName)
+	release, err := l.srv.Hold("ADMIN$", `roundsman\m1-win1\`+agent.WindowsBinaryName)
 	require.NoError(t, err)
 	conn := l.dial()
 	_, err = winInstaller().Start(t.Context(), conn, l.opts())
 	require.ErrorContains(t, err, "somebody has the file open, or it runs")
 	require.Zero(t, conn.count("create "+agent.ServiceName(l.id)))
-	require.NoError(t, release())
+	release()
 	_, err = winInstaller().Sweep(t.Context(), l.dial(), l.place())
 	require.NoError(t, err)
 	l.requireNothing()
@@ -426,10 +431,13 @@ func TestWindowsClassic(t *testing.T) {
 	job := script(t, a, "echo done")
 	_, err = a.Install(t.Context(), job)
 	require.NoError(t, err)
-	for q := range told.reports {
-		require.Equal(t, job.ID, q.JobID)
-		if q.State == channel.StateDone {
-			break
+	for done, late := false, time.After(time.Minute); !done; {
+		select {
+		case q := <-told.reports:
+			require.Equal(t, job.ID, q.JobID)
+			done = q.State == channel.StateDone
+		case <-late:
+			require.Fail(t, "the manager was not told of the end of the job")
 		}
 	}
 	require.EqualValues(t, 1, told.contacts.Load())
@@ -466,4 +474,32 @@ func (m *told) Contact(context.Context, *channel.ContactRequest) (*channel.Conta
 func (m *told) Report(_ context.Context, q *channel.ReportRequest) (*channel.ReportResponse, error) {
 	m.reports <- q
 	return &channel.ReportResponse{}, nil
+}
+
+// TestWindowsAgentDies: of an agent that ends after it has said that it is ready the error
+// says how, and what it wrote.
+func TestWindowsAgentDies(t *testing.T) {
+	t.Parallel()
+	l := newWinLab(t, true)
+	conn := l.dial()
+	conn.hook = func(op string) error {
+		if !strings.HasPrefix(op, "dial ") {
+			return nil
+		}
+		for _, pid := range l.processes() {
+			l.say("panic: out of paper")
+			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		}
+		require.Eventually(t, func() bool {
+			svc, ok := l.scm.Lookup(agent.ServiceName(l.id))
+			return ok && svc.State == smbtest.Stopped
+		}, 20*time.Second, 10*time.Millisecond)
+		return nil
+	}
+	_, err := winInstaller().Start(t.Context(), conn, l.opts())
+	require.ErrorContains(t, err, "the agent had begun, and its service has ended")
+	require.ErrorContains(t, err, "panic: out of paper")
+	require.ErrorContains(t, err, `see C:\Windows\roundsman\m1-win1\agent.log`)
+	require.NotContains(t, err.Error(), "agent serves", "that is no news")
+	l.requireClean()
 }

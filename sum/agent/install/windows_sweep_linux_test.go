@@ -196,7 +196,7 @@ func TestWindowsProgramInUse(t *testing.T) {
 		l := newWinLab(t, false)
 		l.write(agent.WindowsBinaryName, "blobs/x", "lock")
 		l.act = func(name string) error { l.scm.Exit(name, 0, 0); return os.Remove(l.dir("lock")) }
-		release, err := l.srv.Pin("ADMIN$", `roundsman/m1-win1/`+agent.WindowsBinaryName)
+		release, err := l.srv.Execute("ADMIN$", `roundsman/m1-win1/`+agent.WindowsBinaryName)
 		require.NoError(t, err)
 		_, err = winInstaller().Sweep(t.Context(), l.dial(), l.place())
 		require.Error(t, err)
