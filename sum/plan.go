@@ -64,6 +64,13 @@ type PlanItem struct {
 	// Unknown says that what is installed could not be read, and Reason why. Such an
 	// item that is left alone has the outcome Failed: it could not be attempted.
 	Unknown bool `json:"unknown,omitempty"`
+	// Refused says that the component fits and cannot be installed as things are, and
+	// Reason what is to be done first, such as the version that must be there already.
+	// The outcome of such an item is Failed.
+	Refused bool `json:"refused,omitempty"`
+	// After is an earlier item, which brings the version that this one needs. Unless that
+	// is there, this one is not begun.
+	After *Step `json:"after,omitempty"`
 }
 
 // Installs returns the number of items that change something.
@@ -86,16 +93,28 @@ type PlanOptions struct {
 // MakePlan compares what is on a target with the components and says what a
 // deployment would do. It does nothing itself and asks nobody. A version that
 // cannot be compared is left alone unless opts.Rewrite is set; so is what could not be
-// read, which the plan says in PlanItem.Unknown.
+// read, which the plan says in PlanItem.Unknown. A component that needs a newer version
+// than is there comes after one of the others that brings it, wherever they stand in
+// comps, or is refused, which the plan says in PlanItem.After and PlanItem.Refused.
 func MakePlan(t Target, inv *transport.Inventory, comps []*component.Component, opts PlanOptions) TargetPlan {
-	plan := TargetPlan{Target: t, Identity: inv.Identity, Items: make([]PlanItem, 0, len(comps))}
+	items := make([]PlanItem, 0, len(comps))
 	for _, c := range comps {
-		plan.Items = append(plan.Items, planItem(t, inv, c, opts))
+		items = append(items, compared(t, inv, c, opts))
 	}
-	return plan
+	return TargetPlan{Target: t, Identity: inv.Identity, Items: withSteps(comps, items)}
 }
 
+// planItem is what becomes of a component that is alone in its plan.
 func planItem(t Target, inv *transport.Inventory, c *component.Component, opts PlanOptions) PlanItem {
+	it := compared(t, inv, c, opts)
+	if why := hindrance(c, it); why != "" {
+		it.refuse(why)
+	}
+	return it
+}
+
+// compared compares a component with what is there, whatever it needs to be there.
+func compared(t Target, inv *transport.Inventory, c *component.Component, opts PlanOptions) PlanItem {
 	it := PlanItem{Component: c.Name, Version: c.Version, Digest: c.Digest(), Source: c.Source, Action: Skip,
 		Activation: c.Activation, MustChange: c.Match.Package == nil}
 	if len(c.Kinds) > 0 && !slices.Contains(c.Kinds, string(t.Kind)) {
@@ -121,10 +140,16 @@ func planItem(t Target, inv *transport.Inventory, c *component.Component, opts P
 		it.Reason = "nothing on the target that it fits"
 		return it
 	}
+	fixed := ""
 	for _, f := range found {
 		s := Subject{Name: f.Subject, From: f.Version}
 		var why string
-		s.Fits, why = decide(c, f, opts, &it)
+		before := it
+		if s.Fits, why = decide(c, f, opts, &it); s.Fits && isFixed(inv, c, f) {
+			it, s.Fits = before, false
+			why = fmt.Sprintf("the target says that %s cannot be updated", f.Subject)
+			fixed = why
+		}
 		if s.Fits {
 			s.To = c.Version
 			it.Action = Install
@@ -138,7 +163,35 @@ func planItem(t Target, inv *transport.Inventory, c *component.Component, opts P
 		}
 		it.Subjects = append(it.Subjects, s)
 	}
+	if fixed != "" && it.Action != Install {
+		it.refuse(fixed)
+	}
+	if it.Activation == transport.ActivationReboot && ofProcessor(inv, it) {
+		it.Activation = transport.ActivationNone
+	}
 	return it
+}
+
+// isFixed reports whether the target says that the firmware of a device cannot be updated.
+func isFixed(inv *transport.Inventory, c *component.Component, f component.Found) bool {
+	if c.Match.Device == nil || c.Match.Device.Part != component.Firmware {
+		return false
+	}
+	return slices.ContainsFunc(inv.Devices, func(d transport.Device) bool {
+		return d.ID == f.Subject && d.Updateable != nil && !*d.Updateable
+	})
+}
+
+// ofProcessor reports whether all that an item changes are management processors, which
+// start anew by themselves: a reboot of the host does nothing for them.
+func ofProcessor(inv *transport.Inventory, it PlanItem) bool {
+	for _, d := range inv.Devices {
+		is := func(s Subject) bool { return s.Fits && s.Name == d.ID }
+		if d.Class != transport.ClassBMC && slices.ContainsFunc(it.Subjects, is) {
+			return false
+		}
+	}
+	return hasFit(it.Subjects)
 }
 
 // probeFailed says why the probe of that name gave no answer, or "" if it did: a
@@ -205,9 +258,13 @@ func (it PlanItem) stale(now PlanItem) string {
 		return fmt.Sprintf("it says %s, and now it would be %s: %s", it.Action, now.Action, now.Reason)
 	}
 	if !slices.EqualFunc(it.Subjects, now.Subjects, func(a, b Subject) bool { return a == b }) {
-		return fmt.Sprintf("the target has other versions now: %s, planned for %s", describe(now.Subjects), describe(it.Subjects))
+		return otherVersions(it, now)
 	}
 	return ""
+}
+
+func otherVersions(it, now PlanItem) string {
+	return fmt.Sprintf("the target has other versions now: %s, planned for %s", describe(now.Subjects), describe(it.Subjects))
 }
 
 func describe(subjects []Subject) string {

@@ -50,6 +50,9 @@ func (c *Component) check() error {
 	if !printable(c.Version, version.MaxLen) || c.Scheme != version.HPE && !version.Valid(c.Scheme, c.Version) {
 		return bad("version", fmt.Errorf("%.200q is no version of scheme %q", c.Version, c.Scheme), "correct it, or name the scheme that it follows")
 	}
+	if c.Minimum != "" && (!printable(c.Minimum, version.MaxLen) || c.Scheme != version.HPE && !version.Valid(c.Scheme, c.Minimum)) {
+		return bad("minimum_version", fmt.Errorf("%.200q is no version of scheme %q", c.Minimum, c.Scheme), "leave it out where any version will do")
+	}
 	if len(c.Description) > maxDescription || !utf8.ValidString(c.Description) {
 		return bad("description", fmt.Errorf("longer than %d bytes, or no text", maxDescription), "")
 	}
@@ -120,6 +123,9 @@ func (c *Component) checkMatch() error {
 		}
 		if len(d.HardwareIDs) > maxList {
 			return bad("device.hardware_ids", fmt.Errorf("more than %d", maxList), "")
+		}
+		if d.DeviceClass != "" && !printable(d.DeviceClass, maxName) {
+			return bad("device.device_class", fmt.Errorf("%.200q", d.DeviceClass), "want a GUID, as the inventory shows it behind hpe-class")
 		}
 		for i, id := range d.HardwareIDs {
 			if !printable(id, maxName) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/roundsman-go/roundsman/internal/fwpkg"
 	"github.com/roundsman-go/roundsman/sum/agent"
 	"github.com/roundsman-go/roundsman/sum/version"
 	"github.com/roundsman-go/roundsman/transport"
@@ -47,6 +48,12 @@ type Component struct {
 	// Activation is what makes the component take effect where the installer's
 	// exit status cannot tell.
 	Activation transport.Activation
+	// Minimum is the version that must be there already; "" is any. An older one takes
+	// another component in between.
+	Minimum string
+	// UpdatableBy names those who can apply a firmware package: "Bmc", "Uefi",
+	// "RuntimeAgent" (an agent in the operating system). Empty: it does not say.
+	UpdatableBy []string
 }
 
 // JobOptions say what an installer may overwrite.
@@ -68,6 +75,24 @@ func (c *Component) Current(inv *transport.Inventory) []Found { return c.Match.F
 // [version.Compare].
 func (c *Component) Compare(installed string) (int, error) {
 	return version.Compare(c.Scheme, c.Version, installed)
+}
+
+// Lacks reports whether what is installed is too old for the component: older than
+// Minimum. What cannot be compared is not known to be.
+func (c *Component) Lacks(installed string) bool {
+	if c.Minimum == "" {
+		return false
+	}
+	order, err := version.Compare(c.Scheme, installed, c.Minimum)
+	return err == nil && order < 0
+}
+
+// HostOnly reports whether only an agent in the operating system can apply a firmware
+// package, and no management processor.
+func (c *Component) HostOnly() bool {
+	return len(c.UpdatableBy) > 0 && !slices.ContainsFunc(c.UpdatableBy, func(s string) bool {
+		return strings.EqualFold(s, fwpkg.BMC) || strings.EqualFold(s, fwpkg.UEFI)
+	})
 }
 
 // Probe returns the probe that reads the installed version, if there is one. It
@@ -133,7 +158,9 @@ type canonical struct {
 	NoKill        bool
 	Activation    transport.Activation
 
-	SuspendBitLocker bool `json:",omitempty"` // so that older digests hold
+	SuspendBitLocker bool     `json:",omitempty"` // so that older digests hold
+	Minimum          string   `json:",omitempty"`
+	UpdatableBy      []string `json:",omitempty"`
 }
 
 type canonicalFile struct {
@@ -152,7 +179,7 @@ func (c *Component) Digest() string {
 		ProbeArgv: none(c.ProbeArgv), ProbeTimeout: c.ProbeTimeout,
 		Install: none(c.Install), RewriteArgs: none(c.RewriteArgs), DowngradeArgs: none(c.DowngradeArgs),
 		Profile: c.Profile, Env: none(c.Env), Timeout: c.Timeout, NoKill: c.NoKill, Activation: c.Activation,
-		SuspendBitLocker: c.SuspendBitLocker,
+		SuspendBitLocker: c.SuspendBitLocker, Minimum: c.Minimum, UpdatableBy: sorted(c.UpdatableBy),
 	}
 	for _, f := range c.Payload.Files {
 		k.Files = append(k.Files, canonicalFile{f.Name, f.Size, f.Digest(), c.executable(f.Name)})

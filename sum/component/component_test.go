@@ -58,6 +58,7 @@ func TestDigest(t *testing.T) {
 		"Env": func(c *Component) { c.Env = nil }, "Timeout": func(c *Component) { c.Timeout = 0 },
 		"NoKill": func(c *Component) { c.NoKill = false }, "Activation": func(c *Component) { c.Activation = "" },
 		"SuspendBitLocker": func(c *Component) { c.SuspendBitLocker = true },
+		"Minimum":          func(c *Component) { c.Minimum = "1" }, "UpdatableBy": func(c *Component) { c.UpdatableBy = []string{"Bmc"} },
 	}
 	seen := map[string]string{want: "unchanged"}
 	for name, change := range other {

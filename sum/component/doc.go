@@ -8,9 +8,22 @@
 //	}
 //	job := c.Job(channel.NewJobID(), component.JobOptions{})
 //
-// [Load] takes a .deb or .rpm as it is, told by its content and not its name, a
-// component.json, or a directory with one. A [Component] may also be written in
+// [Load] takes a .deb, an .rpm or a .fwpkg as it is, told by its content and not its
+// name, a component.json, or a directory with one. A [Component] may also be written in
 // Go. Payload files stay on disk; loading reads them once for their digests.
+//
+// # Firmware packages
+//
+// A .fwpkg is for targets that Redfish is spoken with. It says itself which devices it is
+// for, by HPE's class and targets, what it brings them to, which version must be there
+// already, who can apply it and what makes it take effect. Devices are found by "hpe-target:"
+// and "hpe-class:" among the hardware IDs of the inventory, or by "software-id:" where a
+// service tells a target so. One that has several versions in it, or none, takes a
+// component.json.
+//
+// A signature (.compsig) belongs to the file of the same name beside it, and
+// NAME_part1.compsig to its first section: they are loaded with that file, where the
+// component is for devices, and are no components themselves.
 //
 // # component.json
 //
@@ -28,7 +41,10 @@
 //	                 else, such as nul or con.exe, are refused.
 //	package          {"source": "dpkg"|"rpm"|"msi"|"uninstall"|"program"|"inf",
 //	                 "name": ..., "arch": ...}; see below
-//	device           {"class": ..., "hardware_ids": [...], "part": "firmware"|"driver"}
+//	device           {"class": ..., "hardware_ids": [...], "part": "firmware"|"driver",
+//	                 "device_class": ...}
+//	minimum_version  string: what must be there already. An older version takes another
+//	                 component in between, which a plan puts before if it is given.
 //	probe            {"argv": [...], "timeout_seconds": n}; see below
 //	files            list of {"name", "sha256", "size", "executable"}. Names are
 //	                 clean slash-separated paths below the directory of
@@ -91,7 +107,8 @@
 //
 // A device matches when its class is the given one and it has one of the
 // hardware IDs, whatever their case: "pci:8086:1572:103c:22fd", "pci:8086:1572",
-// "model:MO000400JWDKU" for disks, "product:ProLiant DL380 Gen10" for a BIOS.
+// "model:MO000400JWDKU" for disks, "product:ProLiant DL380 Gen10" for a BIOS. One that the
+// inventory has a class of HPE's for must be of device_class, if that is given.
 //
 // # Arguments
 //

@@ -22,9 +22,10 @@ const ManifestName = "component.json"
 // maxManifest bounds component.json, in bytes.
 const maxManifest = 1 << 20
 
-// Load reads a component: a .deb, an .rpm, a component.json, or a directory with
-// one. It reads every file of the payload once for its digest and holds none in
-// memory. Errors are [*Error]s, except for that of a context that ended.
+// Load reads a component: a .deb, an .rpm, a .fwpkg, a component.json, or a directory
+// with one. The signatures (.compsig) that stand beside the files of one for devices are
+// loaded with it. It reads every file of the payload once for its digest and holds none
+// in memory. Errors are [*Error]s, except for that of a context that ended.
 func Load(ctx context.Context, path string) (*Component, error) {
 	c, err := load(ctx, path)
 	if err == nil {
@@ -41,7 +42,7 @@ func Load(ctx context.Context, path string) (*Component, error) {
 	if !errors.As(err, &e) {
 		e = &Error{Err: err}
 		if errors.Is(err, fs.ErrNotExist) {
-			e.Hint = "give a .deb, an .rpm, a " + ManifestName + " or a directory with one"
+			e.Hint = "give a .deb, an .rpm, a .fwpkg, a " + ManifestName + " or a directory with one"
 		}
 	}
 	if e.File == "" {
@@ -67,6 +68,9 @@ func load(ctx context.Context, path string) (*Component, error) {
 	}
 	if !fi.Mode().IsRegular() {
 		return nil, &Error{File: path, Kind: ErrInvalid, Err: errors.New("not a regular file")}
+	}
+	if isSignature(path) {
+		return nil, alone(path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -127,11 +131,16 @@ func readPackage(f *os.File) (*Component, error) {
 // loadOther loads what is no package.
 func loadOther(ctx context.Context, f *os.File, path string) (*Component, error) {
 	r := bufio.NewReader(f)
-	if head, _ := r.Peek(512); strings.EqualFold(filepath.Ext(path), ".json") || bytes.HasPrefix(bytes.TrimSpace(head), []byte("{")) {
+	head, _ := r.Peek(512)
+	// The other begins an archive without a file.
+	if bytes.HasPrefix(head, []byte("PK\x03\x04")) || bytes.HasPrefix(head, []byte("PK\x05\x06")) {
+		return loadFwpkg(ctx, f, path)
+	}
+	if strings.EqualFold(filepath.Ext(path), ".json") || bytes.HasPrefix(bytes.TrimSpace(head), []byte("{")) {
 		c, err := loadManifest(ctx, r, filepath.Dir(path))
 		return c, at(path, err)
 	}
-	return nil, &Error{File: path, Kind: ErrInvalid, Err: errors.New("neither a .deb nor an .rpm nor JSON"),
+	return nil, &Error{File: path, Kind: ErrInvalid, Err: errors.New("neither a .deb nor an .rpm, a .fwpkg nor JSON"),
 		Hint: "describe it in a " + ManifestName + " beside it"}
 }
 
@@ -210,7 +219,7 @@ func loadManifest(ctx context.Context, r io.Reader, dir string) (*Component, err
 		}
 		c.Payload.Files = append(c.Payload.Files, file)
 	}
-	return c, nil
+	return c, c.addSignatures(ctx, root)
 }
 
 // digest reads r to its end and sets the SHA-256 of file.

@@ -40,7 +40,8 @@ type manifest struct {
 
 	Activation transport.Activation `json:"activation"`
 
-	SuspendBitLocker bool `json:"suspend_bitlocker"`
+	SuspendBitLocker bool   `json:"suspend_bitlocker"`
+	MinimumVersion   string `json:"minimum_version"`
 }
 
 type manifestProbe struct {
@@ -164,7 +165,7 @@ func (m *manifest) component() (*Component, error) {
 		Payload: transport.Payload{Name: m.Name, Version: m.Version},
 		Install: m.Install, RewriteArgs: m.RewriteArgs, DowngradeArgs: m.DowngradeArgs,
 		Profile: m.Profile, Env: m.Env, NoKill: m.NoKill, Activation: m.Activation,
-		SuspendBitLocker: m.SuspendBitLocker,
+		SuspendBitLocker: m.SuspendBitLocker, Minimum: m.MinimumVersion,
 	}
 	var err error
 	if c.Timeout, err = seconds("timeout_seconds", m.TimeoutSeconds, maxTimeout); err != nil {

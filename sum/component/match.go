@@ -65,6 +65,9 @@ type DeviceMatch struct {
 	Class       string   `json:"class,omitempty"`        // "" matches any
 	HardwareIDs []string `json:"hardware_ids,omitempty"` // any of them; none matches every device of the class
 	Part        Part     `json:"part"`
+	// DeviceClass is HPE's identifier of a kind of device, a GUID in lower case. A device
+	// of which the inventory tells one ("hpe-class:...") must have this one.
+	DeviceClass string `json:"device_class,omitempty"`
 }
 
 // Found is one thing on a target that a component would change.
@@ -186,6 +189,9 @@ func (d DeviceMatch) find(inv *transport.Inventory) []Found {
 		}) {
 			continue
 		}
+		if !d.isOf(dev) {
+			continue
+		}
 		f := Found{Subject: dev.ID, Version: dev.Firmware, Installed: true}
 		if d.Part == Driver {
 			// A driver without a version is the kernel's own. One that is installed
@@ -195,4 +201,15 @@ func (d DeviceMatch) find(inv *transport.Inventory) []Found {
 		out = append(out, f)
 	}
 	return out
+}
+
+// isOf reports whether a device is of the class of HPE's that d names, or of none.
+func (d DeviceMatch) isOf(dev transport.Device) bool {
+	told := ""
+	for _, id := range dev.HardwareIDs {
+		if class, ok := strings.CutPrefix(strings.ToLower(id), "hpe-class:"); ok {
+			told = class
+		}
+	}
+	return told == "" || d.DeviceClass == "" || strings.EqualFold(told, d.DeviceClass)
 }
