@@ -84,6 +84,9 @@ func (n *Node) deploy(ctx context.Context, plan TargetPlan, comps []*component.C
 		case ctx.Err() != nil:
 			o = n.outcome(it, Cancelled)
 			o.Text = "stopped before it began"
+		case it.unready(planned[it.Digest], inv, outcomes) != "":
+			o = n.outcome(it, Cancelled)
+			o.Text = it.unready(planned[it.Digest], inv, outcomes)
 		default:
 			var err error
 			if o, err = n.apply(ctx, it, planned[it.Digest], opts); err != nil {
@@ -156,7 +159,7 @@ func (n *Node) settled(it PlanItem, recovered []Outcome) (Outcome, bool) {
 	}
 	if it.Action == Skip {
 		o := n.outcome(it, NotNeeded)
-		if it.Unknown { // whether it is needed, nobody knows
+		if it.Unknown || it.Refused { // whether it is needed nobody knows, or it is
 			o.Kind = Failed
 		}
 		o.Text = it.Reason
@@ -177,7 +180,8 @@ func (n *Node) matches(plan TargetPlan, inv *transport.Inventory, planned map[st
 			continue
 		}
 		now := planItem(n.t, inv, planned[it.Digest], PlanOptions{Rewrite: it.Rewrite, Downgrade: it.Downgrade})
-		if why := it.stale(now); why != "" {
+		done := slices.ContainsFunc(recovered, func(o Outcome) bool { return it.After != nil && o.Digest == it.After.Digest && o.Kind.OK() })
+		if why := it.staleStep(now, done); why != "" {
 			return &Error{Target: n.t.key(), Step: "deploy", Component: it.Component, Err: fmt.Errorf("%w: %s", ErrPlanStale, why)}
 		}
 	}

@@ -44,6 +44,8 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
 	defer stop()
+	var posts inboxes
+	defer posts.release()
 	err := n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
 		path := conn.Path()
 		uo := transport.UpdateOptions{
@@ -78,6 +80,9 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 					}
 				})
 				return pub, nil
+			},
+			Receive: func(ctx context.Context, r transport.ReceiveRequest) (transport.Receiving, error) {
+				return posts.receive(ctx, n.s.publish, n.t, path, r)
 			},
 			Progress: func(p transport.Progress) {
 				tell(p.Phase, func(e *Event) { e.Done, e.Total, e.Text = p.Done, p.Total, p.Text })

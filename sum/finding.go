@@ -25,14 +25,18 @@ const (
 	FindIdentity    FindingCode = "wrong-identity"   // another than is known of it
 	FindUnknown     FindingCode = "unknown-identity" // nothing is known to compare it with
 	FindLogin       FindingCode = "wrong-credentials"
-	FindNoPassword  FindingCode = "no-password"  // nobody has given the password that is needed
-	FindRights      FindingCode = "no-elevation" // the login is good, and does not get the rights (sudo)
-	FindFailed      FindingCode = "failed"       // what was tried failed in another way
-	FindUntried     FindingCode = "untried"      // nobody could try
-	FindUnsupported FindingCode = "unsupported"  // there is no driver for the kind
-	FindTaken       FindingCode = "port-taken"   // another program has a port
-	FindFirewall    FindingCode = "firewall"     // a host's firewall is in the way, or cannot be opened
-	FindDenied      FindingCode = "denied"       // the manager's own system does not let it have a port
+	FindNoPassword  FindingCode = "no-password"     // nobody has given the password that is needed
+	FindRights      FindingCode = "no-elevation"    // the login is good, and does not get the rights (sudo)
+	FindInvalid     FindingCode = "invalid"         // how the target is given, or what it is to be reached with, makes no sense
+	FindTimeout     FindingCode = "timeout"         // it answers, and does not come to an end of the login
+	FindUnreachable FindingCode = "unreachable"     // for a reason that is not known
+	FindConnLost    FindingCode = "connection-lost" // in the midst of the login
+	FindFailed      FindingCode = "failed"          // what was tried failed in another way
+	FindUntried     FindingCode = "untried"         // nobody could try
+	FindUnsupported FindingCode = "unsupported"     // there is no driver for the kind
+	FindTaken       FindingCode = "port-taken"      // another program has a port
+	FindFirewall    FindingCode = "firewall"        // a host's firewall is in the way, or cannot be opened
+	FindDenied      FindingCode = "denied"          // the manager's own system does not let it have a port
 
 	FindNotRoot   FindingCode = "not-root"
 	FindSpace     FindingCode = "no-space"

@@ -21,8 +21,10 @@ type PortOption string
 const (
 	// UseNetBIOS: Windows by NetBIOS names and session service.
 	UseNetBIOS PortOption = "netbios"
-	// UseWMI: Windows by WMI, beside the connection over SMB: what an agent does takes
-	// none. The Windows firewall has the rules DCOM-In, WMI-In and Async-In for it.
+	// UseWMI: inventories of Windows by WMI (smb.Options.WMI), beside the connection over
+	// SMB: port 135, and one of those that it names. What an agent does takes none, and so
+	// no deployment does. The Windows firewall has the rules DCOM-In, WMI-In and Async-In
+	// for it.
 	UseWMI PortOption = "wmi"
 	// UseOAFetch: an OA fetches its image from port 80 of the manager.
 	UseOAFetch PortOption = "oa-fetch"
@@ -140,7 +142,8 @@ type MatrixOptions struct {
 //     table names; an OA and an Integrity server know port 80 only.
 //   - Where targets are given one of several ports, each is a row: the manager takes
 //     the first that is free. All of them are required then.
-//   - Rows of an option are there when MatrixOptions.Use names it.
+//   - Rows of an option are there when MatrixOptions.Use names it; those of WMI, which the
+//     table has in both phases, are for inventories alone.
 //   - A host behind a vCenter (Target.Object) is who answers on the CIM port and who
 //     dials back. Its addresses are known where the object is an address or a full
 //     domain name: no other object name is looked up.
@@ -346,6 +349,9 @@ func (m *matrix) target(t Target) ([]Flow, error) {
 	}
 	for _, ph := range m.phases {
 		for _, row := range PortsFor(kind, ph, m.Generation) {
+			if ph != PhaseInventory && !m.All && option(kind, row) == UseWMI {
+				continue
+			}
 			main := row.Direction == ToTarget && row.Protocol == "tcp" && row.First == dialled(kind) && row.Need == Required
 			if main {
 				row.First, row.Last = port, port
@@ -377,10 +383,10 @@ func (m *matrix) target(t Target) ([]Flow, error) {
 // option returns what a row is for that is there only when it is used, else "".
 func option(kind Kind, p Port) PortOption {
 	switch {
-	case kind == Windows && p.Direction == ToTarget && p.First == 135 && p.Need != Required: // else it is dialled there
-		return UseWMI
 	case p.Need != WhenUsed:
 		return ""
+	case kind == Windows && p.Direction == ToTarget && p.First == 135:
+		return UseWMI
 	case kind == Windows && p.Direction == ToTarget && p.First >= 137 && p.First <= 139:
 		return UseNetBIOS
 	case kind == OA:
@@ -406,7 +412,6 @@ func (m *matrix) flows(kind Kind, p Port) ([]Flow, error) {
 	case moves && m.Classic.Stay:
 		return nil, nil
 	case f.Option == UseWMI:
-		f.Need = WhenUsed
 		named := f
 		named.First, named.Last, named.Purpose = rpcFirst, rpcLast, "WMI, on the one of these ports that port 135 names (RPC)"
 		return []Flow{f, named}, nil

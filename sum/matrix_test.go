@@ -168,7 +168,7 @@ func TestMatrixFollowsTheSettings(t *testing.T) {
 		{"own port of a command line", "oa://192.0.2.7:2222", sum.MatrixOptions{}, "2222 443 (80) /"},
 		{"own port that is another row's", "ilo://192.0.2.7:80", sum.MatrixOptions{}, "22 80 / 63001@d"},
 		{"NetBIOS", "windows://192.0.2.7", sum.MatrixOptions{Use: []sum.PortOption{sum.UseNetBIOS}}, "445 [139 netbios] [137u netbios] [138u netbios] /"},
-		{"WMI", "windows://192.0.2.7", sum.MatrixOptions{Use: []sum.PortOption{sum.UseWMI}}, "445 [135 wmi] [49152-65535 wmi] /"},
+		{"WMI", "windows://192.0.2.7", sum.MatrixOptions{Use: []sum.PortOption{sum.UseWMI}}, "445 [135 wmi]@i [49152-65535 wmi]@i /"},
 		{"an OA that fetches", "oa://192.0.2.7", sum.MatrixOptions{Use: []sum.PortOption{sum.UseOAFetch}}, "22 443 (80) / [80 oa-fetch]@d"},
 		{"SUM 7.0", "linux://192.0.2.7", sum.MatrixOptions{Generation: sum.Classic, Classic: stay.Classic, Use: []sum.PortOption{sum.UseSUM70}},
 			"22 62286+<60000-65535 / 61000-61007+ [63001 sum-7.0] [63002 sum-7.0]"},

@@ -11,7 +11,7 @@ import (
 type dialect struct {
 	notes         map[Side][]string
 	before, after func(Side) []string
-	lines         func(s Side, n int, r rule) []string // of the nth rule
+	lines         func(s Side, n int, r rule) []string // n: rules for the same ports before
 }
 
 func dialectFor(f RuleFormat) dialect {
@@ -212,12 +212,15 @@ func firewalldLines(s Side, _ int, r rule) []string {
 // characters, and an IPv6 address has 39.
 const netshAddresses = 150
 
+// netshLines names rules by what they let in, whatever else the fleet needs, and says by the
+// same names how they go; without blanks, so that neither needs quotes. n is how many rules
+// for the same ports came before.
 func netshLines(_ Side, n int, r rule) []string {
 	var out []string
 	for from := range slices.Chunk(r.from, netshAddresses) {
-		name := fmt.Sprintf("roundsman %d %s %s", n, r.protocol, span(r.first, r.last, "-"))
-		if len(out) > 0 {
-			name += fmt.Sprintf(" part %d", len(out)+1)
+		name := fmt.Sprintf("roundsman-%s-%s", r.protocol, span(r.first, r.last, "-"))
+		if n++; n > 1 {
+			name += fmt.Sprintf("-part%d", n)
 		}
 		source := ""
 		if r.sources[0] != 0 {
@@ -227,8 +230,10 @@ func netshLines(_ Side, n int, r rule) []string {
 		if r.first == rpcFirst && r.last == rpcLast { // as WMI-In has it
 			service = " service=winmgmt"
 		}
-		out = append(out, fmt.Sprintf(`netsh advfirewall firewall add rule name="%s" dir=in action=allow%s protocol=%s localport=%s%s remoteip=%s`,
-			name, service, strings.ToUpper(r.protocol), span(r.first, r.last, "-"), source, addresses(from, ",")))
+		out = append(out,
+			"rem to remove it: netsh advfirewall firewall delete rule name="+name,
+			fmt.Sprintf(`netsh advfirewall firewall add rule name=%s dir=in action=allow%s protocol=%s localport=%s%s remoteip=%s`,
+				name, service, strings.ToUpper(r.protocol), span(r.first, r.last, "-"), source, addresses(from, ",")))
 	}
 	return out
 }

@@ -273,15 +273,19 @@ func (r *ruleWriter) write(rules []rule, names bool) {
 	if active {
 		r.add(r.dialects.before(r.Side)...)
 	}
-	for i, x := range rules {
+	same := map[string]int{} // lines of rules for the same ports
+	for _, x := range rules {
 		who := ""
 		if names {
 			who = r.some(x.targets) + ": "
 		}
 		r.remark("%s%s, %s", who, x.ports(), x.why)
-		for _, l := range r.dialects.lines(r.Side, i+1, x) {
-			if x.optional && !r.Optional {
-				l = r.comment + " " + l
+		for _, l := range r.dialects.lines(r.Side, same[x.ports()], x) {
+			if !strings.HasPrefix(l, r.comment+" ") {
+				same[x.ports()]++
+				if x.optional && !r.Optional {
+					l = r.comment + " " + l
+				}
 			}
 			if !seen[l] {
 				seen[l] = true

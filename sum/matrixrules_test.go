@@ -79,10 +79,10 @@ func TestRules(t *testing.T) {
 			`firewall-cmd --add-rich-rule='rule priority="-1" family="ipv4" source address="192.0.2.15" port port="63001" protocol="tcp" accept'`,
 			`firewall-cmd --permanent --add-rich-rule='rule priority="-1" family="ipv4" source address="192.0.2.15" port port="63001" protocol="tcp" accept'`}},
 		{sum.RulesNetsh, sum.SideManager, m, []string{
-			`netsh advfirewall firewall add rule name="roundsman 1 tcp 63001" dir=in action=allow protocol=TCP localport=63001 remoteip=192.0.2.15`}},
+			`netsh advfirewall firewall add rule name=roundsman-tcp-63001 dir=in action=allow protocol=TCP localport=63001 remoteip=192.0.2.15`}},
 		{sum.RulesNetsh, sum.SideTarget, classic, []string{
-			`netsh advfirewall firewall add rule name="roundsman 1 tcp 445" dir=in action=allow protocol=TCP localport=445 remoteip=192.0.2.1`,
-			`netsh advfirewall firewall add rule name="roundsman 2 tcp 62286-62293" dir=in action=allow protocol=TCP localport=62286-62293 remoteport=60000-65535 remoteip=192.0.2.1`}},
+			`netsh advfirewall firewall add rule name=roundsman-tcp-445 dir=in action=allow protocol=TCP localport=445 remoteip=192.0.2.1`,
+			`netsh advfirewall firewall add rule name=roundsman-tcp-62286-62293 dir=in action=allow protocol=TCP localport=62286-62293 remoteport=60000-65535 remoteip=192.0.2.1`}},
 		{sum.RulesESXCLI, sum.SideTarget, m, nil},
 	} {
 		rules := rulesOf(t, fleet, tt.m, sum.RuleOptions{Format: tt.format, Side: tt.side})
@@ -103,10 +103,12 @@ func TestRules(t *testing.T) {
 	require.Contains(t, rulesOf(t, fleet, m, o), "DCOM-In, WMI-In and Async-In")
 	wmi := m
 	wmi.Use = []sum.PortOption{sum.UseWMI}
+	require.NotContains(t, rulesOf(t, fleet, wmi, o), "localport=135", "no deployment takes it")
+	wmi.Phase = sum.PhaseInventory
 	require.Equal(t, []string{
-		`netsh advfirewall firewall add rule name="roundsman 1 tcp 445" dir=in action=allow protocol=TCP localport=445 remoteip=192.0.2.1`,
-		`netsh advfirewall firewall add rule name="roundsman 2 tcp 135" dir=in action=allow protocol=TCP localport=135 remoteip=192.0.2.1`,
-		`netsh advfirewall firewall add rule name="roundsman 3 tcp 49152-65535" dir=in action=allow service=winmgmt protocol=TCP localport=49152-65535 remoteip=192.0.2.1`,
+		`netsh advfirewall firewall add rule name=roundsman-tcp-445 dir=in action=allow protocol=TCP localport=445 remoteip=192.0.2.1`,
+		`netsh advfirewall firewall add rule name=roundsman-tcp-135 dir=in action=allow protocol=TCP localport=135 remoteip=192.0.2.1`,
+		`netsh advfirewall firewall add rule name=roundsman-tcp-49152-65535 dir=in action=allow service=winmgmt protocol=TCP localport=49152-65535 remoteip=192.0.2.1`,
 	}, active(rulesOf(t, fleet, wmi, o)))
 
 	// What the manager dials, sections, and the end of a range are told.
@@ -119,6 +121,26 @@ func TestRules(t *testing.T) {
 	text = rulesOf(t, fleet[:2], m, sum.RuleOptions{Format: sum.RulesNFT})
 	require.Contains(t, text, "# nothing is to be opened")
 	require.Empty(t, active(text))
+}
+
+// TestRulesRemoval: netsh is told to delete exactly the names that were added, which do not
+// depend on what else a fleet needs.
+func TestRulesRemoval(t *testing.T) {
+	t.Parallel()
+	m := sum.MatrixOptions{Manager: manager, Use: []sum.PortOption{sum.UseWMI, sum.UseNetBIOS}}
+	names := func(text, verb string) (out []string) {
+		for _, found := range regexp.MustCompile(verb+` rule name=(\S+)`).FindAllStringSubmatch(text, -1) {
+			out = append(out, found[1])
+		}
+		return out
+	}
+	o := sum.RuleOptions{Format: sum.RulesNetsh, Side: sum.SideTarget}
+	text := rulesOf(t, parse(t, "windows://192.0.2.14"), m, o)
+	require.Len(t, names(text, "add"), 6)
+	require.Equal(t, names(text, "add"), names(text, "delete"))
+	require.Contains(t, names(text, "add"), "roundsman-tcp-139")
+	m.Use = []sum.PortOption{sum.UseNetBIOS}
+	require.Contains(t, names(rulesOf(t, parse(t, "windows://192.0.2.14"), m, o), "add"), "roundsman-tcp-139")
 }
 
 // TestRulesPolicy: firewalld gets a policy between networks, and the comment that it
@@ -316,7 +338,8 @@ func TestRulesOfManyTargets(t *testing.T) {
 	names := map[string]bool{}
 	for _, l := range netsh {
 		require.Less(t, len(l), 8191)
-		names[strings.Split(l, `"`)[1]] = true
+		_, name, _ := strings.Cut(l, " name=")
+		names[strings.Fields(name)[0]] = true
 	}
 	require.Len(t, names, len(netsh), "each rule has a name of its own")
 }

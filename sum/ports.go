@@ -100,7 +100,7 @@ func PortsFor(kind Kind, phase Phase, gen Generation) []Port {
 	case Windows:
 		rows = []Port{
 			to(445, Required, "SMB: files, service control, agent channel"),
-			to(135, Optional, "WMI inventory and control (DCOM)"),
+			to(135, WhenUsed, wmiPurpose(phase)),
 			to(139, WhenUsed, "NetBIOS session service"),
 			toUDP(137, WhenUsed, "NetBIOS names"),
 			toUDP(138, WhenUsed, "NetBIOS datagrams"),
@@ -118,6 +118,12 @@ func PortsFor(kind Kind, phase Phase, gen Generation) []Port {
 			to(22, Required, "SSH command line"),
 			to(443, Required, "HTTPS management interface"),
 			to(80, Optional, "HTTP management interface"),
+		}
+		if kind == ILO {
+			const without = ", for SUM (Redfish does without)"
+			rows[0].Purpose += without
+			rows[1].Purpose += " (Redfish)"
+			rows[2].Purpose += without
 		}
 	case SuperdomeFlex, Redfish:
 		rows = []Port{to(443, Required, "Redfish")}
@@ -139,6 +145,15 @@ func PortsFor(kind Kind, phase Phase, gen Generation) []Port {
 		return 1
 	})
 	return rows
+}
+
+// wmiPurpose is what port 135 of a Windows server is for. SUM's table has it in both
+// phases.
+func wmiPurpose(phase Phase) string {
+	if phase == PhaseDeploy {
+		return "WMI (DCOM), in the table of SUM: nothing here takes it to deploy"
+	}
+	return "WMI (DCOM), for an inventory without an agent; it names a further port"
 }
 
 // deployBack returns what a target dials on the manager while it is updated.

@@ -40,7 +40,7 @@ func TestPortTable(t *testing.T) {
 		kind              sum.Kind
 		inventory, deploy string
 	}{
-		{sum.Windows, "445 (135) [139] [137u] [138u] / ", "445 (135) [139] [137u] [138u] / "},
+		{sum.Windows, "445 [135] [139] [137u] [138u] / ", "445 [135] [139] [137u] [138u] / "},
 		{sum.Linux, "22 / ", "22 / "},
 		{sum.VMware, "443 5989 / 63001", "443 5989 / 63001"},
 		{sum.OA, "22 443 (80) / ", "22 443 (80) / [80]"},
@@ -61,7 +61,7 @@ func TestPortTable(t *testing.T) {
 
 func TestPortTableClassic(t *testing.T) {
 	require.Equal(t, "22 62286+ (1025-65535) / 61000-61007+ (1025-65535) [63001] [63002] [80] [63000-63005]", row(sum.Linux, sum.PhaseInventory, sum.Classic))
-	require.Equal(t, "445 (135) [139] [137u] [138u] 62286+ (1025-65535) [22] [443] / 61000-61007+ (1025-65535) [63001] [63002] [80] [63000-63005]",
+	require.Equal(t, "445 [135] [139] [137u] [138u] 62286+ (1025-65535) [22] [443] / 61000-61007+ (1025-65535) [63001] [63002] [80] [63000-63005]",
 		row(sum.Windows, sum.PhaseDeploy, sum.Classic))
 	require.Equal(t, "22 443 (80) / 80 63000-63005", row(sum.Integrity, sum.PhaseDeploy, sum.Classic))
 	require.Equal(t, row(sum.SuperdomeFlex, sum.PhaseDeploy, sum.Current), row(sum.SuperdomeFlex, sum.PhaseDeploy, sum.Classic))

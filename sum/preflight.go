@@ -21,10 +21,12 @@ import (
 // PreflightOptions configures Preflight. The zero value looks at everything that a
 // deployment needs.
 type PreflightOptions struct {
-	// Phase is what is to follow; "" is PhaseDeploy.
+	// Phase is what is to follow; "" is both, an inventory and then a deployment.
 	Phase Phase
 	// Use names the options in use: what they need is looked at as well, such as port
-	// 80 for an OA that fetches; see MatrixOptions.
+	// 80 for an OA that fetches; see MatrixOptions. With UseWMI and PhaseInventory it is
+	// what an inventory by WMI takes, which brings no agent to a Windows server: nothing
+	// that one would need is looked at.
 	Use []PortOption
 	// Components are what is to be deployed, if that is known: the target must have
 	// room for the largest.
@@ -122,6 +124,7 @@ func Blocking(findings []Finding) []Finding {
 type preflight struct {
 	n        *Node
 	opts     PreflightOptions
+	phase    Phase // of the flows: as the caller gave it
 	findings []Finding
 	flows    []Flow
 	least    int64 // bytes that are needed beside the largest payload
@@ -129,6 +132,7 @@ type preflight struct {
 }
 
 func newPreflight(n *Node, opts PreflightOptions) *preflight {
+	phase := opts.Phase
 	if opts.Phase == "" {
 		opts.Phase = PhaseDeploy
 	}
@@ -138,7 +142,7 @@ func newPreflight(n *Node, opts PreflightOptions) *preflight {
 	if opts.DialContext == nil {
 		opts.DialContext = (&net.Dialer{}).DialContext
 	}
-	return &preflight{n: n, opts: opts, least: agentRoom}
+	return &preflight{n: n, opts: opts, phase: phase, least: agentRoom}
 }
 
 func (p *preflight) add(f Finding) { p.findings = append(p.findings, p.orElse(f)) }
@@ -146,7 +150,7 @@ func (p *preflight) add(f Finding) { p.findings = append(p.findings, p.orElse(f)
 func (p *preflight) run(ctx context.Context) error {
 	cfg := p.n.s.cfg
 	var err error
-	p.flows, err = Matrix([]Target{p.n.t}, MatrixOptions{Phase: p.opts.Phase, Generation: cfg.Generation, Classic: cfg.Classic, Ports: cfg.Ports, HTTPRole: cfg.HTTPRole, Use: p.opts.Use})
+	p.flows, err = Matrix([]Target{p.n.t}, MatrixOptions{Phase: p.phase, Generation: cfg.Generation, Classic: cfg.Classic, Ports: cfg.Ports, HTTPRole: cfg.HTTPRole, Use: p.opts.Use})
 	if err != nil {
 		p.add(Finding{Err: err}.as(FindFailed, Blocks, err.Error(), ""))
 		return ctx.Err()
@@ -163,7 +167,7 @@ func (p *preflight) run(ctx context.Context) error {
 	err = p.n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
 		p.findings = p.findings[:before] // the line may have been lost
 		p.others(ctx, conn)
-		if p.n.t.Kind.IsServer() {
+		if p.n.t.Kind.IsServer() && !p.byWMI() {
 			if err := p.server(ctx, conn); err != nil {
 				return err
 			}
@@ -176,6 +180,11 @@ func (p *preflight) run(ctx context.Context) error {
 		err = nil
 	}
 	return err
+}
+
+// byWMI reports whether all that is to follow is an inventory without an agent.
+func (p *preflight) byWMI() bool {
+	return p.n.t.Kind == Windows && p.opts.Phase == PhaseInventory && slices.Contains(p.opts.Use, UseWMI)
 }
 
 // connect logs in, and reports whether it could.
@@ -259,10 +268,12 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 		return f.as(FindRights, Blocks, err.Error(), "let the user become root by sudo, or give its password")
 	case errors.Is(err, transport.ErrAuth) && onWindows:
 		return f.as(FindLogin, Blocks, err.Error(), "check user, domain and password; it was tried once only, as more may lock the account")
+	case errors.Is(err, transport.ErrAuth) && !p.n.t.Kind.IsServer():
+		return f.as(FindLogin, Blocks, err.Error(), "check user and password; it was tried once only, as more may lock the account")
 	case errors.Is(err, transport.ErrAuth):
 		return f.as(FindLogin, Blocks, err.Error(), "check user, keys and password; it was tried once only, as more may lock the account")
 	case errors.Is(err, ErrInvalid), errors.Is(err, transport.ErrInvalid):
-		return Finding{Err: err}.as(FindFailed, Blocks, err.Error(), "correct how the target is given, or what it is to be reached with")
+		return Finding{Err: err}.as(FindInvalid, Blocks, err.Error(), "correct how the target is given, or what it is to be reached with")
 	case errors.Is(err, transport.ErrProtocol), errors.Is(err, transport.ErrRejected):
 		return f.as(FindService, Blocks, err.Error(), "check the port of the address")
 	case errors.Is(err, errors.ErrUnsupported):
@@ -279,6 +290,9 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 		// Nobody there, or somebody who takes connections and says nothing, or something
 		// else? Past a jump host nobody is seen from here.
 		if !onTheWay && agent.HowReached(p.tryPort(ctx, addr)) == agent.ReachedPeer {
+			if code := ConnectCode(err, p.n.t.Kind); code == FindTimeout {
+				return f.as(code, Blocks, err.Error(), "see why it takes so long there, or give it longer; else something else may listen there")
+			}
 			return f.as(FindService, Blocks, err.Error(), "check what listens there, and what it has to do")
 		}
 		if how == agent.ReachedNothing || errors.Is(err, transport.ErrTimeout) {
@@ -291,7 +305,7 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 	case onWindows && errors.Is(err, fs.ErrNotExist):
 		return f.as(FindFailed, Blocks, err.Error(), "share ADMIN$ again (the value AutoShareServer, and file sharing)")
 	}
-	return f.as(FindFailed, Blocks, err.Error(), "")
+	return f.as(ConnectCode(err, p.n.t.Kind), Blocks, err.Error(), "")
 }
 
 // administrator is what to do where a login at a Windows server may not do enough.
@@ -339,6 +353,10 @@ func (p *preflight) ports(ctx context.Context, host string, all bool, used ...ui
 		switch {
 		case ctx.Err() != nil:
 			return
+		case flow.Direction == ToTarget && flow.Option == UseWMI && flow.First != flow.Last:
+			p.add(Finding{Direction: ToTarget, Protocol: flow.Protocol}.as(FindUntried, Notice,
+				fmt.Sprintf("port 135 names one of the ports %s as it is asked: %s", flow.Ports(), flow.Purpose), ""))
+			continue
 		case flow.Direction != ToTarget || flow.First != flow.Last || flow.SourceFirst != 0:
 			continue // the last are for the agent: see way
 		case !behind && slices.Contains(used, flow.First):
@@ -348,7 +366,7 @@ func (p *preflight) ports(ctx context.Context, host string, all bool, used ...ui
 		// Where the target is there by another port, whether this one is needed too is for
 		// the driver to say.
 		bad := Notice
-		if all && flow.Need == Required {
+		if all && flow.Need == Required || flow.Option == UseWMI { // whose caller says that it is used
 			bad = Blocks
 		}
 		at := host
@@ -373,7 +391,12 @@ func (p *preflight) ports(ctx context.Context, host string, all bool, used ...ui
 				f.Err = err
 				p.add(f.as(FindUntried, Notice, err.Error(), ""))
 			default:
-				p.add(f.reached(agent.HowReached(err), "", bad))
+				f = f.reached(agent.HowReached(err), "", bad)
+				if !all && p.n.t.Kind == ILO && f.Severity == Notice {
+					f.Text += ": " + flow.Purpose
+					f.Advice = "nothing has to be done for what is done by Redfish, as all is that this program does with an iLO"
+				}
+				p.add(f)
 			}
 		}
 	}

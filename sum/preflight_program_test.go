@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,13 +26,14 @@ import (
 type windowsWire struct {
 	arch string
 	err  error
+	path transport.Path
 }
 
 func (w windowsWire) Identify(context.Context) (transport.Identity, error) {
 	return transport.Identity{Name: "DB2", OS: "windows", Arch: w.arch}, nil
 }
 func (w windowsWire) Caps() transport.Caps        { return 0 }
-func (w windowsWire) Path() transport.Path        { return transport.Path{} }
+func (w windowsWire) Path() transport.Path        { return w.path }
 func (w windowsWire) Close(context.Context) error { return nil }
 func (w windowsWire) Dial(context.Context, transport.Endpoint) (transport.Conn, error) {
 	return w, w.err
@@ -44,9 +49,14 @@ func (s sourceOf) Open(_ context.Context, goos, goarch string) (transport.File, 
 	return transport.BytesFile(agent.BinaryName, []byte("MZ")), nil
 }
 
-// lookAtWindows is the Preflight of a Windows server.
-func lookAtWindows(t *testing.T, w windowsWire, in agent.Installer) []sum.Finding {
+// lookAtWindows is the Preflight of a Windows server, whose other ports refuse.
+func lookAtWindows(t *testing.T, w windowsWire, in agent.Installer, opts ...sum.PreflightOptions) []sum.Finding {
 	t.Helper()
+	o := sum.PreflightOptions{}
+	if len(opts) > 0 {
+		o = opts[0]
+	}
+	o.DialContext = nobody
 	target := sum.Target{Name: "db2", Kind: sum.Windows, User: "LAB;ops", Address: "192.0.2.7"}
 	s, err := sum.Open(t.Context(), sum.Config{Journal: t.TempDir(), Installer: in,
 		Resolve: func(context.Context, sum.Target) (transport.Transport, transport.Endpoint, error) {
@@ -56,7 +66,7 @@ func lookAtWindows(t *testing.T, w windowsWire, in agent.Installer) []sum.Findin
 	defer func() { require.NoError(t, s.Close(t.Context())) }()
 	n, err := s.Node(target)
 	require.NoError(t, err)
-	list, err := sum.Preflight(t.Context(), n, sum.PreflightOptions{DialContext: nobody})
+	list, err := sum.Preflight(t.Context(), n, o)
 	require.NoError(t, err)
 	for _, f := range list {
 		for _, word := range []string{"sudo", "keys", "without an agent", "/var/"} {
@@ -82,6 +92,39 @@ func TestPreflightProgram(t *testing.T) {
 	}
 }
 
+// wrapped is an Installer that hides the one that it wraps.
+type wrapped struct {
+	agent.Installer
+	sum.AgentBringer
+}
+
+// TestPreflightWrapped: who wraps an Installer can hand on whether it has a program.
+func TestPreflightWrapped(t *testing.T) {
+	t.Parallel()
+	in := &install.Installer{Source: sourceOf("arm64")}
+	require.Len(t, found(lookAtWindows(t, windowsWire{arch: "amd64"}, wrapped{in, in}), sum.FindBinary), 1)
+	require.Empty(t, found(lookAtWindows(t, windowsWire{arch: "arm64"}, wrapped{in, in}), sum.FindBinary))
+}
+
+// TestConnectCode: one cause has one code, whether Preflight meets it or another step.
+func TestConnectCode(t *testing.T) {
+	t.Parallel()
+	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+	for _, err := range []error{
+		sum.ErrNoPassword, transport.ErrTrust, transport.ErrAuth, transport.ErrElevation, transport.ErrInvalid, sum.ErrInvalid, transport.ErrProtocol,
+		transport.ErrRejected, errors.ErrUnsupported, &net.DNSError{Name: "db2", IsNotFound: true}, &net.DNSError{Name: "db2", IsTemporary: true},
+		dial(syscall.ECONNREFUSED), dial(syscall.EHOSTUNREACH), dial(syscall.EPERM), dial(context.DeadlineExceeded), fs.ErrPermission,
+		transport.ErrUnreachable, transport.ErrConnLost, errors.New("x"),
+	} {
+		err = &transport.Error{Op: "dial", Target: "192.0.2.7", Err: err}
+		list := sum.Blocking(lookAtWindows(t, windowsWire{err: err}, &agenttest.Installer{}))
+		require.NotEmpty(t, list, "%v", err) // of the kind without a driver also its ports
+		require.Equal(t, list[len(list)-1].Code, sum.ConnectCode(err, sum.Windows), "%v", err)
+	}
+	require.Equal(t, sum.FindUnknown, sum.ConnectCode(fmt.Errorf("%w: %w", transport.ErrTrust, transport.ErrUnknownIdentity), sum.Linux))
+	require.Equal(t, sum.FindTimeout, sum.ConnectCode(transport.ErrTimeout, sum.Linux))
+}
+
 // TestPreflightWindowsAdvice: what is found wrong with a Windows server has a code that
 // fits, and advice that can be followed there.
 func TestPreflightWindowsAdvice(t *testing.T) {
@@ -96,7 +139,7 @@ func TestPreflightWindowsAdvice(t *testing.T) {
 		"wrong password":   {dial: transport.ErrAuth, code: sum.FindLogin, advice: "user, domain and password"},
 		"no administrator": {dial: fs.ErrPermission, code: sum.FindRights, advice: "administrator"},
 		"another server":   {dial: transport.ErrTrust, code: sum.FindIdentity, advice: "another server"},
-		"malformed":        {dial: transport.ErrInvalid, code: sum.FindFailed, advice: "correct"},
+		"malformed":        {dial: transport.ErrInvalid, code: sum.FindInvalid, advice: "correct"},
 		"no rights":        {unfit: fmt.Errorf("services: %w", fs.ErrPermission), code: sum.FindRights, advice: "administrator"},
 		"no services":      {unfit: fmt.Errorf("services: %w", errors.ErrUnsupported), code: sum.FindFailed, advice: "LanmanServer"},
 		"bad directory":    {unfit: errors.New("/x is not a directory"), code: sum.FindDirectory, advice: "below the Windows directory"},
@@ -113,4 +156,28 @@ func TestPreflightWindowsAdvice(t *testing.T) {
 			require.Contains(t, strings.ToLower(list[0].Advice), strings.ToLower(x.advice))
 		})
 	}
+}
+
+// TestPreflightByWMI: where the caller says that WMI is used, port 135 has to be open; and an
+// inventory by it takes no agent.
+func TestPreflightByWMI(t *testing.T) {
+	t.Parallel()
+	in := &install.Installer{Source: sourceOf("arm64")}
+	w := windowsWire{arch: "amd64", path: transport.Path{Remote: netip.MustParseAddrPort("192.0.2.7:445")}}
+	wmi := []sum.PortOption{sum.UseWMI}
+	is135 := func(f sum.Finding) bool { return f.Port == 135 }
+	for _, x := range []struct {
+		phase     sum.Phase
+		tried     bool
+		mayAgents bool
+	}{{"", true, true}, {sum.PhaseInventory, true, false}, {sum.PhaseDeploy, false, true}} {
+		list := lookAtWindows(t, w, in, sum.PreflightOptions{Phase: x.phase, Use: wmi})
+		i := slices.IndexFunc(list, is135)
+		require.Equal(t, x.tried, i >= 0, "%v", list)
+		if i >= 0 {
+			require.Equal(t, sum.Blocks, list[i].Severity)
+		}
+		require.Equal(t, x.mayAgents, len(found(list, sum.FindBinary)) > 0, "%v", list)
+	}
+	require.False(t, slices.ContainsFunc(lookAtWindows(t, w, in), is135))
 }

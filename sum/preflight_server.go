@@ -42,12 +42,23 @@ func (p *preflight) server(ctx context.Context, conn transport.Conn) error {
 	return ctx.Err()
 }
 
+// AgentBringer is what an Installer, or what wraps one, implements where it brings a program
+// to targets, so that Preflight can say beforehand that there is none. One without needs
+// none.
+type AgentBringer interface {
+	// HasAgent returns nil where there is a program for a system, named as Go names it, and
+	// else what is wrong: it matches agent.ErrNoBinary where there is none.
+	HasAgent(ctx context.Context, goos, goarch string) error
+}
+
+var _ AgentBringer = (*install.Installer)(nil)
+
 // program looks whether there is a program that can be a Windows server's agent, since
 // that is looked at from outside and so does not take one. It reports whether it is known
 // for which processor it has to be.
 func (p *preflight) program(ctx context.Context, conn transport.Conn) (bool, error) {
-	in, real := p.n.s.cfg.Installer.(*install.Installer) // others need none
-	if !real || p.n.t.Kind != Windows || p.place() != nil {
+	in, brings := p.n.s.cfg.Installer.(AgentBringer)
+	if !brings || p.n.t.Kind != Windows || p.place() != nil {
 		return true, nil
 	}
 	id, err := conn.Identify(ctx)
@@ -59,11 +70,7 @@ func (p *preflight) program(ctx context.Context, conn transport.Conn) (bool, err
 			`that is read from System32\kernel32.dll in its Windows directory, the share ADMIN$: see to it that this login can read that file`))
 		return false, nil
 	}
-	src := in.Source
-	if src == nil {
-		src = install.DefaultSource()
-	}
-	if _, err := src.Open(ctx, "windows", id.Arch); ctx.Err() != nil {
+	if err := in.HasAgent(ctx, "windows", id.Arch); ctx.Err() != nil {
 		return true, ctx.Err()
 	} else if err != nil {
 		p.add(Finding{Err: err}.as(FindBinary, Blocks, "there is no agent for windows/"+id.Arch+": "+err.Error(), noBinaryAdvice))

@@ -1,6 +1,7 @@
 package sum
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -75,7 +76,7 @@ func (p *publisher) offer(ctx context.Context, t Target, path transport.Path, r 
 	fail := func(err error) (transport.Published, offerRecord, error) {
 		return transport.Published{}, offerRecord{}, &Error{Step: "publish", Err: err}
 	}
-	s, err := p.serve(ctx, t, path, r.TLS, r.FixedPort, old.Port)
+	s, err := p.serve(ctx, t, path, r.TLS, cmp.Or(r.FixedPort, onlyPort(t.Kind)), old.Port)
 	if err != nil {
 		return fail(err)
 	}

@@ -2,6 +2,7 @@ package sum
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/roundsman-go/roundsman/sum/depot"
 	"github.com/roundsman-go/roundsman/transport"
@@ -52,26 +53,62 @@ func Receive(ctx context.Context, n *Node, box depot.Inbox, opts ReceiveOptions)
 	if err != nil {
 		return nil, n.fail("receive", box.Name, err)
 	}
-	s, err := n.s.publish.serve(ctx, n.t, path, opts.TLS, opts.FixedPort, 0, box.Allow...)
+	in, err := n.s.publish.receive(ctx, n.t, path, box, opts)
+	return in, n.fail("receive", box.Name, err)
+}
+
+// receive opens an inbox for the target behind path, and the firewall for it.
+func (p *publisher) receive(ctx context.Context, t Target, path transport.Path, box depot.Inbox, opts ReceiveOptions) (*Intake, error) {
+	s, err := p.serve(ctx, t, path, opts.TLS, opts.FixedPort, 0, box.Allow...)
 	if err != nil {
-		return nil, n.fail("receive", box.Name, err)
+		return nil, err
 	}
 	box.Allow = s.allow
-	release, err := n.s.walls.allow(ctx, s.port, s.allow)
+	release, err := p.walls.allow(ctx, s.port, s.allow)
 	if err != nil {
-		return nil, n.fail("receive", box.Name, err)
+		return nil, err
 	}
 	closeRule := func() {
 		ctx, cancel := cleanup(context.Background())
 		defer cancel()
 		if err := release(ctx); err != nil {
-			n.s.log.Error("closing the firewall; the end of the session tries again", "target", n.t.key(), "err", err)
+			p.log.Error("closing the firewall; the end of the session tries again", "target", t.key(), "err", err)
 		}
 	}
-	in, err := n.s.publish.depot.Receive(box)
+	in, err := p.depot.Receive(box)
 	if err != nil {
 		closeRule()
-		return nil, n.fail("receive", box.Name, err)
+		return nil, err
 	}
 	return &Intake{Intake: in, URL: s.base + in.Path, Certificate: s.certificate, closeRule: closeRule}, nil
+}
+
+// inboxes are those that a driver has opened for one update.
+type inboxes struct{ open []*Intake }
+
+// receive is UpdateOptions.Receive.
+func (i *inboxes) receive(ctx context.Context, p *publisher, t Target, path transport.Path, r transport.ReceiveRequest) (transport.Receiving, error) {
+	if r.Handle == nil {
+		return transport.Receiving{}, &Error{Step: "receive", Err: fmt.Errorf("%w: nobody takes the posts", ErrInvalid)}
+	}
+	in, err := p.receive(ctx, t, path, depot.Inbox{
+		Name: "events of " + t.key(), MaxBytes: r.MaxBytes,
+		Handle: func(ctx context.Context, post depot.Post) error { return r.Handle(ctx, post.Body) },
+	}, ReceiveOptions{TLS: r.TLS})
+	if err != nil {
+		return transport.Receiving{}, &Error{Step: "receive", Err: err}
+	}
+	i.open = append(i.open, in)
+	return transport.Receiving{URL: in.URL, Certificate: in.Certificate, Release: func(context.Context) error {
+		in.Release()
+		return nil
+	}}, nil
+}
+
+// release closes those that the driver has left open. What a target then posts meets
+// the answer that strangers get.
+func (i *inboxes) release() {
+	for _, in := range i.open {
+		in.Release()
+	}
 }

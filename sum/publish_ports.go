@@ -31,6 +31,15 @@ func (p *publisher) role(secure bool, fixed uint16) (portalloc.Role, error) {
 		errors.ErrUnsupported, fixed, roles[0], p.ports.Policy(roles[0]))
 }
 
+// onlyPort is the port of the manager from which targets of a kind fetch and no other,
+// whatever the driver knows of that, or 0: it is theirs or nobody's (see PortsFor).
+func onlyPort(k Kind) uint16 {
+	if k == OA || k == Integrity {
+		return 80
+	}
+	return 0
+}
+
 // listen returns a listener, which it opens if need be: on the port fixed if that
 // is not 0; else on the port before if that can be had; else by the policy of the
 // role, of which one port serves all targets.

@@ -29,7 +29,7 @@ func Verify(ctx context.Context, n *Node, plan TargetPlan, comps []*component.Co
 		o := n.outcome(it, Unverified)
 		c := byDigest[it.Digest]
 		switch {
-		case it.Action == Skip && it.Unknown:
+		case it.Action == Skip && (it.Unknown || it.Refused):
 			o.Text = it.Reason
 		case it.Action == Skip:
 			o.Kind, o.Text = NotNeeded, it.Reason

@@ -23,6 +23,11 @@ type UpdateOptions struct {
 	// where the session offers no server; drivers that need it then fail with
 	// errors.ErrUnsupported before any change.
 	Publish func(ctx context.Context, r PublishRequest) (Published, error)
+	// Receive opens a URL to which the target can post what becomes of the update,
+	// until it is released, which whoever asked for it does before Update returns. It
+	// is nil where the session takes no posts. No driver depends on it: posts get lost,
+	// and a target that does not post is asked.
+	Receive func(ctx context.Context, r ReceiveRequest) (Receiving, error)
 	// Progress, if set, is called with what is known, from one goroutine at a time.
 	Progress func(Progress)
 	// Log, if set, gets the device's own log text.
@@ -57,6 +62,29 @@ type Published struct {
 	Await func(ctx context.Context, patience time.Duration) error
 	// Release takes the offer back and reports the bytes that the target fetched.
 	Release func(ctx context.Context) (fetched int64, err error)
+}
+
+// ReceiveRequest asks for a URL to which one target can post.
+type ReceiveRequest struct {
+	// TLS asks for an https URL.
+	TLS bool
+	// MaxBytes is how long the body of a post may be; 0 means 1 MiB. A longer one is
+	// refused.
+	MaxBytes int64
+	// Handle takes a post. It may be called from several goroutines at a time, and for
+	// posts that were under way also after the release. The target hears that the post
+	// was taken when it returns nil. Who posts has an address of the target's and knows
+	// the URL, which cannot be guessed; over http that may be anybody on the way.
+	Handle func(ctx context.Context, body io.Reader) error
+}
+
+// Receiving is a URL to which a target can post.
+type Receiving struct {
+	URL string
+	// Certificate is what the server shows; see Published.
+	Certificate []byte
+	// Release closes it. It may be called again.
+	Release func(ctx context.Context) error
 }
 
 // Progress is how far an update is.
