@@ -3,6 +3,7 @@ package redfish_test
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -255,11 +256,13 @@ func TestSynchronousPull(t *testing.T) {
 	opts.Way, opts.StallTimeout = redfish.WaySimpleUpdate, time.Second
 	stop := time.AfterFunc(2*opts.StallTimeout, hold.Remove)
 	defer stop.Stop()
-	res, err := try(t, srv, "NIC", opts, func(_ *transport.Payload, o *transport.UpdateOptions) { o.Devices = []string{device} })
+	var log strings.Builder
+	res, err := try(t, srv, "NIC", opts, func(_ *transport.Payload, o *transport.UpdateOptions) { o.Devices, o.Log = []string{device}, &log })
 	require.NoError(t, err)
 	require.Positive(t, f.Hits())
 	require.Equal(t, transport.VerdictApplied, res.Verdict)
 	require.NotContains(t, res.Text, "not known")
+	require.NotContains(t, log.String(), "lost")
 }
 
 // What is made elsewhere than a task is no monitor, and a time to apply is told to those

@@ -37,7 +37,7 @@ func (c *conn) Caps() transport.Caps {
 	if c.updatePath != "" && len(c.ways(&c.update)) > 0 {
 		caps |= transport.CapUpdate | transport.CapUndo
 	}
-	if c.root.Systems != "" {
+	if c.systems() != "" {
 		caps |= transport.CapReboot
 	}
 	return caps

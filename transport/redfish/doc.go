@@ -36,8 +36,9 @@
 // Updateable. On an iLO the ID is the name and the place, as "iLO 5 @ System Board", with
 // "#2" for the second of two equal ones: the numbers of its entries change with the
 // hardware. Elsewhere it is the @odata.id. HardwareIDs are "hpe-target:GUID",
-// "hpe-class:GUID", "software-id:...", "name:...", "model:..." and "product:...". Identity.BootID is
-// the time of the last restart of the host (LastResetTime of the ComputerSystem).
+// "hpe-class:GUID", "software-id:...", "model:..." and "product:...", and "name:..." for
+// entries without an hpe-target. Identity.BootID is the time of the last restart of the host
+// (LastResetTime of the ComputerSystem).
 //
 // Adapters, controllers and drives are decoded by the types of gofish. What the rest is
 // decided by is not: its Updateable has no value for "not said", one odd member would
@@ -79,8 +80,10 @@
 // at work, tells that it was not reset since (LastResetTime), and has no trace of it where
 // it leaves one, which is a task in a list that is complete, the mark of an upload that an
 // iLO shows (UploadCurrentEtag), or a task in the queue; otherwise the verdict is unknown.
-// An answer of 408, 500, 502 or 504, and an empty 400 of an iLO, does not tell. It is
-// left to the versions to judge, and the image does not go by another way instead.
+// An answer of 408, 500, 502 or 504, and an empty 400 of an iLO, does not tell: it is left to
+// the versions to judge. An iLO that answers a push so, and of which it is known after
+// Options.SettleTimeout that nothing arrived, is told to fetch the image instead
+// (AddFromUri), if no way is prescribed and the session offers a server.
 //
 // Whatever the target claims, what counts is the version, read three times alike. What the
 // state of the update service says counts when it is new. The verdict is applied when the
@@ -91,7 +94,12 @@
 // a version that was there before when nothing was seen of the update. Resets, refused
 // connections, 401, 503 with Retry-After and answers that are no JSON are waited out
 // (Options.ResetTimeout). With Options.Connections of 2 and more, events of the service
-// (ServerSentEventUri) have the driver look at once.
+// (ServerSentEventUri) have the driver look at once. So have those that the service posts
+// to the manager, where the session takes posts (UpdateOptions.Receive): the driver
+// subscribes while the target fetches an image (Options.Events), tells their text as
+// progress, and takes the subscription back when the update is over or given up; one that
+// a dead manager has left is found by its Context, which the state has, and removed by
+// whoever goes on or undoes. A service that refuses it is only asked as often as ever.
 //
 // Codes of errors and results are {"redfish", MessageId} or {"http", status}. Messages
 // are told apart by the last segment of the MessageId.
@@ -109,19 +117,29 @@
 //	          staged updates, the queue and install sets,      faults
 //	          recovery set
 //	ilo5      push in sections                                 a small service of the tests        no
-//	ilo6      push                                             simulator: conformance suite        no
-//	ilo6, 7   push of the firmware of the iLO itself           simulator: one fault                no
-//	ilo7      a task that the host applies                     simulator                           no
-//	ilo4      inventory, InstallFromURI, flags                 simulator: conformance suite, and   no
-//	                                                           two faults of many
-//	rmc       inventory, UpdateAll                             simulator: conformance suite, and   no
-//	                                                           five faults of many
+//	ilo5      push before 2.30                                 simulator: the table of faults      no
+//	ilo6      push; AddFromUri instead of a push in vain       simulator: conformance suite, the   no
+//	                                                           table of faults
+//	ilo7      push, AddFromUri, SimpleUpdate, a task that the  simulator: the table of faults      no
+//	          host applies
+//	ilo4      inventory, InstallFromURI, flags                 simulator: conformance suite, the   no
+//	                                                           table of faults
+//	rmc       inventory, UpdateAll under both names            simulator: conformance suite (one   no
+//	                                                           name), the table of faults (both)
+//	all       26 faults of lines, sessions, answers, images,   simulator: TestFaultsOfEveryProfile no
+//	          resets and inventories, where there is such a    says what has none of a kind
+//	          thing
 //	all       Reboot, Capture                                  simulator, a small service          no
+//	generic,  event subscriptions                              simulator: its faults for           no
+//	ilo4 to 6,                                                 generic, one update each for the
+//	rmc                                                        others; whether an iLO posts to a
+//	                                                           URL of http, or to a certificate
+//	                                                           that it does not know: nothing
 //	all       hardware of any maker                            nothing: none was at hand
 //
 // The simulator was written from documents and public clients, as this driver was: where
-// those err, both do. Not there: event subscriptions, logins other than by session, packages
-// with several images for an iLO that takes none of them whole. Smart Components (.exe,
+// those err, both do. Not there: logins other than by session, packages with several
+// images for an iLO that takes none of them whole. Smart Components (.exe,
 // .rpm, .zip) are not sent to an iLO, which would only keep them. That iLO 6 and 7
 // accept a whole package of version 2, that iLO 5 does so from 2.30 on, and that they answer
 // some uploads by an empty 400, is from documents and reports.

@@ -23,21 +23,27 @@ func (u *update) listen() (stop func()) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(u.ctx)
-	wake, done := make(chan struct{}, 1), make(chan struct{})
-	u.wake = wake
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		u.hear(ctx, wake)
+		u.hear(ctx)
 	}()
 	return func() {
 		cancel()
 		<-done
-		u.wake = nil
+	}
+}
+
+// news says that it is time to look. It may be called from any goroutine.
+func (u *update) news() {
+	select {
+	case u.wake <- struct{}{}:
+	default:
 	}
 }
 
 // hear reads events until ctx ends. A target that resets ends the stream.
-func (u *update) hear(ctx context.Context, wake chan<- struct{}) {
+func (u *update) hear(ctx context.Context) {
 	var service struct {
 		SSE text `json:"ServerSentEventUri"`
 	}
@@ -49,12 +55,7 @@ func (u *update) hear(ctx context.Context, wake chan<- struct{}) {
 		return
 	}
 	for ctx.Err() == nil {
-		err := u.s.stream(ctx, at, func() {
-			select {
-			case wake <- struct{}{}:
-			default:
-			}
-		})
+		err := u.s.stream(ctx, at, u.news)
 		if errors.Is(err, errors.ErrUnsupported) {
 			return
 		}

@@ -1,7 +1,6 @@
 package redfish
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,7 +14,8 @@ const maxTasks = 1000
 // takeStock keeps what the target tells before a request, and forgets what it told of
 // those before.
 func (u *update) takeStock() error {
-	u.data.Task, u.data.Watch, u.data.Worked, u.data.Told, u.absent, u.said = taskRef{}, "", false, transport.ActivationNone, false, ""
+	u.data.Task, u.data.Watch, u.data.Worked, u.data.Told, u.absent = taskRef{}, "", false, transport.ActivationNone, false
+	u.said, u.mute, u.cut = "", false, false
 	u.data.Mark = u.markOf(u.data.Part)
 	b := before{Boot: u.boot()}
 	if u.profile.ilo() || u.profile == ProfileILO4 {
@@ -37,7 +37,30 @@ func (u *update) takeStock() error {
 		}
 	}
 	u.data.Before = b
+	u.loginsThen = u.s.loginCount()
 	return nil
+}
+
+// turn has an iLO fetch the image that was pushed to it in vain, and reports whether it
+// does. An iLO answers some pushes by an empty 400 whose only fault is that they are pushes;
+// and by the same some that it takes, so that nothing less than proof will do.
+func (u *update) turn(offers *offers) (bool, error) {
+	const to = WayAddFromURI
+	if !u.unsure || !u.mute || u.data.Way != WayHPEPush || u.s.opts.Way != WayAuto || u.opts.Publish == nil ||
+		u.to(to, &u.conn.update) == "" || u.cargo.unfit(to, u.profile) != nil || !u.cut && !u.neverArrived() {
+		return false, nil
+	}
+	u.log("the target took nothing of the push, and is to fetch the image itself")
+	u.unsure, u.data.Way = false, to
+	if err := u.checkpoint(phaseBegin, false); err != nil {
+		return false, err
+	}
+	o, err := u.publish()
+	if err != nil {
+		return false, err
+	}
+	*offers = *o // a push has none
+	return true, nil
 }
 
 // again follows a request that may not have arrived, and reports whether it has not: the
@@ -82,7 +105,7 @@ func (u *update) neverArrived() bool {
 	if u.data.Queue != nil {
 		return u.neverQueued()
 	}
-	if u.data.Worked || u.absent || b.Boot == "" || u.boot() != b.Boot {
+	if u.data.Worked || u.absent || !u.sameBoot() {
 		return false
 	}
 	if u.data.Way == WayHPEPush {
@@ -93,7 +116,7 @@ func (u *update) neverArrived() bool {
 			return false
 		}
 		is := now.state()
-		return b.Service.Mark != "" && is.Mark == b.Service.Mark && idle(is.State)
+		return b.Service.Mark != "" && is.Mark == b.Service.Mark && (is == b.Service && idle(is.State) || strings.EqualFold(is.State, "IDLE"))
 	}
 	if !b.Leaves {
 		return false
@@ -112,6 +135,15 @@ func (u *update) neverArrived() bool {
 	}
 	// Who has removed old ones may have removed ours.
 	return !slices.ContainsFunc(b.Tasks, func(t taskRef) bool { return !there(refs, t) })
+}
+
+// sameBoot reports whether the target is known not to have been reset since the last
+// request. An iLO that does not tell has ended its sessions by a reset.
+func (u *update) sameBoot() bool {
+	if was := u.data.Before.Boot; was != "" {
+		return u.boot() == was
+	}
+	return u.profile.ilo() && u.loginsThen > 0 && u.loginsThen == u.s.loginCount()
 }
 
 // boot is when the management processor was reset last, or "" if it does not tell.
@@ -154,7 +186,7 @@ func (u *update) tasks() ([]task, bool) {
 			}
 		}
 		uri, err := pathOf(m.uri)
-		if m.err != nil || err != nil || json.Unmarshal(m.body, &t) != nil || t.ID == "" {
+		if m.err != nil || err != nil || decode(m.body, &t) != nil || t.ID == "" {
 			all = false
 			continue
 		}

@@ -152,6 +152,25 @@ func TestPushOnceToILO(t *testing.T) {
 	}
 }
 
+// An iLO that has ended something since has done so by some upload, whatever mark it shows.
+func TestStateSinceThen(t *testing.T) {
+	s := newService(t, nil)
+	taken := s.pusher(1)
+	s.asILO(obj{"State": "Idle", "UploadCurrentEtag": "another's"})
+	s.edit("/redfish/v1/Managers/1", func(o obj) { o["LastResetTime"] = "2026-01-01T00:00:00Z" })
+	var r recorder
+	ep := s.endpoint()
+	ep.Options = hasty()
+	conn := dial(t, ep)
+	_, err := transport.Update(t.Context(), conn, image("2.00"), transport.UpdateOptions{Checkpoint: r.keep})
+	require.NoError(t, err)
+	s.asILO(obj{"State": "Complete", "UploadCurrentEtag": "another's", "Result": obj{"MessageId": "iLO.2.34.Success"}})
+	res, err := transport.Update(t.Context(), conn, image("2.00"), transport.UpdateOptions{Resume: r.sent(t)})
+	require.NoError(t, err)
+	require.Equal(t, transport.VerdictUnknown, res.Verdict)
+	require.Zero(t, *taken)
+}
+
 // An iLO that shows the mark of an earlier upload, before and after, has not got ours;
 // unless it was seen at work since.
 func TestMarkOfAnother(t *testing.T) {
@@ -200,6 +219,7 @@ func TestMarkOfAnother(t *testing.T) {
 type breaking struct {
 	io.ReadSeekCloser
 	left int
+	at   func() // called when it breaks
 }
 
 var errBroken = errors.New("the disk is broken")
@@ -207,6 +227,7 @@ var errBroken = errors.New("the disk is broken")
 func (b *breaking) Read(p []byte) (int, error) {
 	n, err := b.ReadSeekCloser.Read(p)
 	if b.left -= n; b.left < 0 {
+		b.at()
 		return 0, errBroken
 	}
 	return n, err
@@ -222,10 +243,11 @@ func TestKilledInTheUpload(t *testing.T) {
 		t.Run(string(c.way), func(t *testing.T) {
 			t.Parallel()
 			srv := simulator(t, redfishtest.Config{Profile: c.profile})
-			var r recorder
+			var states recorder
+			var killed transport.State // what is kept when the manager dies
 			big := func(p *transport.Payload, o *transport.UpdateOptions) {
 				p.Files = []transport.File{srv.Firmware(c.id).Image("image.bin", "100.1", 16<<20)}
-				o.Checkpoint = r.keep
+				o.Checkpoint = states.keep
 			}
 			opts := quick()
 			opts.Way = c.way
@@ -235,15 +257,14 @@ func TestKilledInTheUpload(t *testing.T) {
 				p.Files[0].Open = func(ctx context.Context) (io.ReadSeekCloser, error) {
 					r, err := open(ctx)
 					if opened++; err == nil && opened > 2 { // to verify it, to look at it, to send it
-						r = &breaking{ReadSeekCloser: r, left: 4 << 20}
+						r = &breaking{ReadSeekCloser: r, left: 4 << 20, at: func() { killed = states.last() }}
 					}
 					return r, err
 				}
 			})
 			require.ErrorIs(t, err, errBroken)
-			require.False(t, r.last().Sent)
-			last := r.last()
-			res, err := try(t, srv, c.id, opts, func(p *transport.Payload, o *transport.UpdateOptions) { big(p, o); o.Resume = &last })
+			require.False(t, killed.Sent)
+			res, err := try(t, srv, c.id, opts, func(p *transport.Payload, o *transport.UpdateOptions) { big(p, o); o.Resume = &killed })
 			require.NoError(t, err)
 			require.Equal(t, transport.VerdictApplied, res.Verdict)
 			require.Len(t, srv.Flashes(), 1)

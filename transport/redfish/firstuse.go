@@ -9,10 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/internal/firstuse"
 )
 
 // errOtherKey: another key is recorded for a target.
@@ -32,25 +31,22 @@ const maxPins = 16 << 20
 // network is at that time.
 func AcceptNew(file string) transport.FirstUse {
 	return func(ctx context.Context, seen transport.SeenIdentity) error {
-		lock := flock.New(file+".lock", flock.SetPermissions(0o600))
-		defer lock.Close()
-		if _, err := lock.TryLockContext(ctx, 10*time.Millisecond); err != nil {
-			return fmt.Errorf("locking %s: %w", lock.Path(), err)
-		}
-		data, err := readPins(file)
-		if err != nil {
-			return err
-		}
-		known, err := findPin(data, seen.Address)
-		switch {
-		case err != nil:
-			return fmt.Errorf("%s: %w", file, err)
-		case known == seen.Fingerprint:
-			return nil
-		case known != "":
-			return fmt.Errorf("%s: %w: %s", file, errOtherKey, known)
-		}
-		return appendPin(file, data, seen)
+		return firstuse.Record(ctx, file, func() (string, error) {
+			data, err := readPins(file)
+			if err != nil {
+				return "", err
+			}
+			known, err := findPin(data, seen.Address)
+			switch {
+			case err != nil:
+				return "", fmt.Errorf("%s: %w", file, err)
+			case known == seen.Fingerprint:
+				return "", nil
+			case known != "":
+				return "", fmt.Errorf("%s: %w: %s", file, errOtherKey, known)
+			}
+			return seen.Address + " " + seen.Fingerprint, nil
+		})
 	}
 }
 
@@ -91,17 +87,4 @@ func findPin(data []byte, address string) (string, error) {
 		found = fields[1]
 	}
 	return found, lines.Err()
-}
-
-func appendPin(file string, before []byte, seen transport.SeenIdentity) error {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	line := seen.Address + " " + seen.Fingerprint + "\n"
-	if len(before) > 0 && before[len(before)-1] != '\n' {
-		line = "\n" + line
-	}
-	_, err = f.WriteString(line)
-	return errors.Join(err, f.Close())
 }

@@ -35,9 +35,7 @@ type watch struct {
 
 func (u *update) watch(o *offers) *watch {
 	now := time.Now()
-	u.s.mu.Lock()
-	defer u.s.mu.Unlock()
-	return &watch{update: u, offers: o, sign: now, seen: now, logins: u.s.logins}
+	return &watch{update: u, offers: o, sign: now, seen: now, logins: u.s.loginCount()}
 }
 
 // follow waits for the end of an update, and reads the versions.
@@ -100,6 +98,7 @@ func (u *update) nap() error {
 	case <-t.C:
 		return nil
 	case <-u.wake:
+		u.events.tell()
 		return u.pause(min(u.s.opts.PollInterval/16, gather))
 	case <-u.ctx.Done():
 	case <-u.s.ctx.Done():

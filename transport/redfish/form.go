@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	desc "github.com/roundsman-go/roundsman/internal/fwpkg"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
@@ -143,7 +144,7 @@ func (c *cargo) look(ctx context.Context) error {
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
 		pkg, _, err := readFwpkg(&readerAt{r: r}, c.file.Size)
 		switch {
-		case errors.Is(err, errNoFwpkg):
+		case errors.Is(err, desc.ErrNone):
 			c.form = formComponent
 		case err != nil:
 			return fmt.Errorf("%s is no package that can be read: %w", c.file.Name, err)
@@ -195,10 +196,10 @@ func (c *cargo) unfit(w Way, profile Profile) error {
 		return fmt.Errorf("%s is %s, and %s takes %s", c.file.Name, c.form, w, want)
 	}
 	queue := w == WayQueue || w == WayInstallSet
-	if c.pkg != nil && !queue && !c.pkg.direct() && (profile.ilo() || profile == ProfileILO4) {
+	if c.pkg != nil && !queue && !c.pkg.Direct() && (profile.ilo() || profile == ProfileILO4) {
 		return fmt.Errorf("%s is not written by the management processor, but by %s", c.file.Name, strings.Join(c.pkg.UpdatableBy, " or "))
 	}
-	if len(c.compsig) > 0 && w != WayHPEPush && !queue {
+	if len(c.compsig) > 0 && c.pkg == nil && w != WayHPEPush && !queue {
 		return fmt.Errorf("%s comes with a signature of its own (.compsig), which %s does not carry", c.file.Name, w)
 	}
 	switch w {
@@ -235,10 +236,10 @@ func (c *cargo) appliers() []string {
 		return []string{byBMC}
 	}
 	var out []string
-	if c.pkg.direct() {
+	if c.pkg.Direct() {
 		out = append(out, byBMC)
 	}
-	if c.pkg.by(byHost) {
+	if c.pkg.By(byHost) {
 		out = append(out, byHost)
 	}
 	return out
@@ -246,7 +247,7 @@ func (c *cargo) appliers() []string {
 
 // unpackable reports whether the image inside a package can go instead of it.
 func (c *cargo) unpackable() bool {
-	return c.pkg != nil && len(c.pkg.images()) == 1
+	return c.pkg != nil && len(c.pkg.Images()) == 1
 }
 
 // forWay puts what a way takes in the place of the file: the image that is in a package,
@@ -257,15 +258,17 @@ func (c *cargo) forWay(ctx context.Context, w Way, profile Profile, version stri
 	case WayHPEPush, WayAddFromURI, WayQueue, WayInstallSet:
 		raw = !c.pkg.whole(profile, version)
 	}
+	// A package holds the signatures of what is in it: the one beside it is for the
+	// whole, where that is kept.
+	if raw || w != WayHPEPush && w != WayQueue && w != WayInstallSet {
+		c.compsig = nil
+	}
 	if !raw {
 		return nil
 	}
-	names := c.pkg.images()
-	switch {
-	case len(names) != 1:
+	names := c.pkg.Images()
+	if len(names) != 1 {
 		return fmt.Errorf("%s holds %d images, and the target takes one", c.file.Name, len(names))
-	case len(c.compsig) > 0:
-		return fmt.Errorf("the signature of %s is not that of the image in it, which is all that the target takes", c.file.Name)
 	}
 	f, err := image(ctx, c.file, names[0])
 	if err != nil {

@@ -1,51 +1,12 @@
 package redfish
 
 import (
-	"archive/zip"
-	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
-
-// zipped makes an archive.
-func zipped(t testing.TB, files ...string) []byte {
-	var b bytes.Buffer
-	z := zip.NewWriter(&b)
-	for i := 0; i < len(files); i += 2 {
-		w, err := z.Create(files[i])
-		require.NoError(t, err)
-		_, err = w.Write([]byte(files[i+1]))
-		require.NoError(t, err)
-	}
-	require.NoError(t, z.Close())
-	return b.Bytes()
-}
-
-func FuzzFwpkg(f *testing.F) {
-	f.Add(zipped(f, "payload.json", `{"PackageFormat":"FWPKG-v2","UpdatableBy":["Bmc"],"Devices":{"Device":[{"Target":"a","Version":"1","FirmwareImages":[{"FileName":"x.bin","DirectFlashOk":true,"ResetRequired":"True","Order":1}]}]}}`, "x.bin", "image"))
-	f.Add(zipped(f, "payload.json", `{"UpdatableBy":"Uefi","Devices":{"Device":[{"FirmwareImages":[{"FileName":"../x"}]}]}}`))
-	f.Add(zipped(f, "other", ""))
-	f.Add([]byte("PK\x03\x04"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		p, z, err := readFwpkg(bytes.NewReader(data), int64(len(data)))
-		if err != nil {
-			require.Nil(t, p)
-			return
-		}
-		require.NotEmpty(t, p.Devices.Device)
-		require.LessOrEqual(t, len(z.File), maxEntries)
-		for _, name := range p.images() {
-			require.NotContains(t, name, "/")
-		}
-		p.direct()
-		p.whole(ProfileILO5, "iLO 5 v2.44")
-		p.activation()
-		p.fits(entry{targets: []string{"a"}})
-	})
-}
 
 func FuzzAnswers(f *testing.F) {
 	f.Add([]byte(`{"error":{"code":"x","@Message.ExtendedInfo":[{"MessageId":"iLO.2.34.UpdateInvalidFile","MessageArgs":"one"}]}}`))
@@ -63,7 +24,7 @@ func FuzzAnswers(f *testing.F) {
 		telling(all)
 		require.LessOrEqual(t, len(words(all)), maxText+3)
 		refusal(&reply{status: 400, body: data})
-		for _, v := range []any{&serviceRoot{}, &system{}, &manager{}, &software{}, &fwpkg{}, &stateData{}} {
+		for _, v := range []any{&serviceRoot{}, &system{}, &manager{}, &software{}, &stateData{}} {
 			_ = decode(data, v)
 		}
 		var u updateService
@@ -135,16 +96,4 @@ func TestCompare(t *testing.T) {
 func TestRead(t *testing.T) {
 	long := strings.Repeat("x", maxText*2)
 	require.Less(t, len(words([]message{{Text: text(long)}})), len(long))
-	for _, bad := range []string{`{"Devices":{"Device":[]}}`, `[]`, `{"Devices":{"Device":[{"FirmwareImages":[{"FileName":"a/b"}]}]}}`, strings.Repeat("[", 70)} {
-		data := zipped(t, "payload.json", bad)
-		_, _, err := readFwpkg(bytes.NewReader(data), int64(len(data)))
-		require.Error(t, err, bad)
-	}
-	var many []string
-	for i := range maxEntries + 1 {
-		many = append(many, string(rune('a'+i%26))+strings.Repeat("x", i), "")
-	}
-	data := zipped(t, many...)
-	_, _, err := readFwpkg(bytes.NewReader(data), int64(len(data)))
-	require.ErrorContains(t, err, "files")
 }

@@ -4,7 +4,6 @@ import (
 	"archive/zip"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,164 +11,51 @@ import (
 	"strings"
 	"sync"
 
+	desc "github.com/roundsman-go/roundsman/internal/fwpkg"
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// Bounds of a package. Real ones hold a handful of files; images are streamed.
-const (
-	maxEntries  = 256
-	maxManifest = 4 << 20
-	maxImages   = 64
-	maxUnpacked = int64(8 << 30) // bytes of one image
-)
-
-// manifestName is the description in a firmware package.
-const manifestName = "payload.json"
-
-// fwpkg is what is used of the description of one of HPE's firmware packages.
-type fwpkg struct {
-	Format      text `json:"PackageFormat"`
-	DeviceClass text
-	UpdatableBy texts
-	Minimum     text `json:"MinimumActiveVersion"`
-	Devices     struct{ Device []fwpkgDevice }
-}
-
-type fwpkgDevice struct {
-	Name    text `json:"DeviceName"`
-	Target  text
-	Version text
-	Minimum text         `json:"MinimumActiveVersion"`
-	Images  []fwpkgImage `json:"FirmwareImages"`
-}
-
-type fwpkgImage struct {
-	File     text `json:"FileName"`
-	Direct   flag `json:"DirectFlashOk"`
-	UEFI     flag `json:"UefiFlashable"`
-	Reset    flag `json:"ResetRequired"`
-	PowerOff flag `json:"ServerPowerOff"`
-	Order    number
-}
+// maxUnpacked bounds one image of a package, in bytes. Images are streamed.
+const maxUnpacked = int64(8 << 30)
 
 func (f flag) isTrue() bool { return f.value != nil && *f.value }
 
-// by reports whether the package may be applied by an agent of that name.
-func (p *fwpkg) by(who string) bool {
-	return slices.ContainsFunc(p.UpdatableBy, func(s string) bool { return strings.EqualFold(s, who) })
-}
+// fwpkg is one of HPE's firmware packages, as targets are told of it.
+type fwpkg struct{ *desc.Package }
 
 // whole reports whether an iLO of that version takes the package as it is: one of format 2,
 // and of iLO 5 not before 2.30.
 func (p *fwpkg) whole(profile Profile, version string) bool {
-	if !strings.EqualFold(string(p.Format), "FWPKG-v2") {
+	if !strings.EqualFold(p.Format, "FWPKG-v2") {
 		return false
 	}
 	order, ok := compare(version, "2.30")
 	return profile != ProfileILO5 || !ok || order >= 0
 }
 
-// direct reports whether the management processor itself writes every image.
-func (p *fwpkg) direct() bool {
-	for _, d := range p.Devices.Device {
-		for _, i := range d.Images {
-			if !i.Direct.isTrue() {
-				return false
-			}
-		}
-	}
-	return len(p.UpdatableBy) == 0 || p.by("Bmc")
-}
-
-// activation is what makes the images take effect.
-func (p *fwpkg) activation() transport.Activation {
-	a := transport.ActivationNone
-	for _, d := range p.Devices.Device {
-		for _, i := range d.Images {
-			if i.PowerOff.isTrue() {
-				return transport.ActivationPowerCycle
-			}
-			if i.Reset.isTrue() {
-				a = transport.ActivationReboot
-			}
-		}
-	}
-	return a
-}
-
-// images are the names of the files to write, each once, in order.
-func (p *fwpkg) images() []string {
-	var all []fwpkgImage
-	for _, d := range p.Devices.Device {
-		all = append(all, d.Images...)
-	}
-	slices.SortStableFunc(all, func(a, b fwpkgImage) int { return int(a.Order) - int(b.Order) })
-	var out []string
-	for _, i := range all {
-		if i.File != "" && !slices.Contains(out, string(i.File)) {
-			out = append(out, string(i.File))
-		}
-	}
-	return out
-}
-
 // fits returns the device of the package that an entry of the inventory is: of its class,
-// where the entry has one, and with one of its targets.
-func (p *fwpkg) fits(e entry) *fwpkgDevice {
-	if e.class != "" && p.DeviceClass != "" && !strings.EqualFold(e.class, string(p.DeviceClass)) {
+// where the entry has one, and with one of its targets. A service without HPE's additions
+// may have the target for a SoftwareId.
+func (p *fwpkg) fits(e entry) *desc.Device {
+	if e.class != "" && p.DeviceClass != "" && !strings.EqualFold(e.class, p.DeviceClass) {
 		return nil
 	}
-	for i, d := range p.Devices.Device {
-		if d.Target != "" && slices.Contains(e.targets, strings.ToLower(string(d.Target))) {
-			return &p.Devices.Device[i]
+	for i, d := range p.Devices {
+		software := func(id string) bool { return strings.EqualFold(id, "software-id:"+d.Target) }
+		if d.Target != "" && (slices.Contains(e.targets, strings.ToLower(d.Target)) || slices.ContainsFunc(e.device.HardwareIDs, software)) {
+			return &p.Devices[i]
 		}
 	}
 	return nil
 }
 
-var errNoFwpkg = errors.New("a zip without payload.json")
-
 // readFwpkg reads the description in a package of that many bytes.
 func readFwpkg(r io.ReaderAt, size int64) (*fwpkg, *zip.Reader, error) {
-	z, err := zip.NewReader(r, size)
+	p, z, err := desc.Read(r, size)
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(z.File) > maxEntries {
-		return nil, nil, fmt.Errorf("more than %d files", maxEntries)
-	}
-	i := slices.IndexFunc(z.File, func(f *zip.File) bool { return f.Name == manifestName })
-	if i < 0 {
-		return nil, nil, errNoFwpkg
-	}
-	f, err := z.File[i].Open()
-	if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(data) > maxManifest {
-		return nil, nil, fmt.Errorf("%s has more than %d bytes", manifestName, maxManifest)
-	}
-	p := &fwpkg{}
-	if err := checkDepth(data); err != nil {
-		return nil, nil, err
-	}
-	if err := json.Unmarshal(data, p); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", manifestName, err)
-	}
-	if len(p.Devices.Device) == 0 || len(p.images()) > maxImages {
-		return nil, nil, fmt.Errorf("%s names %d devices and %d images", manifestName, len(p.Devices.Device), len(p.images()))
-	}
-	for _, name := range p.images() {
-		if strings.ContainsAny(name, "/\\\r\n\"\x00") {
-			return nil, nil, fmt.Errorf("%s names the image %q", manifestName, clip(name, 100))
-		}
-	}
-	return p, z, nil
+	return &fwpkg{p}, z, nil
 }
 
 // image is the file of a package that holds an image, as a payload of its own. It is

@@ -35,7 +35,8 @@ type service struct {
 	logins   int
 	logouts  int
 	requests []string
-	limit    int // sessions; 0: any number
+	limit    int  // sessions; 0: any number
+	long     bool // the names of sessions are no numbers that are given away again
 	conns    map[net.Conn]bool
 	most     int // connections at a time
 }
@@ -154,7 +155,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodDelete && strings.HasPrefix(path, sessions+"/"):
 		s.mu.Lock()
 		s.logouts++
-		delete(s.sessions, r.Header.Get("X-Auth-Token"))
+		delete(s.sessions, path[strings.LastIndexByte(path, '/')+1:])
 		s.mu.Unlock()
 	case r.Method == http.MethodGet && found:
 		w.Header().Set("Content-Type", "application/json")
@@ -177,6 +178,9 @@ func (s *service) logIn(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.logins++
 		token := fmt.Sprintf("token-%d", s.logins)
+		if s.long {
+			token = "the-only-" + token
+		}
 		s.sessions[token] = true
 		w.Header().Set("X-Auth-Token", token)
 		w.Header().Set("Location", "https://the-name-it-gives-itself/redfish/v1/SessionService/Sessions/"+token)

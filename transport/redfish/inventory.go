@@ -67,7 +67,8 @@ type reader struct {
 	// related are the resources that an entry of the firmware inventory stands for, and
 	// the device that it became.
 	related map[string]int
-	listed  int // devices of the firmware inventory, which come first
+	listed  int   // devices of the firmware inventory, which come first
+	unread  error // of a system
 }
 
 // Identify implements transport.Conn. BootID is the time of the last restart of the host,
@@ -81,11 +82,12 @@ func (c *conn) Identify(ctx context.Context) (transport.Identity, error) {
 // identity reads the system and the manager.
 func (r *reader) identity() (transport.Identity, []system, error) {
 	var systems []system
-	all, err := r.members(r.ctx, r.op, string(r.root.Systems))
+	all, err := r.members(r.ctx, r.op, r.systems())
 	if err != nil && (r.op == "identify" || !answered(err)) {
 		return transport.Identity{}, nil, err
 	}
-	r.problem(string(r.root.Systems), err)
+	r.problem(r.systems(), err)
+	r.unread = err
 	for _, m := range all {
 		var s system
 		if m.err == nil {
@@ -96,6 +98,7 @@ func (r *reader) identity() (transport.Identity, []system, error) {
 				return transport.Identity{}, nil, m.err
 			}
 			r.problem(m.uri, m.err)
+			r.unread = m.err
 			continue
 		}
 		if s.ID == "" {
@@ -211,6 +214,19 @@ type entry struct {
 	err     error
 }
 
+// systems is where the systems are. An iLO 4 of old does not link them from its root.
+func (c *conn) systems() string {
+	switch {
+	case c.root.Systems != "":
+		return string(c.root.Systems)
+	case c.root.Links.Systems != "":
+		return string(c.root.Links.Systems)
+	case c.profile == ProfileILO4:
+		return rootPath + "Systems/"
+	}
+	return ""
+}
+
 // firmwarePath is where the firmware inventory is.
 func (c *conn) firmwarePath() link { return c.update.Firmware }
 
@@ -262,8 +278,11 @@ func (c *conn) device(s software, uri string) (_ transport.Device, related []lin
 	if s.SoftwareID != "" {
 		d.HardwareIDs = append(d.HardwareIDs, "software-id:"+string(s.SoftwareID))
 	}
-	// What has no other: the firmware of an iLO 4 or of a Superdome Flex.
-	d.HardwareIDs = append(d.HardwareIDs, "name:"+d.Name)
+	if len(hpe.Targets) == 0 && d.Name != "" {
+		// What has nothing better. Where there are targets they tell of which make a part
+		// is, and a name such as "System ROM" is that of any.
+		d.HardwareIDs = append(d.HardwareIDs, "name:"+d.Name)
+	}
 	if hpe.Context != "" || len(hpe.Targets) > 0 || c.profile.ilo() {
 		// The numbers that an iLO gives its entries are others on the next server, and
 		// after a card was added.
@@ -332,9 +351,10 @@ func (c *conn) firmware4(ctx context.Context, op string, systems []system) ([]en
 		for _, k := range kinds {
 			for i, f := range list.Current[k] {
 				d := transport.Device{Name: string(f.Name), Firmware: string(f.Version), Location: string(f.Location), Class: classOf(nil, k+" "+string(f.Name))}
-				d.HardwareIDs = []string{"name:" + d.Name}
 				if d.ID = d.Name; d.ID == "" {
 					d.ID = k
+				} else {
+					d.HardwareIDs = []string{"name:" + d.Name}
 				}
 				if d.Location != "" {
 					d.ID += " @ " + d.Location
@@ -416,11 +436,11 @@ func classOf(related []link, name string) string {
 		{"ilo,bmc,systembmc,idrac,xcc,rmc,openbmc,lights out", transport.ClassBMC},
 		{"bios,system rom,systemromactive,systemrombackup,uefi", transport.ClassBIOS},
 		{"power supply,psu", transport.ClassPSU},
+		{"switch", transport.ClassSwitch}, // of whatever network
 		{"fibre channel,hba,fc", transport.ClassHBA},
 		{"nic,ethernet,network,lom,flexlom,flexfabric,gbe,gb,adptr", transport.ClassNIC},
 		{"array,raid,smart array,storage controller,megaraid,sas controller", transport.ClassController},
 		{"drive,ssd,hdd,disk,nvme", transport.ClassDisk},
-		{"switch", transport.ClassSwitch},
 	} {
 		for word := range strings.SplitSeq(w.words, ",") {
 			if strings.Contains(words, " "+word+" ") {

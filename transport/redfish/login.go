@@ -179,10 +179,13 @@ func (s *session) close(ctx context.Context) error {
 }
 
 // loggedIn reports whether there ever was a session.
-func (s *session) loggedIn() bool {
+func (s *session) loggedIn() bool { return s.loginCount() > 0 }
+
+// loginCount is how many sessions there were.
+func (s *session) loginCount() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.logins > 0
+	return s.logins
 }
 
 // spacing is how long to wait before the next login after one was refused: a service that

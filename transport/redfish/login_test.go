@@ -58,6 +58,20 @@ func TestSessionsOfOthersAreLeft(t *testing.T) {
 	}
 }
 
+// A session whose name nobody else gets is ended, unless it is somebody else's.
+func TestSessionsWithLongNames(t *testing.T) {
+	for who, ended := range map[string]int{user: 1, "somebody else": 0} {
+		s := newService(t, nil)
+		s.long = true
+		conn := dial(t, s.endpoint())
+		s.set("/redfish/v1/SessionService/Sessions/the-only-token-1", obj{"UserName": who})
+		s.forget()
+		_, err := conn.Identify(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, ended, s.seen("DELETE"), who)
+	}
+}
+
 // What a failed dial had logged in to it gives back.
 func TestDialThatFailsLogsOut(t *testing.T) {
 	s := newService(t, nil)

@@ -58,8 +58,16 @@ func TestPushInLittleMemory(t *testing.T) {
 	if raceEnabled || testing.Short() {
 		t.Skip("a measurement, and 1 GiB: not with the race detector, nor where time is short")
 	}
-	s := newService(t, nil)
-	s.edit("/redfish/v1/UpdateService", func(o obj) { o["MultipartHttpPushUri"] = "/push" })
+	t.Run("multipart", func(t *testing.T) { pushLarge(t, newService(t, nil), "MultipartHttpPushUri") })
+	t.Run("hpe-push", func(t *testing.T) {
+		s := newService(t, nil)
+		s.asILO(obj{"State": "Idle"})
+		pushLarge(t, s, "HttpPushUri")
+	})
+}
+
+func pushLarge(t *testing.T, s *service, property string) {
+	s.edit("/redfish/v1/UpdateService", func(o obj) { o[property] = "/push" })
 	got := int64(0)
 	s.handle("POST /push", func(w http.ResponseWriter, r *http.Request) {
 		m, err := r.MultipartReader()

@@ -29,14 +29,18 @@ func (u *update) publish() (*offers, error) {
 	if u.opts.Publish == nil {
 		return nil, u.fail(errors.ErrUnsupported, nil, "this target fetches images, and the session offers no server (UpdateOptions.Publish is nil)")
 	}
-	secure := u.s.opts.ImageScheme == "https" || u.s.opts.ImageScheme == "" && u.profile == ProfileRMC
-	pub, err := u.opts.Publish(u.ctx, transport.PublishRequest{File: u.cargo.file, Key: u.data.Tag + "/" + u.cargo.file.Name, TLS: secure})
+	pub, err := u.opts.Publish(u.ctx, transport.PublishRequest{File: u.cargo.file, Key: u.data.Tag + "/" + u.cargo.file.Name, TLS: u.secure()})
 	if err != nil {
 		return nil, u.fail(nil, fmt.Errorf("publishing %s: %w", u.cargo.file.Name, err), "")
 	}
 	o.pub, o.url = &pub, pub.URL
 	o.asked = u.phase == phaseWait
 	return o, nil
+}
+
+// secure reports whether the target comes to the manager by https.
+func (u *update) secure() bool {
+	return u.s.opts.ImageScheme == "https" || u.s.opts.ImageScheme == "" && u.profile == ProfileRMC
 }
 
 // watch waits for the target to ask.

@@ -63,6 +63,18 @@ func (w Way) pulls() bool {
 	return false
 }
 
+// Events says whether a service is to post events of an update to the manager (DSP0266,
+// "Eventing").
+type Events string
+
+// What is subscribed to. An event only tells that it is time to look: without any, and
+// where the service refuses the subscription, an update takes as long as before.
+const (
+	EventsAuto   Events = ""       // while the target fetches the image: it gets to the manager then
+	EventsAlways Events = "always" // also while an image is pushed, which opens a port of the manager for them
+	EventsNever  Events = "never"
+)
+
 // Options are the Endpoint.Options of this driver, as a value or a pointer. The zero
 // value finds out what the service is, and holds one connection to it at a time.
 type Options struct {
@@ -89,9 +101,12 @@ type Options struct {
 	// where the service does not offer that, and On for a host that is off.
 	ResetType string
 
-	// ImageScheme is "http" or "https", the URLs under which the target fetches images;
-	// "" means https for the profile rmc, and http for all others.
+	// ImageScheme is "http" or "https", the URLs under which the target fetches images
+	// and to which it posts events; "" means https for the profile rmc, and http for all
+	// others.
 	ImageScheme string
+	// Events says when the target posts events to the manager.
+	Events Events
 
 	// Connections is how many connections and requests may be open at a time; 0
 	// means 1, which is all that some management processors bear.
@@ -159,6 +174,11 @@ func options(ep transport.Endpoint) (Options, error) {
 	case "", "http", "https":
 	default:
 		return o, fmt.Errorf("images are fetched by http or https, not by %q", o.ImageScheme)
+	}
+	switch o.Events {
+	case EventsAuto, EventsAlways, EventsNever:
+	default:
+		return o, fmt.Errorf("events are subscribed to %q or %q, not %q", EventsAlways, EventsNever, o.Events)
 	}
 	if o.Connections < 0 {
 		return o, errors.New("a negative number of Connections")

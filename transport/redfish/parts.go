@@ -124,7 +124,7 @@ func (r *reader) storage(_ string, body []byte) error {
 	}
 	if err := r.each(string(links.Controllers), func(uri string, body []byte) error {
 		var c schemas.StorageController
-		if err := json.Unmarshal(body, &c); err != nil {
+		if err := decode(body, &c); err != nil {
 			return err
 		}
 		if c.FirmwareVersion != "" {
@@ -153,7 +153,7 @@ func (r *reader) storage(_ string, body []byte) error {
 
 func (r *reader) drive(uri string, body []byte) error {
 	var d schemas.Drive
-	if err := json.Unmarshal(body, &d); err != nil {
+	if err := decode(body, &d); err != nil {
 		return err
 	}
 	version := d.FirmwareVersion
@@ -167,7 +167,7 @@ func (r *reader) drive(uri string, body []byte) error {
 
 func (r *reader) adapter(uri string, body []byte) error {
 	var a schemas.NetworkAdapter
-	if err := json.Unmarshal(body, &a); err != nil {
+	if err := decode(body, &a); err != nil {
 		return err
 	}
 	d := transport.Device{ID: uri, Class: transport.ClassNIC, Name: a.Name, Vendor: a.Manufacturer, Model: a.Model, Serial: a.SerialNumber, HardwareIDs: model(a.Model)}

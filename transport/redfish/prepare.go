@@ -44,7 +44,7 @@ func (u *update) prepare() (transport.Result, error) {
 		return none, err
 	}
 	if u.cargo.pkg != nil {
-		u.data.Staged = u.cargo.pkg.activation()
+		u.data.Staged = u.cargo.pkg.Activation()
 	}
 	if err := u.load(); err != nil {
 		return none, err
@@ -242,6 +242,9 @@ func (u *update) meant(entries []entry) (found, rest []entry, _ error) {
 		}
 		found = append(found, e)
 	}
+	if len(found) == 0 && unread != nil { // it may be for that one
+		return nil, nil, unread
+	}
 	if len(found) == 0 {
 		return nil, nil, u.fail(transport.ErrRejected, errors.New("the payload fits no device of the firmware inventory"), "it is for other hardware, or the devices must be named (UpdateOptions.Devices); "+nothingSent)
 	}
@@ -297,6 +300,9 @@ func (u *update) entries(r *reader, parts bool) ([]entry, error) {
 		}
 	}
 	out, err := u.firmware(u.ctx, "update", systems)
+	if err == nil && u.profile == ProfileILO4 && r.unread != nil {
+		out = append(out, entry{uri: u.systems(), err: r.unread}) // which lists parts of its own
+	}
 	if err != nil || !parts {
 		return out, err
 	}
@@ -320,16 +326,13 @@ func (u *update) hop(e entry) error {
 	if d == nil {
 		return u.fail(transport.ErrRejected, fmt.Errorf("%s is not for %s: none of its targets is that of the device, or it is for another class", u.payload.Name, e.device.ID), nothingSent)
 	}
-	if version := string(d.Version); version != "" {
+	if version := d.Version; version != "" {
 		if order, ok := compare(version, u.payload.Version); ok && order != 0 {
 			return u.fail(transport.ErrRejected, fmt.Errorf("the package holds version %s for %s, and the payload is to be %s", version, e.device.ID, u.payload.Version), nothingSent)
 		}
 	}
-	least := d.Minimum
-	if least == "" {
-		least = u.cargo.pkg.Minimum
-	}
-	if order, ok := compare(e.device.Firmware, string(least)); ok && order < 0 {
+	least := u.cargo.pkg.Least(*d)
+	if order, ok := compare(e.device.Firmware, least); ok && order < 0 {
 		return u.fail(transport.ErrRejected, fmt.Errorf("%s has %s, and %s needs %s at least", e.device.ID, e.device.Firmware, u.payload.Version, least),
 			fmt.Sprintf("install %s, or a version between it and this one, first; %s", least, nothingSent))
 	}

@@ -298,6 +298,11 @@ func (u *update) queueStatus() (status, error) {
 		return status{}, err
 	}
 	u.unsure = false // it has come
+	return item.status(u.data.Queue.host()), nil
+}
+
+// status is what a task says of itself. host: it waits for a start of the host.
+func (item *queueItem) status(host bool) status {
 	st := status{phase: "queue"}
 	m := message{ID: item.Result.MessageID, Args: item.Result.Args}
 	if m.id() != "" {
@@ -307,7 +312,7 @@ func (u *update) queueStatus() (status, error) {
 	switch {
 	case item.is("Complete"):
 		st.claim, st.worked = true, true
-	case item.is("Pending") && u.data.Queue.host():
+	case item.is("Pending") && host:
 		st.waits = true
 		st.text = endOf(fmt.Sprintf("the task %q waits in the update queue for the next start of the host; %s", item.Name, st.text))
 	case item.is("Pending"):
@@ -320,7 +325,7 @@ func (u *update) queueStatus() (status, error) {
 	default:
 		st.phase, st.running, st.worked = "flash", true, true
 	}
-	return st, nil
+	return st
 }
 
 // leaveQueue takes out of the queue what is not needed there any more: what has ended, and

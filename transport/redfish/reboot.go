@@ -49,7 +49,7 @@ func (c *conn) Reboot(ctx context.Context, opts transport.RebootOptions) error {
 		return err
 	}
 	defer end()
-	systems, err := c.members(ctx, "reboot", string(c.root.Systems))
+	systems, err := c.members(ctx, "reboot", c.systems())
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ type serviceRoot struct {
 	Product                                                                       text
 	UUID                                                                          text
 	Events                                                                        link `json:"EventService"`
-	Links                                                                         struct{ Sessions link }
+	Links                                                                         struct{ Sessions, Systems link }
 	Systems, Managers, Chassis, UpdateService, Tasks, TaskService, AccountService link
 	Features                                                                      struct {
 		Expand struct {

@@ -96,9 +96,11 @@ func TestSections(t *testing.T) {
 	require.ErrorContains(t, err, "fw_part3.compsig")
 	p.Files = append(p.Files, last)
 	var phases []string
-	res, err := transport.Update(t.Context(), conn, p, transport.UpdateOptions{Checkpoint: func(_ context.Context, st transport.State) error {
+	res, err := transport.Update(t.Context(), conn, p, transport.UpdateOptions{Checkpoint: func(ctx context.Context, st transport.State) error {
 		phases = append(phases, st.Phase)
 		require.Equal(t, st.Phase == "send", st.Sent)
+		_, bounded := ctx.Deadline()
+		require.Equal(t, !st.Sent, bounded, "what outlives the caller's patience does not do so for good")
 		require.NotContains(t, string(st.Data), password)
 		return nil
 	}})

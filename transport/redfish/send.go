@@ -41,7 +41,15 @@ func (u *update) sendAll(offers *offers) (transport.Result, error) {
 			}
 		}
 	}
-	return u.follow(offers)
+	res, err := u.follow(offers)
+	if err != nil || res.Verdict != transport.VerdictUnknown {
+		return res, err
+	}
+	turned, err := u.turn(offers)
+	if err != nil || !turned {
+		return res, err
+	}
+	return u.sendAll(offers)
 }
 
 // requests is how many there are that cannot be taken back.
@@ -95,6 +103,7 @@ func (u *update) send(offers *offers, more bool) (transport.Result, error) {
 	case err == nil && !whole && rep.ok():
 		return back(none, u.fail(transport.ErrProtocol, errors.New("the target answered before the end of the request"), "whatever it took was not all"))
 	case err == nil:
+		u.cut = !whole
 		return u.answered(rep, more, back)
 	case !whole: // a request without its end is none (RFC 9112, section 8)
 		return back(none, u.ofSource(err))
@@ -140,6 +149,7 @@ func (u *update) answered(rep *reply, more bool, back func(transport.Result, err
 			return back(none, e)
 		case u.ambiguous(rep, all):
 			u.lost(e.Err.Error())
+			u.mute = rep.status == http.StatusBadRequest
 			return none, nil
 		case errors.Is(e.Kind, transport.ErrBusy) && time.Since(u.began) < u.patience():
 			return back(none, u.fail(transport.ErrBusy, errRefusedForNow, hintBusy))

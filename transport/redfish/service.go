@@ -72,6 +72,11 @@ func (u *update) serviceStatus() (status, error) {
 	if !rep.ok() {
 		return status{}, u.refused("update", at, rep)
 	}
+	return u.readService(at, rep, st)
+}
+
+// readService reads what the update service of an iLO has answered.
+func (u *update) readService(at string, rep *reply, st status) (status, error) {
 	var now updateService
 	if err := u.conn.decode("update", at, rep.body, &now); err != nil {
 		return status{}, err

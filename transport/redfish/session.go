@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/internal/stall"
 )
 
 // session is one login to one service, and the connections under it.
@@ -216,21 +217,19 @@ func (s *session) redirect(from, to string) (string, error) {
 
 // once makes one exchange.
 func (s *session) once(ctx context.Context, cancel context.CancelCauseFunc, r request, path, token string) (*reply, error) {
-	var watch *stall
-	if s.opts.StallTimeout > 0 {
-		watch = newStall(s.opts.StallTimeout, func() { cancel(errStalled) })
-		defer watch.stop()
-	}
+	watch := stall.New(s.opts.StallTimeout, func() { cancel(errStalled) })
+	watch.Touch()
+	defer watch.Stop()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			if l, ok := info.Conn.(*line); ok {
 				l.busy.Store(watch)
-				watch.touch()
+				watch.Touch()
 			}
 		},
 		WroteRequest: func(httptrace.WroteRequestInfo) {
 			if r.slow {
-				watch.reset(max(s.opts.UpdateStall, s.opts.StallTimeout))
+				watch.Reset(max(s.opts.UpdateStall, s.opts.StallTimeout))
 			}
 		},
 	})

@@ -37,6 +37,7 @@ type stateData struct {
 	Rewrite  bool                 `json:"rewrite,omitempty"` // the version was there before, and proves nothing
 	Aimed    bool                 `json:"aimed,omitempty"`   // HttpPushUriTargets was set
 	Queue    *queued              `json:"queue,omitempty"`
+	Events   string               `json:"events,omitempty"` // the Context of a subscription to events, which may be there
 
 	Part   int                  `json:"part,omitempty"` // section that is sent, or comes next
 	Before before               `json:"before"`         // the last request

@@ -96,6 +96,11 @@ func (u *update) taskStatus(at string) (status, error) {
 	if err != nil || rep == nil {
 		return st, err
 	}
+	return u.readTask(at, rep, st)
+}
+
+// readTask reads what was answered of a task, or by its monitor.
+func (u *update) readTask(at string, rep *reply, st status) (status, error) {
 	st.running = rep.status == http.StatusAccepted
 	st.worked = st.running
 	var t struct {

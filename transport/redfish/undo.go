@@ -8,8 +8,8 @@ import (
 )
 
 // Undo implements transport.Undoer. It takes back what an update has prepared: a task of
-// the update queue that has not begun, its install set and its component, and the targets
-// of a push. What has been written stays.
+// the update queue that has not begun, its install set and its component, the targets of a
+// push, and the subscription to events. What has been written stays.
 func (c *conn) Undo(ctx context.Context, s transport.State) error {
 	u := &update{conn: c, ctx: ctx}
 	end, err := c.take(ctx, request{op: "undo"})
@@ -26,7 +26,12 @@ func (c *conn) Undo(ctx context.Context, s transport.State) error {
 		}
 	}
 	if u.data.Queue != nil {
-		return u.dequeue(ctx)
+		if err := u.dequeue(ctx); err != nil {
+			return err
+		}
+	}
+	if u.data.Events != "" {
+		return c.unsubscribe(ctx, u.data.Events, "", "")
 	}
 	return nil
 }

@@ -1,13 +1,10 @@
 package redfish
 
 import (
+	"archive/zip"
 	"bytes"
-	"context"
 	"encoding/json"
-	"io"
 	"net/http"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,44 +46,6 @@ func TestActivation(t *testing.T) {
 	require.Equal(t, reboot, of(transport.ClassNIC, "Card", reboot, reset))
 }
 
-// Format 2 goes whole, to those that know it.
-func TestWholePackages(t *testing.T) {
-	v2, v1 := &fwpkg{Format: "FWPKG-v2"}, &fwpkg{Format: "FWPKG-v1"}
-	require.False(t, v2.whole(ProfileILO5, "iLO 5 v2.18"))
-	require.True(t, v2.whole(ProfileILO5, "iLO 5 v2.30"))
-	require.True(t, v2.whole(ProfileILO5, ""))
-	require.True(t, v2.whole(ProfileILO6, "iLO 6 v1.10"))
-	require.False(t, v1.whole(ProfileILO6, "iLO 6 v1.10"))
-}
-
-// An image in a package can be opened by several at a time, and ends with its context.
-func TestImageInPackage(t *testing.T) {
-	content := strings.Repeat("image ", 1000)
-	f := transport.BytesFile("a.fwpkg", zipped(t, "payload.json", `{"Devices":{"Device":[{"FirmwareImages":[{"FileName":"x.bin"}]}]}}`, "x.bin", content))
-	img, err := image(t.Context(), f, "x.bin")
-	require.NoError(t, err)
-	var all sync.WaitGroup
-	for range 8 {
-		all.Go(func() {
-			r, err := img.Open(t.Context())
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer r.Close()
-			var b bytes.Buffer
-			if _, err := io.Copy(&b, r); err != nil || b.String() != content {
-				t.Error("not the image", err)
-			}
-		})
-	}
-	all.Wait()
-	dead, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = image(dead, f, "x.bin")
-	require.ErrorIs(t, err, context.Canceled)
-}
-
 // A time to be left alone is seconds or a date, by the clock of who says it.
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -104,6 +63,7 @@ func TestClassOf(t *testing.T) {
 		"iLO 5": transport.ClassBMC, "System ROM": transport.ClassBIOS, "HPE Smart Array P408i-a SR Gen10": transport.ClassController,
 		"Drive Backplane": "firmware", "8 SFF 12G Storage Backplane": "firmware", "Power Management Controller Firmware": "firmware", "NVMe Drive 1": transport.ClassDisk,
 		"HPE Ethernet 1Gb 4-port 331i Adapter - NIC": transport.ClassNIC, "SN1100Q 16Gb 2p FC HBA": transport.ClassHBA, "SAS Expander Card": "firmware",
+		"HPE 6125XL Ethernet Blade Switch": transport.ClassSwitch, "Fibre Channel Switch 8/24c": transport.ClassSwitch, "SAS switch": transport.ClassSwitch,
 	} {
 		require.Equal(t, want, classOf(nil, name), name)
 	}
@@ -131,4 +91,19 @@ func FuzzRedact(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, string(out), string(again), "the same by the same")
 	})
+}
+
+// An image is not unpacked that is larger than any is.
+func TestImageThatIsTooLarge(t *testing.T) {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.Create("payload.json")
+	require.NoError(t, err)
+	_, err = w.Write([]byte(`{"Devices":{"Device":[{"FirmwareImages":[{"FileName":"x.bin"}]}]}}`))
+	require.NoError(t, err)
+	_, err = z.CreateRaw(&zip.FileHeader{Name: "x.bin", Method: zip.Deflate, UncompressedSize64: uint64(maxUnpacked) + 1})
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+	_, err = image(t.Context(), transport.BytesFile("a.fwpkg", b.Bytes()), "x.bin")
+	require.ErrorContains(t, err, "and at most")
 }

@@ -13,21 +13,25 @@ import (
 // update is one Update at work.
 type update struct {
 	*conn
-	ctx     context.Context
-	payload transport.Payload
-	opts    transport.UpdateOptions
-	cargo   *cargo
-	data    stateData
-	phase   string
-	sent    bool      // the phase's request may have reached the target
-	unkept  error     // a checkpoint that failed
-	unsure  bool      // whether the last request arrived is not known: what the target does may be another's
-	said    string    // what was said instead of an answer to it
-	began   time.Time // sending
-	posted  bool      // a request that cannot be taken back may have been made
-	absent  bool      // the target was away since the last request
-	words   []string
-	wake    chan struct{} // told that there is news; nil: there is nobody to tell
+	ctx        context.Context
+	payload    transport.Payload
+	opts       transport.UpdateOptions
+	cargo      *cargo
+	data       stateData
+	phase      string
+	sent       bool      // the phase's request may have reached the target
+	unkept     error     // a checkpoint that failed
+	unsure     bool      // whether the last request arrived is not known: what the target does may be another's
+	said       string    // what was said instead of an answer to it
+	mute       bool      // which was the empty 400 of an iLO
+	cut        bool      // and came before the end of the request was sent
+	loginsThen int       // when stock was taken; 0: that was another process
+	began      time.Time // sending
+	posted     bool      // a request that cannot be taken back may have been made
+	absent     bool      // the target was away since the last request
+	words      []string
+	wake       chan struct{} // told that there is news
+	events     *subscription
 }
 
 // fail is an error of an update.
@@ -55,7 +59,7 @@ func (u *update) invalid(err error) error {
 // Update implements transport.Updater. One update runs at a time on a connection. A line
 // that breaks, and a target that starts anew, do not end it.
 func (c *conn) Update(ctx context.Context, p transport.Payload, opts transport.UpdateOptions) (res transport.Result, err error) {
-	u := &update{conn: c, ctx: ctx, payload: p, opts: opts}
+	u := &update{conn: c, ctx: ctx, payload: p, opts: opts, wake: make(chan struct{}, 1)}
 	end, err := c.take(ctx, request{op: "update", path: p.Name})
 	if err != nil {
 		return res, err
@@ -112,7 +116,12 @@ func (u *update) run() (transport.Result, error) {
 	if err != nil {
 		return none, err
 	}
-	res, err := u.work(offers)
+	var res transport.Result
+	events, err := u.subscribe()
+	if err == nil {
+		res, err = u.work(offers)
+	}
+	left := events.end()
 	if u.data.Queue != nil {
 		res, err = u.leaveQueue(res, err)
 	}
@@ -127,6 +136,8 @@ func (u *update) run() (transport.Result, error) {
 		if errors.As(err, &te) && errors.Is(te.Kind, transport.ErrConnLost) {
 			u.s.lose(err)
 		}
+	} else if left != "" {
+		res.Text = endOf(left + "; " + res.Text)
 	}
 	return res, err
 }

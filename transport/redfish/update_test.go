@@ -36,7 +36,8 @@ func try(t testing.TB, srv *redfishtest.Server, id string, opts redfish.Options,
 	return transport.Update(t.Context(), conn, p, uo)
 }
 
-// TestFaults is the table of what goes wrong, and of what is made of it.
+// TestFaults is what goes wrong with some targets alone, or with some ways;
+// TestFaultsOfEveryProfile is the table of the rest.
 func TestFaults(t *testing.T) {
 	const (
 		generic, ilo4, ilo5, rmc = redfishtest.Generic, redfishtest.ILO4, redfishtest.ILO5, redfishtest.RMC
@@ -53,11 +54,6 @@ func TestFaults(t *testing.T) {
 		err     error
 		flashes int
 	}{
-		{"busy", ilo5, "4", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.Busy}, failed, "FirmwareFlashAlreadyInProgress", nil, 0},
-		{"busy", generic, "NIC", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.Busy}, failed, "ResourceInUse", nil, 0},
-		{"bad signature", ilo5, "4", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.BadSignature}, failed, "UpdateSignatureValidationFailed", nil, 0},
-		{"bad signature", ilo4, "1", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.BadSignature}, failed, "UpdateSignatureValidationFailed", nil, 0},
-		{"bad signature", rmc, "RMC", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.BadSignature}, failed, "FirmwareUpdateInternalError", nil, 0},
 		{"TPM", ilo5, "4", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.TPM}, failed, "Options.TPMOverride", nil, 0},
 		{"TPM, overridden", ilo5, "4", redfish.Options{TPMOverride: true}, redfishtest.Fault{Kind: redfishtest.TPM}, applied, "", nil, 1},
 		{"TPM, overridden, pulled", ilo5, "4", redfish.Options{TPMOverride: true, Way: redfish.WayAddFromURI}, redfishtest.Fault{Kind: redfishtest.TPM}, applied, "", nil, 1},
@@ -83,16 +79,6 @@ func TestFaults(t *testing.T) {
 		{"answer lost", ilo5, "4", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.ResetAnswered, Path: "/cgi-bin/uploadFile", Times: 1}, applied, "", nil, 1},
 		{"answer lost", generic, "NIC", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.ResetAnswered, Method: "POST", Path: "/redfish/v1/UpdateService", Times: 1}, applied, "", nil, 1},
 		{"answer lost", rmc, "RMC", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.ResetAnswered, Method: "POST", Path: "/redfish/v1/UpdateService", Times: 1}, applied, "", nil, 3},
-		{"cut in the upload", ilo5, "4", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.ResetAt, Bytes: 100_000, Path: "/cgi-bin/uploadFile", Times: 1}, "", "", transport.ErrConnLost, 0},
-		{"slow reset", ilo5, "1", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.SlowReset, Delay: 300 * time.Millisecond}, applied, "", nil, 1},
-		{"slow reset", redfishtest.ILO6, "1", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.SlowReset, Delay: 100 * time.Millisecond}, applied, "", nil, 1},
-		{"slow reset", redfishtest.ILO7, "1", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.SlowReset, Delay: 100 * time.Millisecond}, applied, "", nil, 1},
-		{"never returns", ilo5, "1", redfish.Options{ResetTimeout: 200 * time.Millisecond}, redfishtest.Fault{Kind: redfishtest.NeverReturns}, "", "has not come back", transport.ErrConnLost, 1},
-		{"returns with another certificate", generic, "BMC", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.ReturnsWithNewCert}, "", "none of those expected", transport.ErrTrust, 1},
-		{"one connection at a time", ilo5, "1", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.SingleConnection}, applied, "", nil, 1},
-		{"inventory without Updateable", ilo5, "4", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.NoUpdateable}, applied, "", nil, 1},
-		{"inventory in pages", generic, "NIC", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.PagedMembers}, applied, "", nil, 1},
-		{"inventory of references", generic, "NIC", redfish.Options{}, redfishtest.Fault{Kind: redfishtest.StubMembers}, applied, "", nil, 1},
 	} {
 		t.Run(string(c.profile)+"/"+c.name, func(t *testing.T) {
 			t.Parallel()
@@ -101,22 +87,13 @@ func TestFaults(t *testing.T) {
 			if c.verdict == unknown && c.err == nil {
 				c.opts.SettleTimeout = hasty().SettleTimeout
 			}
-			var states []transport.State
 			var injected *redfishtest.Injected
-			res, err := try(t, srv, c.id, c.opts, func(p *transport.Payload, o *transport.UpdateOptions) {
+			res, err := try(t, srv, c.id, c.opts, func(_ *transport.Payload, o *transport.UpdateOptions) {
 				o.Devices = []string{device}
-				if c.fault.Kind == redfishtest.ResetAt { // more than the buffers on the way hold
-					p.Files = []transport.File{srv.Firmware(c.id).Image("image.bin", "100.1", 32<<20)}
-				}
-				o.Checkpoint = func(_ context.Context, s transport.State) error { states = append(states, s); return nil }
-				// It sees a connection end a moment after we do.
-				require.Eventually(t, func() bool { return srv.Connections() == 0 }, 10*time.Second, time.Millisecond)
 				injected = srv.Inject(c.fault)
 				t.Cleanup(injected.Remove)
 			})
 			switch {
-			case c.fault.Kind == redfishtest.SingleConnection:
-				require.Zero(t, injected.Hits(), "there is never a second one")
 			case c.opts.TPMOverride:
 				require.Zero(t, injected.Hits(), "it is overridden")
 			case c.fault.Kind == redfishtest.TaskLost: // which does not count everywhere
@@ -135,16 +112,6 @@ func TestFaults(t *testing.T) {
 				require.Contains(t, res.Code.Value+" "+res.Text, c.says)
 			}
 			require.Len(t, srv.Flashes(), c.flashes)
-			if c.name == "cut in the upload" {
-				last := states[len(states)-1]
-				require.False(t, last.Sent, "a request without its end was none")
-				res, err := try(t, srv, c.id, c.opts, func(p *transport.Payload, o *transport.UpdateOptions) {
-					p.Files = []transport.File{srv.Firmware(c.id).Image("image.bin", "100.1", 32<<20)}
-					o.Resume = &last
-				})
-				require.NoError(t, err)
-				require.Equal(t, transport.VerdictApplied, res.Verdict)
-			}
 		})
 	}
 }

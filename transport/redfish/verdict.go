@@ -117,9 +117,7 @@ func (w *watch) stale(st status, settled bool, missing string) (res transport.Re
 // wasReset reports whether the target was reset since the wait began: it has ended the
 // session, or says so.
 func (w *watch) wasReset() bool {
-	w.s.mu.Lock()
-	again := w.s.logins != w.logins
-	w.s.mu.Unlock()
+	again := w.s.loginCount() != w.logins
 	if again || w.data.Before.Boot == "" {
 		return again
 	}

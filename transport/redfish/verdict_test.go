@@ -153,6 +153,7 @@ func TestEndsWhereTheTargetAnswers(t *testing.T) {
 	require.Positive(t, f.Hits())
 	require.Equal(t, transport.VerdictUnknown, res.Verdict)
 	require.Contains(t, res.Text, "any more")
+	require.NotContains(t, res.Text, "nothing but errors", "it has answered well")
 
 	s := newService(t, nil)
 	s.pusher(0)

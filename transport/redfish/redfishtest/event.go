@@ -27,6 +27,7 @@ type eventState struct {
 // subscriber is a destination to which events are posted.
 type subscriber struct {
 	id, destination, context string
+	once                     bool // TerminateAfterRetries
 	events                   chan []byte
 	stop                     context.CancelFunc
 }
@@ -158,8 +159,15 @@ func (s *Server) subscribe(x *exchange, r *http.Request, _ Account) error {
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return bad("PropertyValueNotInList", text(o, "Destination"), "Destination")
 	}
+	if _, ok := o["DeliveryRetryPolicy"]; ok && s.cfg.Profile == ILO4 {
+		return bad("PropertyUnknown", "DeliveryRetryPolicy") // it came with EventDestination 1.6
+	}
+	if s.fault(SubscriptionLimit, r) != nil {
+		return bad("CreateLimitReachedForResource")
+	}
 	ctx, stop := context.WithCancel(s.ctx)
-	l := &subscriber{destination: u.String(), context: text(o, "Context"), events: make(chan []byte, 64), stop: stop}
+	l := &subscriber{destination: u.String(), context: text(o, "Context"), events: make(chan []byte, 64), stop: stop,
+		once: text(o, "DeliveryRetryPolicy") == "TerminateAfterRetries"}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.numbers++
@@ -174,7 +182,8 @@ func (s *Server) subscribe(x *exchange, r *http.Request, _ Account) error {
 const retries = 3
 
 // deliver posts the events of a subscription, again after one step of Config.Pace
-// where that fails. What cannot be delivered is lost.
+// where that fails. What cannot be delivered is lost, and ends a subscription that is
+// to end by that.
 func (s *Server) deliver(ctx context.Context, u *url.URL, l *subscriber) {
 	c := s.client(u)
 	defer c.CloseIdleConnections()
@@ -183,12 +192,28 @@ func (s *Server) deliver(ctx context.Context, u *url.URL, l *subscriber) {
 		case <-ctx.Done():
 			return
 		case b := <-l.events:
+			if s.fault(NeverPosts, nil) != nil {
+				continue
+			}
+			if f := s.fault(PostsGarbage, nil); f != nil {
+				n := int(f.Bytes)
+				if n <= 0 {
+					n = 64
+				}
+				b = bytes.Repeat([]byte("["), n)
+			} else if s.fault(PostsOther, nil) != nil {
+				b = bytes.Replace(b, []byte(l.context), []byte("another"), 1)
+			}
 			err := post(ctx, c, u, b)
 			for n := 0; n < retries && err != nil && s.pause(ctx, 1) == nil; n++ {
 				err = post(ctx, c, u, b)
 			}
 			if err != nil {
 				s.log("an event is lost", "destination", u.Redacted(), "err", err)
+				if l.once && ctx.Err() == nil {
+					s.terminate(l)
+					return
+				}
 			}
 		}
 	}
@@ -211,6 +236,26 @@ func post(ctx context.Context, c *http.Client, u *url.URL, b []byte) error {
 		return fmt.Errorf("redfishtest: %s: %s", u.Redacted(), resp.Status)
 	}
 	return nil
+}
+
+// Subscriptions returns the destinations of events.
+func (s *Server) Subscriptions() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]string, len(s.events.listeners))
+	for i, l := range s.events.listeners {
+		out[i] = l.destination
+	}
+	return out
+}
+
+// terminate ends a subscription that nobody answers.
+func (s *Server) terminate(l *subscriber) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.stop()
+	s.events.listeners = slices.DeleteFunc(s.events.listeners, func(o *subscriber) bool { return o == l })
+	s.notify()
 }
 
 // unsubscribe ends a subscription.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -59,4 +60,83 @@ func TestPostedState(t *testing.T) {
 			require.Len(t, c.get(subscriptions).json["Members"], 1)
 		})
 	}
+}
+
+// TestPostFaults: what goes wrong with subscriptions and with what is posted to them.
+func TestPostFaults(t *testing.T) {
+	const subscriptions = "/redfish/v1/EventService/Subscriptions"
+	subscribed := func(t *testing.T, cfg redfishtest.Config, faults ...redfishtest.Fault) (s *redfishtest.Server, made answer, posts chan string, away *atomic.Bool) {
+		s = newServer(t, cfg)
+		c := loggedIn(t, s)
+		posts, away = make(chan string, 100), new(atomic.Bool)
+		listener := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			b, _ := io.ReadAll(r.Body)
+			if away.Load() {
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			posts <- string(b)
+		}))
+		t.Cleanup(listener.Close)
+		for _, f := range faults {
+			s.Inject(f)
+		}
+		made = c.do("POST", subscriptions, map[string]any{"Destination": listener.URL + "/x", "Context": "mine", "DeliveryRetryPolicy": "TerminateAfterRetries"})
+		if made.status == http.StatusCreated {
+			require.Equal(t, []string{listener.URL + "/x"}, s.Subscriptions())
+		} else {
+			require.Empty(t, s.Subscriptions())
+		}
+		return s, made, posts, away
+	}
+	push := func(t *testing.T, s *redfishtest.Server) {
+		fw := s.Inventory()[0]
+		require.Less(t, loggedIn(t, s).pull(fw.Image("x.bin", "9", 0)).status, 300)
+		require.NoError(t, s.Idle(t.Context()))
+	}
+	next := func(t *testing.T, posts chan string) string {
+		select {
+		case p := <-posts:
+			return p
+		case <-time.After(time.Minute):
+			t.Fatal("nobody posts")
+			return ""
+		}
+	}
+	t.Run("limit", func(t *testing.T) {
+		_, made, _, _ := subscribed(t, redfishtest.Config{}, redfishtest.Fault{Kind: redfishtest.SubscriptionLimit})
+		require.Equal(t, http.StatusBadRequest, made.status)
+		require.Equal(t, "CreateLimitReachedForResource", made.id())
+	})
+	t.Run("no policy", func(t *testing.T) {
+		_, made, _, _ := subscribed(t, redfishtest.Config{Profile: redfishtest.ILO4})
+		require.Equal(t, "PropertyUnknown", made.id())
+	})
+	t.Run("garbage, once", func(t *testing.T) {
+		s, _, posts, _ := subscribed(t, redfishtest.Config{}, redfishtest.Fault{Kind: redfishtest.PostsGarbage, Bytes: 100, Times: 1})
+		push(t, s)
+		require.Equal(t, strings.Repeat("[", 100), next(t, posts))
+		require.Contains(t, next(t, posts), `"mine"`)
+	})
+	t.Run("for another, once", func(t *testing.T) {
+		s, _, posts, _ := subscribed(t, redfishtest.Config{}, redfishtest.Fault{Kind: redfishtest.PostsOther, Times: 1})
+		push(t, s)
+		first := next(t, posts)
+		require.Contains(t, first, `"another"`)
+		require.NotContains(t, first, "mine")
+		require.Contains(t, next(t, posts), `"mine"`)
+	})
+	t.Run("never", func(t *testing.T) {
+		s, _, posts, _ := subscribed(t, redfishtest.Config{})
+		f := s.Inject(redfishtest.Fault{Kind: redfishtest.NeverPosts})
+		push(t, s)
+		require.NoError(t, s.Await(t.Context(), func() bool { return f.Hits() > 0 }))
+		require.Empty(t, posts)
+	})
+	t.Run("nobody there", func(t *testing.T) {
+		s, _, _, away := subscribed(t, redfishtest.Config{})
+		away.Store(true)
+		push(t, s)
+		require.NoError(t, s.Await(t.Context(), func() bool { return len(s.Subscriptions()) == 0 }), "it is to end by that")
+	})
 }

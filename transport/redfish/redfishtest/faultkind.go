@@ -80,6 +80,14 @@ const (
 	QueueItemStaysStuck FaultKind = "queue item stays" // a queue item that succeeded stays Pending, as [field] on iLO 7
 )
 
+// Faults of events that are posted.
+const (
+	SubscriptionLimit FaultKind = "subscription limit" // a subscription is one too many: CreateLimitReachedForResource
+	NeverPosts        FaultKind = "never posts"        // an event is not posted
+	PostsGarbage      FaultKind = "posts garbage"      // what is no JSON is posted in the place of an event; Bytes of it, or 64
+	PostsOther        FaultKind = "posts other"        // an event has the Context of another subscription
+)
+
 // Conditions hold while they are injected. They count how often they mattered.
 const (
 	TPM              FaultKind = "TPM"                // an update without the override flag is FWFlashTPMOverrideFlagRequired
@@ -102,6 +110,7 @@ func FaultKinds() []FaultKind {
 		StateLags, MarkHidden, MarkCleared, ResetRequired, ListsAtOnce,
 		TaskWarning, TaskCritical, TaskInterrupted, TaskLost, TasksPruned, TaskNumbersReused,
 		RepositoryAway, QueueFull, QueueItemFails, QueueItemStaysStuck,
+		SubscriptionLimit, NeverPosts, PostsGarbage, PostsOther,
 		TPM, OneViewManaged, NoUpdateable, PagedMembers, StubMembers, DuplicateMembers, BrokenMember,
 	}
 }

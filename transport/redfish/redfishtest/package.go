@@ -21,6 +21,8 @@ type PackageSpec struct {
 	// Bmc among them it says that it cannot be flashed directly.
 	UpdatableBy   []string
 	ResetRequired bool
+	// Format is the version of the form: "" means "FWPKG-v2".
+	Format string
 }
 
 // Package makes a valid .fwpkg. It is in memory as a whole.
@@ -39,8 +41,11 @@ func newPackage(spec PackageSpec) (transport.File, error) {
 	if len(spec.UpdatableBy) == 0 {
 		spec.UpdatableBy = []string{"Bmc"}
 	}
+	if spec.Format == "" {
+		spec.Format = "FWPKG-v2"
+	}
 	has := Firmware{UpdatableBy: spec.UpdatableBy}
-	p := payloadJSON{DeviceClass: spec.DeviceClass, PackageFormat: "FWPKG-v2", UpdatableBy: spec.UpdatableBy}
+	p := payloadJSON{DeviceClass: spec.DeviceClass, PackageFormat: spec.Format, UpdatableBy: spec.UpdatableBy}
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
 	for n, img := range spec.Images {
