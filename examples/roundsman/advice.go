@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/roundsman-go/roundsman/examples/internal/fleet"
 	"github.com/roundsman-go/roundsman/portalloc"
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent"
@@ -34,6 +35,7 @@ var classes = []class{
 	{sum.ErrPending, "pending", "", ""},
 	{agent.ErrPolicy, string(sum.FindPolicy), "--agentless puts no program on the target, and --agent-dir DIR names another directory for it", windowsDirAdvice},
 	{agent.ErrNoBinary, string(sum.FindBinary), binaryAdvice + "; --agentless puts no program on the target", binaryAdvice},
+	{agent.ErrNoExec, string(sum.FindNoExec), "--agent-dir DIR names a directory on the target for the agent, and --agentless puts no program there", windowsDirAdvice},
 	{agent.ErrNoDir, string(sum.FindDirectory), "--agent-dir DIR names a directory on the target for the agent, and --agentless puts no program there", windowsDirAdvice},
 	{agent.ErrQuarantined, "quarantined", "", ""},
 	{transport.ErrNoSpace, string(sum.FindSpace), "", ""},
@@ -48,17 +50,18 @@ var classes = []class{
 	{transport.ErrElevation, string(sum.FindRights), loginAdvice, windowsLoginAdvice},
 	{transport.ErrAuth, string(sum.FindLogin), loginAdvice, windowsLoginAdvice},
 	{transport.ErrBusy, string(sum.FindBusy), "", ""},
-	{transport.ErrTimeout, "timeout", "--connect-timeout TIME gives a target longer, as ConnectTimeout in ~/.ssh/config, or in that of --ssh-config FILE, does", "--connect-timeout TIME gives a target longer"},
-	{transport.ErrUnreachable, "unreachable", "", ""},
-	{transport.ErrConnLost, "connection-lost", "", ""},
+	{agent.ErrFirewall, string(sum.FindFirewall), "", ""},
+	{transport.ErrTimeout, string(sum.FindTimeout), "--connect-timeout TIME gives a target longer, as ConnectTimeout in ~/.ssh/config, or in that of --ssh-config FILE, does", "--connect-timeout TIME gives a target longer"},
+	{transport.ErrUnreachable, string(sum.FindUnreachable), "", ""},
+	{transport.ErrConnLost, string(sum.FindConnLost), "", ""},
 	{transport.ErrIntegrity, "integrity", "", ""},
 	{agent.ErrStart, "no-start", "", ""},
 	{transport.ErrRejected, "rejected", "", ""},
 	{transport.ErrProtocol, string(sum.FindService), "", ""},
 	{errors.ErrUnsupported, string(sum.FindUnsupported), "", ""},
 	{fs.ErrPermission, "permission", "", ""},
-	{sum.ErrInvalid, "invalid", "", ""},
-	{transport.ErrInvalid, "invalid", "", ""},
+	{sum.ErrInvalid, string(sum.FindInvalid), "", ""},
+	{transport.ErrInvalid, string(sum.FindInvalid), "", ""},
 }
 
 const (
@@ -80,9 +83,21 @@ func classOf(err error) class {
 	return class{}
 }
 
-// codeOf is what an error is called in output for programs. Where a target is not fit
-// for what is to be done, that is the code of the first finding.
-func codeOf(err error) string {
+// classFor is classOf for a target of a kind: a Windows server in whose share or services a
+// login may do nothing has no directory for an agent, and it is not the directory that is
+// wrong.
+func classFor(err error, kind sum.Kind) class {
+	c := classOf(err)
+	if kind == sum.Windows && (c.is == agent.ErrNoDir || c.is == fs.ErrPermission) && errors.Is(err, fs.ErrPermission) {
+		return class{is: c.is, code: string(sum.FindRights), windows: windowsLoginAdvice}
+	}
+	return c
+}
+
+// codeOf is what an error of a target of a kind, which may be unknown, is called in output for
+// programs: as preflight calls the same cause. Where a target is not fit for what is to be
+// done, that is the code of the first finding.
+func codeOf(err error, kind sum.Kind) string {
 	var unfit *sum.PreflightError
 	switch {
 	case errors.As(err, &unfit) && len(unfit.Findings) > 0:
@@ -90,8 +105,16 @@ func codeOf(err error) string {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return "stopped"
 	}
-	if code := classOf(err).code; code != "" {
-		return code
+	c := classFor(err, kind)
+	switch c.is {
+	case nil, transport.ErrTimeout, transport.ErrUnreachable, transport.ErrConnLost, transport.ErrRejected, transport.ErrProtocol, fs.ErrPermission:
+		var te *transport.Error
+		if errors.As(err, &te) && te.Op == "dial" {
+			return string(sum.ConnectCode(err, kind))
+		}
+	}
+	if c.code != "" {
+		return c.code
 	}
 	return string(sum.FindFailed)
 }
@@ -102,7 +125,7 @@ func adviceOn(err error, kind sum.Kind) string {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return ""
 	}
-	c := classOf(err)
+	c := classFor(err, kind)
 	var inChannel *channel.Error // whose trust is not that of ssh
 	switch c.is {
 	case transport.ErrTrust, transport.ErrAuth, transport.ErrTimeout:
@@ -110,8 +133,11 @@ func adviceOn(err error, kind sum.Kind) string {
 			return ""
 		}
 	}
-	if kind == sum.Windows {
+	switch {
+	case kind == sum.Windows:
 		return c.windows
+	case fleet.SpeaksRedfish(kind):
+		return redfishAdvice(c.is)
 	}
 	return c.advice
 }
@@ -119,6 +145,9 @@ func adviceOn(err error, kind sum.Kind) string {
 // inFlags says by the flags of this program what hints say by fields of Go. It is for
 // people alone: nothing is decided by it.
 var inFlags = strings.NewReplacer(
+	" (Trust.SPKI), an authority (Trust.Roots), or decide on first use (Trust.FirstUse)", " (--pin), an authority (--ca-file), or record it at the first use (--accept-new)",
+	" (Trust.SPKI)", " (--pin, or pin in the fleet file)",
+	" (Trust.Roots)", " (--ca-file, else those of the system)",
 	", or decide on first use (Trust.FirstUse)", "",
 	" (Trust.FirstUse)", "",
 	": name its key (Trust.HostKeys) or a known_hosts file (Trust.KnownHosts)", ": name a known_hosts file (--known-hosts)",
@@ -138,7 +167,7 @@ var inFlags = strings.NewReplacer(
 	"set Config.Journal", "give --journal DIR",
 	" (Config.OpenFirewall)", " (--open-firewall)",
 	", or work without an agent", ", or work without an agent (--agentless)",
-	", and TCP port 445 open? Older networks may have port 139 alone: Options.NetBIOS tries it", ", and TCP port 445 open?",
+	"Options.NetBIOS tries it", "--netbios tries it",
 	"; see Options.Dialect", "",
 	"smb.Options.WMI asks", "--wmi asks",
 	"Options.WMI asks", "--wmi asks",
@@ -154,6 +183,17 @@ var inFlags = strings.NewReplacer(
 	"give the session an agent for the target's system", binaryAdvice,
 	"give the password; nothing was dialled", noPasswordAdvice,
 	": finish it by Recover", ": finish it by roundsman recover",
+	"Options.LegacyTLS allows old ones", "--legacy-tls allows old ones, with a --pin",
+	"LegacyTLS takes a pin", "--legacy-tls takes a pin",
+	"Options.TPMOverride", "--tpm-override",
+	"Options.IgnoreQueue", "--ignore-queue",
+	"leave Options.Way empty, or set it to one of these", "leave out --way, or give one of these",
+	"Options.Way", "--way",
+	"Options.ResetType", "--reset-type",
+	" (UpdateOptions.Devices)", "",
+	"UpdateOptions.Downgrade", "--downgrade",
+	" (UpdateOptions.Publish is nil)", "",
+	" (CaptureOptions)", " (--resources and --megabytes allow more)",
 )
 
 // told is an error for people: what happened, and below it, clause by clause, the
@@ -258,6 +298,9 @@ func checkWords(words []string) error {
 // checkKinds refuses flags that mean nothing for a kind of target, before anything is
 // dialled.
 func (f *sessionFlags) checkKinds(list []sum.Target) error {
+	if err := f.redfish.checkTargets(list); err != nil {
+		return err
+	}
 	for _, t := range list {
 		if t.Kind != sum.Windows {
 			continue

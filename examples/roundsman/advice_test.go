@@ -130,7 +130,7 @@ func TestErrorCodes(t *testing.T) {
 		{context.Canceled, "stopped"},
 		{errors.New("x"), "failed"},
 	} {
-		require.Equal(t, x.want, codeOf(x.err), x.err)
+		require.Equal(t, x.want, codeOf(x.err, sum.Linux), x.err)
 	}
 	b := newBench(t)
 	require.Equal(t, exitFailed, b.run(t.Context(), "inventory", "--json", "linux://down"))
@@ -142,17 +142,17 @@ func TestErrorCodes(t *testing.T) {
 }
 
 // goField finds fields, and functions, of Go in a text for people.
-var goField = regexp.MustCompile(`\b(Config|[a-z]*\.?Options|Trust|Installer|GoBuild|install|smb)\.[A-Z]\w*`)
+var goField = regexp.MustCompile(`\b(Config|[a-z]*\.?Options|[A-Z]\w*Options|Trust|Installer|GoBuild|install|smb)\.[A-Z]\w*|\b(CaptureOptions|LegacyTLS|StallTimeout|Connections)\b`)
 
 // TestHintsNameFlags: what the packages below say by names of Go is said by flags. It
 // reads every text of theirs, since no test makes all of their errors.
 func TestHintsNameFlags(t *testing.T) {
 	t.Parallel()
 	// These are of settings that this program never makes, or made by its own fault.
-	never := regexp.MustCompile(`Config\.(Resolve|TLS|Classic|Generation|HTTPRole|Way is)|Options\.(Elevate|Guardian is)|Endpoint\.Options|install\.RunAgent first|insecure algorithms|Trust\.KnownHosts\), and never`)
+	never := regexp.MustCompile(`Config\.(Resolve|TLS|Classic|Generation|HTTPRole|Way is)|Options\.(Elevate|Guardian is)|Endpoint\.Options|install\.RunAgent first|insecure algorithms|Trust\.KnownHosts\), and never|Options\.Proxy|other than StallTimeout|negative number of Connections`)
 	root := filepath.Join("..", "..")
 	for _, dir := range []string{"sum", "sum/agent", "sum/agent/install", "sum/agent/agentless", "sum/channel", "sum/component",
-		"transport", "transport/ssh", "transport/smb", "transport/local", "firewall", "portalloc"} {
+		"transport", "transport/ssh", "transport/smb", "transport/local", "transport/redfish", "firewall", "portalloc"} {
 		files, err := filepath.Glob(filepath.Join(root, dir, "*.go"))
 		require.NoError(t, err)
 		require.NotEmpty(t, files, dir)

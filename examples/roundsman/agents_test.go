@@ -26,7 +26,7 @@ func TestEmbedded(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, f.Size, n)
 	require.NoError(t, r.Close())
-	f, err = (&app{self: install.RunAgent()}).agentSource().Open(t.Context(), "linux", runtime.GOARCH)
+	f, err = (&app{self: install.RunAgent()}).agentSource(io.Discard).Open(t.Context(), "linux", runtime.GOARCH)
 	require.NoError(t, err)
 	require.Equal(t, os.Getenv("AGENTPACK_DIGEST"), f.Digest(), "the agent is the whole program")
 	_, err = embedded().Open(t.Context(), "linux", "mips64")

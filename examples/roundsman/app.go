@@ -54,6 +54,10 @@ func (a *app) run(ctx context.Context, args []string, stdin io.Reader, stdout, s
 		}
 	}
 	root := a.command()
+	if err := knownCommand(root, args); err != nil {
+		fmt.Fprintf(stderr, "roundsman: %s\nRun 'roundsman --help' for usage.\n", clean(err.Error()))
+		return exitUsage
+	}
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -92,6 +96,7 @@ func (e workError) Unwrap() error { return e.error }
 func (a *app) getenv(name string) string { return a.env[name] }
 
 func (a *app) command() *cobra.Command {
+	var version bool
 	root := &cobra.Command{
 		Use:   "roundsman",
 		Short: "Put firmware, drivers and software onto servers and devices",
@@ -107,18 +112,67 @@ manager's own host and takes no connection. --fleet FILE takes many.
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q", args[0])
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 0:
+				return unknownCommand(cmd, args[0])
+			case !version:
+				return usagef("no command")
 			}
-			return usagef("no command")
+			return nil
 		},
-		RunE: func(*cobra.Command, []string) error { return nil }, // Args has refused
+		RunE: func(*cobra.Command, []string) error {
+			a.version(false)
+			return nil
+		},
+		SuggestionsMinimumDistance: 2,
 	}
+	root.Flags().BoolVar(&version, "version", false, "say which version this program is, as the command version does")
+	root.SetHelpCommand(helpCommand())
 	root.AddCommand(a.portsCommand(), a.preflightCommand(), a.inventoryCommand(), a.planCommand(), a.deployCommand(), a.logsCommand(), a.captureCommand(), a.rebootCommand(), a.recoverCommand(), a.versionCommand(), a.guardCommand())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 		c.Flags().SortFlags = false
 	}
 	return root
+}
+
+// unknownCommand refuses a word that is no command, and says which may have been meant.
+func unknownCommand(root *cobra.Command, word string) error {
+	if like := root.SuggestionsFor(word); len(like) > 0 {
+		return usagef("unknown command %q; did you mean %s?", word, strings.Join(like, " or "))
+	}
+	return usagef("unknown command %q", word)
+}
+
+// knownCommand looks at the first word before the flags behind it, which are those of a
+// command that the library would not know.
+func knownCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") || args[0] == "help" {
+		return nil
+	}
+	if cmd, _, _ := root.Find(args); cmd == root {
+		return unknownCommand(root, args[0])
+	}
+	return nil
+}
+
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:                   "help [COMMAND]",
+		Short:                 "Say what a command does, and which flags it has",
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			root := cmd.Root()
+			about, rest, _ := root.Find(args)
+			switch {
+			case len(args) > 0 && about == root:
+				return unknownCommand(root, args[0])
+			case len(rest) > 0:
+				return usagef("unexpected argument %q", rest[0])
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
 }

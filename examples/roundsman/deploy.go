@@ -40,7 +40,8 @@ not those that it was made for. --fleet then names the passwords of its targets,
 no further targets.
 
 ` + sessionHelp + "\n\n" + exitDetailedHelp,
-		Example: "  roundsman deploy --component hello_2.10-3_amd64.deb linux://root@db1\n  roundsman deploy --plan plan.json --json --detailed-exitcode",
+		Example: "  roundsman deploy --component hello_2.10-3_amd64.deb linux://root@db1\n" +
+			"  roundsman deploy --component ilo5 ilo://ops@ilo-db1 --accept-new\n  roundsman deploy --plan plan.json --json --detailed-exitcode",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if planFile != "" {
 				switch {

@@ -42,6 +42,8 @@ type planEvent struct {
 	Downgrade bool          `json:"downgrade,omitempty"`
 	Unproven  bool          `json:"unproven,omitempty"`
 	Unknown   bool          `json:"unknown,omitempty"` // what is installed could not be read
+	Refused   bool          `json:"refused,omitempty"` // it cannot be installed as things are
+	After     *sum.Step     `json:"after,omitempty"`   // what brings the version that it needs
 }
 
 type progressEvent struct {
@@ -123,10 +125,10 @@ func newOutcomeEvent(o sum.Outcome) outcomeEvent {
 	e := outcomeEvent{
 		header: newHeader("outcome"), Target: o.Target.String(), Component: o.Component, Outcome: o.Kind,
 		From: o.From(), To: o.To(), Code: o.Code, Name: o.Target.Name, Version: o.Version,
-		Activation: o.Activation, Text: o.Text, Recovered: o.Recovered, Digest: o.Digest,
+		Activation: o.Activation, Text: inFlags.Replace(o.Text), Recovered: o.Recovered, Digest: o.Digest,
 	}
 	if o.Err != nil {
-		e.Error, e.ErrorCode, e.Advice = inFlags.Replace(o.Err.Error()), codeOf(o.Err), adviceOn(o.Err, o.Target.Kind)
+		e.Error, e.ErrorCode, e.Advice = inFlags.Replace(o.Err.Error()), codeOf(o.Err, o.Target.Kind), adviceOn(o.Err, o.Target.Kind)
 	}
 	if len(o.Subjects) > 1 {
 		e.Subjects = o.Subjects
@@ -138,7 +140,7 @@ func newPlanEvent(t sum.Target, it sum.PlanItem) planEvent {
 	e := planEvent{
 		header: newHeader("plan"), Target: t.String(), Component: it.Component, Action: it.Action, To: it.Version,
 		Reason: it.Reason, Name: t.Name, Digest: it.Digest, Source: it.Source,
-		Rewrite: it.Rewrite, Downgrade: it.Downgrade, Unproven: it.Unproven, Unknown: it.Unknown,
+		Rewrite: it.Rewrite, Downgrade: it.Downgrade, Unproven: it.Unproven, Unknown: it.Unknown, Refused: it.Refused, After: it.After,
 	}
 	if len(it.Subjects) > 0 {
 		e.From, e.To = it.Subjects[0].From, it.Subjects[0].To
@@ -150,7 +152,7 @@ func newPlanEvent(t sum.Target, it sum.PlanItem) planEvent {
 }
 
 func newErrorEvent(t *sum.Target, err error) errorEvent {
-	e := errorEvent{header: newHeader("error"), Code: codeOf(err), Error: inFlags.Replace(err.Error()), Advice: adviceOn(err, kindOf(t))}
+	e := errorEvent{header: newHeader("error"), Code: codeOf(err, kindOf(t)), Error: inFlags.Replace(err.Error()), Advice: adviceOn(err, kindOf(t))}
 	if t != nil {
 		e.Target, e.Name = t.String(), t.Name
 	}

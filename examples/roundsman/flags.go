@@ -40,6 +40,7 @@ type sessionFlags struct {
 	sudoPasswordFile string
 	verbose          bool
 	wmi              bool // inventory's alone
+	netbios          bool
 	redfish          redfishFlags
 
 	passwordFiles map[string]string // of the fleet file, by target
@@ -64,6 +65,7 @@ func (f *sessionFlags) addTargets(cmd *cobra.Command) {
 	s.StringVar(&f.sshConfig, "ssh-config", "", "`FILE` instead of ~/.ssh/config and the system's; \"none\" reads neither")
 	s.Var((*waitTime)(&f.connectTimeout), "connect-timeout", "`TIME` that a target may take to be reached (ConnectTimeout of OpenSSH's configuration, else 30s)")
 	s.StringVar(&f.passwordFile, "password-file", "", "`FILE` with the password for targets that refuse the keys, and for Windows servers")
+	s.BoolVar(&f.netbios, "netbios", false, "reach Windows servers by NetBIOS, too: by port 139 where 445 cannot be reached, and names that are not found otherwise by UDP port 137")
 	s.BoolVar(&f.sudo, "sudo", false, "do everything on Linux targets under sudo")
 	s.StringVar(&f.sudoPasswordFile, "sudo-password-file", "", "`FILE` with the password for sudo (the login password)")
 	f.redfish.addTrust(cmd)
@@ -87,11 +89,13 @@ const sessionHelp = `A TARGET is a URL such as linux://root@db1, "windows://LAB;
 administrator, of the domain LAB; in quotes, as a shell takes ; for the end of the
 command), or local: for this host. Keys, known_hosts, the agent and ~/.ssh/config
 are found as OpenSSH finds them, for Linux targets. Of iLOs and others that speak
-Redfish (ilo://, superdome-flex://, redfish://) the key is in the file of --pins,
-is recorded by --accept-new, or has an authority. A password comes from the file
-that password_file names in the fleet file, from --password-file, from
-ROUNDSMAN_PASSWORD (for sudo: ROUNDSMAN_SUDO_PASSWORD), or from a prompt on a
-terminal, once for each user name.`
+Redfish (ilo://ops@ilo-db1, superdome-flex://, redfish://) the key is in the file
+of --pins, is recorded there by --accept-new, is named by --pin, or has an authority.
+A fleet file can say it of each: pin, ca_file, accept_new, legacy_tls and profile, and
+way, tpm_override, ignore_queue and recovery_set for updates; that comes before flags.
+A password comes from the file that password_file names in the fleet file, from
+--password-file, from ROUNDSMAN_PASSWORD (for sudo: ROUNDSMAN_SUDO_PASSWORD), or from
+a prompt on a terminal, once for each user name.`
 
 // ownPasswords reads the passwords of targets that have one of their own. Many may share
 // a file.
@@ -138,7 +142,11 @@ func (a *app) password(file, variable string) (transport.Secret, error) {
 	if err != nil {
 		return transport.Secret{}, usageError{fmt.Errorf("password file: %w", err)}
 	}
-	line, rest, _ := strings.Cut(string(data), "\n")
+	text, err := passwordText(data)
+	if err != nil {
+		return transport.Secret{}, usagef("password file %s: %w", file, err)
+	}
+	line, rest, _ := strings.Cut(text, "\n")
 	line = strings.TrimSuffix(line, "\r")
 	if line == "" || len(data) > maxPassword || strings.TrimSpace(rest) != "" {
 		return transport.Secret{}, usagef("password file %s: want one line of at most %d bytes", file, maxPassword)
@@ -154,7 +162,7 @@ func (f *sessionFlags) targets(args []string) ([]sum.Target, error) {
 		if err != nil {
 			return nil, usageError{err}
 		}
-		out, f.passwordFiles = file.Targets, file.PasswordFiles
+		out, f.passwordFiles, f.redfish.own = file.Targets, file.PasswordFiles, file.Redfish
 	}
 	seen := map[string]bool{}
 	for _, t := range out {
@@ -163,6 +171,9 @@ func (f *sessionFlags) targets(args []string) ([]sum.Target, error) {
 	for _, arg := range args {
 		t, err := sum.ParseTarget(arg)
 		if err != nil {
+			return nil, usageError{err}
+		}
+		if err := fleet.Check(t); err != nil {
 			return nil, usageError{err}
 		}
 		if seen[t.String()] {

@@ -85,7 +85,7 @@ targets:
 	require.Equal(t, "of-the-lab", own[list[0].String()].Reveal())
 	require.Equal(t, "its-own", own[list[1].String()].Reveal())
 	require.Equal(t, exitFailed, b.real(nil, "inventory", "--json", "--fleet", fleetFile))
-	require.Equal(t, 2, strings.Count(b.out.String(), `"code":"unreachable"`), "they are tried with a password: %s", b.out.String())
+	require.Equal(t, 2, strings.Count(b.out.String(), `"code":"refused"`), "they are tried with a password: %s", b.out.String())
 }
 
 // TestFleetOfPlan: beside a plan a fleet file names passwords, and no further targets.

@@ -24,7 +24,8 @@ changed. For people it counts the packages; --json has them all.
 
 With --wmi no agent is started on Windows servers: what they have is read by WMI and
 from the registry. Beside port 445 that takes 135 and a further port that the server
-names: the rules DCOM-In, WMI-In and Async-In of the Windows firewall.
+names: the rules DCOM-In, WMI-In and Async-In of the Windows firewall. Nothing else
+takes them; preflight --use wmi has them in its matrix, and with --probe tries 135.
 
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman inventory linux://root@db1\n  roundsman inventory --fleet fleet.yaml --json",

@@ -2,10 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 
+	"github.com/roundsman-go/roundsman/examples/internal/fleet"
 	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/transport"
 	"github.com/spf13/cobra"
 )
+
+const noAgentLogs = "a device has no agent and so no logs of one; what it has logged itself, roundsman capture --logs writes down"
 
 func (a *app) logsCommand() *cobra.Command {
 	var f sessionFlags
@@ -16,6 +21,9 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: `Logs copies what agents and installers logged, from each target into a directory
 of its own below DIR, and prints the paths there. Nothing on the target changes,
 and no agent is started.
+
+An iLO, or another Redfish service, has no agent and so none of these logs, and is not
+dialled. What it has logged itself is in its capture: roundsman capture --logs.
 
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman logs linux://root@db1 --out logs",
@@ -30,10 +38,25 @@ and no agent is started.
 			if out == "" {
 				return usagef("no directory for the logs: give --out DIR")
 			}
+			var servers []sum.Target
+			for _, t := range list {
+				if !fleet.SpeaksRedfish(t.Kind) {
+					servers = append(servers, t)
+				}
+			}
+			if len(servers) == 0 {
+				return usagef("%s: %s", targetKey(list[0]), noAgentLogs)
+			}
 			return a.work(cmd.Context(), "logs", &f, false, func(ctx context.Context, w *work) error {
-				nodes, err := w.nodes(list)
+				nodes, err := w.nodes(servers)
 				if err != nil {
 					return err
+				}
+				w.tally.targets = len(list)
+				for _, t := range list {
+					if fleet.SpeaksRedfish(t.Kind) {
+						w.fail(ctx, t, &sum.Error{Target: targetKey(t), Step: "logs", Err: &transport.Error{Op: "logs", Target: t.Address, Kind: errors.ErrUnsupported, Hint: noAgentLogs}})
+					}
 				}
 				for r := range sum.Each(ctx, nodes, w.each(), func(ctx context.Context, n *sum.Node) ([]string, error) {
 					w.rep.begin(n.Target(), "logs")

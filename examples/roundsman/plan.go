@@ -24,7 +24,7 @@ type deployFlags struct {
 
 func (f *deployFlags) add(cmd *cobra.Command) {
 	s := cmd.Flags()
-	s.StringArrayVar(&f.components, "component", nil, "`PATH` of a .deb, .rpm, component.json or its directory; can be repeated")
+	s.StringArrayVar(&f.components, "component", nil, "`PATH` of a .deb, .rpm, .fwpkg, component.json or its directory; can be repeated")
 	s.BoolVar(&f.opts.Rewrite, "rewrite", false, "install also the version that is there already, or one that cannot be compared")
 	s.BoolVar(&f.opts.Downgrade, "downgrade", false, "install also over a newer version")
 	f.sessionFlags.add(cmd)
@@ -58,6 +58,10 @@ func (a *app) planCommand() *cobra.Command {
 		Short: "Say what a deployment would do, and write it to a file for approval",
 		Long: `Plan compares what is on each target with the components and says what deploy
 would do, and why. No component is installed.
+
+A component that needs a newer version than is there comes after another one that
+brings it, if that is given as well, and is refused otherwise, with the version that
+it needs. A signature (.compsig) beside a file for a device belongs to that file.
 
 With -o the plan is written to FILE, for "deploy --plan FILE". It names the
 machines, the versions found on them, and each component by its SHA-256; it holds
@@ -136,7 +140,7 @@ func (w *work) writePlan(path string, plan sum.Plan) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(path, append(data, '\n')); err != nil {
+	if err := writeFile(path, append(data, '\n'), 0o644); err != nil { // to be read by those who approve it
 		return err
 	}
 	if w.rep.json {
@@ -149,7 +153,7 @@ func (w *work) writePlan(path string, plan sum.Plan) error {
 
 // writeFile writes a file beside its place and renames it, so that nobody reads
 // half of it.
-func writeFile(path string, data []byte) (err error) {
+func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
@@ -161,7 +165,7 @@ func writeFile(path string, data []byte) (err error) {
 	}()
 	_, err = f.Write(data)
 	if err == nil {
-		err = f.Chmod(0o644) // a plan is to be read by those who approve it
+		err = f.Chmod(mode)
 	}
 	if err == nil {
 		err = f.Sync()

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +29,25 @@ type preflightFlags struct {
 	optional bool
 	probe    bool
 }
+
+const preflightJSON = `With --json there is an object for each row of the matrix, or with --probe for each
+finding, and then a summary. What is empty is left out:
+
+  event flow     target, name, kind, phases; from and to (party, host, addresses);
+                 direction, protocol, first and last (the ports), open, source_first,
+                 source_last, need, option and purpose
+  event finding  target, name; code; severity: passed (it is not so, or as it
+                 should be), notice, or blocks (work would fail); direction:
+                 to-target or to-manager; protocol, port, addr, sample; text, advice
+  event error    target, name, step, code, error and advice
+  event summary  targets, failed, stopped and exit, the exit status
+
+Codes, which errors of other commands have, too: reached, refused, filtered,
+no-route, unknown-name, wrong-service, wrong-identity, unknown-identity,
+wrong-credentials, no-password, no-elevation, invalid, timeout, unreachable,
+connection-lost, failed, untried, unsupported, port-taken, firewall, denied,
+not-root, no-space, noexec, policy, no-directory, no-binary, clock and busy.
+`
 
 func (a *app) preflightCommand() *cobra.Command {
 	var (
@@ -57,11 +78,20 @@ has it dial back where that is needed. On a target it needs one temporary file,
 which it removes. What it finds has codes that stay the same, such as filtered,
 wrong-identity or noexec, and says what to do; it fails where work would. Ports of
 an option are tried where --use names it: with --use oa-fetch whether an OA would
-get port 80 of this host, with --use wmi what inventory --wmi takes.
+get port 80 of this host, with --use wmi port 135, without which inventory --wmi
+fails (and with --phase inventory no agent is looked for), with --use netbios, or
+--netbios, port 139.
+
+` + preflightJSON + `
+
+An iLO or another device cannot be asked to dial back: that way is untried, and named with
+its port. Where it must stay closed the address of the device's own web page is told. Of
+an iLO the ports 22 and 80 are in the table of SUM; Redfish, which is all that is spoken
+here, takes 443 alone, so that they never block.
 
 ` + sessionHelp + "\n\n" + exitHelp,
 		Example: "  roundsman preflight --fleet fleet.yaml\n" +
-			"  roundsman preflight --probe \"windows://LAB;ops@db2\"\n" +
+			"  roundsman preflight --probe \"windows://LAB;ops@db2\" ilo://ops@ilo-db2\n" +
 			"  roundsman preflight --format nft --for between linux://root@db1 ilo://ilo1\n" +
 			"  roundsman preflight --generation classic --first-ports --format ufw --manager 192.0.2.10 --for target linux://root@db1",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -109,6 +139,9 @@ func (p *preflightFlags) check(f *sessionFlags, formatGiven, sideGiven bool) err
 			return usagef("--json excludes --format %s", p.format)
 		}
 		p.format = "json"
+	}
+	if netbios := string(sum.UseNetBIOS); f.netbios && !slices.Contains(p.use, netbios) {
+		p.use = append(p.use, netbios)
 	}
 	gen := sum.Generation(f.generation)
 	switch {
@@ -174,6 +207,11 @@ func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, li
 	if err != nil {
 		return err
 	}
+	for _, t := range list {
+		if lost := fleet.LostUser(t); lost != "" && runtime.GOOS != "windows" {
+			fmt.Fprintf(a.stderr, "roundsman: %s: no user is named%s In quotes it stays whole: \"windows://DOMAIN;user@host\"\n", clean(targetKey(t)), clean(lost))
+		}
+	}
 	for _, err := range n.failed {
 		fmt.Fprintf(a.stderr, "roundsman: %s\n", clean(err.Error()))
 	}
@@ -183,7 +221,7 @@ func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, li
 	case p.isTable():
 		writeMatrix(rep, p.format, list, flows)
 	default:
-		err := sum.WriteRules(writerFunc(rep.raw), flows, sum.RuleOptions{Format: sum.RuleFormat(p.format), Side: sum.Side(p.side), Optional: p.optional})
+		err := writeRules(rep.raw, flows, sum.RuleOptions{Format: sum.RuleFormat(p.format), Side: sum.Side(p.side), Optional: p.optional})
 		if errors.Is(err, errors.ErrUnsupported) {
 			return usageError{err}
 		}
@@ -194,6 +232,24 @@ func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, li
 	}
 	a.status = rep.finish(a.stderr, status)
 	return nil
+}
+
+// writeRules writes the rules of those targets of which everything is known that they take,
+// and returns what is not known of the others.
+func writeRules(write writerFunc, flows []sum.Flow, o sum.RuleOptions) error {
+	err := sum.WriteRules(write, flows, o)
+	without := map[string]bool{}
+	for _, e := range flatten(err) {
+		if se, ok := e.(*sum.Error); ok && se.Target != "" {
+			without[se.Target] = true
+		}
+	}
+	rest := slices.DeleteFunc(slices.Clone(flows), func(f sum.Flow) bool { return without[f.Target] })
+	if err == nil || len(without) == 0 || len(rest) == 0 {
+		return err
+	}
+	return errors.Join(err, sum.WriteRules(write, rest, o),
+		fmt.Errorf("the rules that were written are those of the other targets, and none for: %s", strings.Join(slices.Sorted(maps.Keys(without)), ", ")))
 }
 
 // options are those in use.

@@ -33,6 +33,9 @@ func (a *app) probe(ctx context.Context, f *sessionFlags, p *preflightFlags, lis
 			w.rep.idle(t)
 			for i := range r.Value {
 				f := &r.Value[i]
+				if file := w.rep.passwordFile(t); file != "" && f.Code == sum.FindLogin && f.Severity == sum.Blocks {
+					f.Advice += "; " + refusedFile(file)
+				}
 				f.Text, f.Advice = inFlags.Replace(f.Text), inFlags.Replace(f.Advice)
 			}
 			if len(sum.Blocking(r.Value)) > 0 {

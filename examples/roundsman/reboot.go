@@ -20,8 +20,13 @@ proves that it has restarted. Users who are logged in there see the message.
 A target on which a job runs is not restarted. What deploy reported as
 UpdatedNeedsReboot is proven by an inventory afterwards.
 
+Of an iLO, a Superdome Flex or another Redfish service it restarts the host, at once: no
+message can be shown, nor a delay be asked for. --reset-type PowerCycle is for what takes
+one to become active. The management processor itself is not restarted.
+
 ` + sessionHelp + "\n\n" + exitHelp,
-		Example: "  roundsman reboot linux://root@db1 --message 'ファームウェア更新のため再起動します' --delay 5m",
+		Example: "  roundsman reboot linux://root@db1 --message 'ファームウェア更新のため再起動します' --delay 5m\n" +
+			"  roundsman reboot ilo://ops@ilo-db1 --reset-type PowerCycle",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := f.targets(args)
 			if err != nil {
@@ -51,6 +56,7 @@ UpdatedNeedsReboot is proven by an inventory afterwards.
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().StringVar(&f.redfish.resetType, "reset-type", "", "how Redfish restarts the host, `TYPE`: GracefulRestart, ForceRestart, PowerCycle and others (the first that the service offers of GracefulRestart and ForceRestart)")
 	cmd.Flags().StringVar(&opts.Message, "message", "", "`TEXT` for users who are logged in, in any language")
 	cmd.Flags().Var((*span)(&opts.Delay), "delay", "`TIME` until then, rounded up to minutes on servers")
 	return cmd

@@ -18,8 +18,10 @@ func (a *app) recoverCommand() *cobra.Command {
 		Long: `Recover finishes what a run that was killed left on targets, as its journal
 says: installations that run are waited for, those that have ended are judged by
 a second inventory, those that never began are dropped, agents are removed.
-Nothing is installed. Without TARGET it looks after every target of the journal
-that has something unfinished.
+Nothing is installed. Tasks, install sets and components that the run has left in
+the update queue of an iLO are taken out of it, unless they are at work; those of
+others stay. Without TARGET it looks after every target of the journal that has
+something unfinished.
 
 A target that cannot be reached, or an update that cannot be finished, stays in
 the journal; run recover again, or give it up with --abandon.

@@ -40,7 +40,8 @@ var redfishPhases = []redfishPhase{
 // started reports whether a request for an update has been answered.
 func (l *redfishLab) started() bool {
 	return slices.ContainsFunc(l.srv.Requests(), func(r redfishtest.Request) bool {
-		return r.Method == http.MethodPost && r.Status/100 == 2 && !strings.Contains(strings.ToLower(r.Path), "sessions")
+		path := strings.ToLower(r.Path)
+		return r.Method == http.MethodPost && r.Status/100 == 2 && !strings.Contains(path, "sessions") && (!l.queued || strings.Contains(path, "updatetaskqueue"))
 	})
 }
 
@@ -55,14 +56,19 @@ func TestRedfishKilled(t *testing.T) {
 		way  string
 		pull bool
 	}{
-		{"iLO by push", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5}, "hpe-push", false},
-		{"iLO by pull", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5}, "add-from-uri", true},
-		{"Superdome Flex", sum.SuperdomeFlex, redfishtest.Config{Profile: redfishtest.RMC}, "", true},
+		{"iLO by push", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5, IPv6: true}, "hpe-push", false},
+		{"iLO by pull", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5, IPv6: true}, "add-from-uri", true},
+		{"iLO by its queue", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5}, "queue", false},
+		{"Superdome Flex", sum.SuperdomeFlex, redfishtest.Config{Profile: redfishtest.RMC, IPv6: true}, "", true},
 		{"any, by push", sum.Redfish, redfishtest.Config{}, "", false},
+		{"any, by pull", sum.Redfish, redfishtest.Config{IPv6: true}, "simple-update", true},
 	} {
 		for _, ph := range redfishPhases {
 			if tt.pull && !ph.pull || !tt.pull && !ph.push {
 				continue
+			}
+			if tt.way == "queue" && ph.prepare != nil {
+				continue // what of an upload that was cut comes into the repository is seen by the driver's own tests
 			}
 			t.Run(tt.name+"/"+ph.name, func(t *testing.T) {
 				t.Parallel()
@@ -70,6 +76,7 @@ func TestRedfishKilled(t *testing.T) {
 				l := newRedfishLab(t, tt.kind, tt.cfg)
 				require.Equal(t, exitFine, l.run("inventory", l.target), l.output)
 				comp := l.component(l.srv.Inventory()[0].Image("new.bin", "9.99", 1<<20), l.hardware("bmc"), "9.99")
+				l.queued = tt.way == "queue" // the upload alone writes nothing
 				args := append([]string{"deploy", "--component", comp, l.target}, redfishPorts...)
 				if tt.way != "" {
 					args = append(args, "--way", tt.way)
@@ -100,6 +107,8 @@ func TestRedfishKilled(t *testing.T) {
 				require.Equal(t, "9.99", l.srv.Inventory()[0].Version)
 				require.Equal(t, exitFine, l.run(append([]string{"recover"}, redfishPorts...)...), l.output)
 				require.EqualValues(t, 0, l.of("summary")[0]["targets"], "nothing is left to do")
+				require.Empty(t, l.srv.Queue())
+				require.Empty(t, l.srv.Components())
 			})
 		}
 	}

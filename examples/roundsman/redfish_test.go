@@ -32,6 +32,8 @@ type redfishLab struct {
 	events []map[string]any
 	output string
 	fault  *redfishtest.Injected // or nil
+	queued bool                  // updates go by the queue of an iLO
+	text   bool                  // the output is for people
 }
 
 func newRedfishLab(t *testing.T, kind sum.Kind, cfg redfishtest.Config) *redfishLab {
@@ -68,6 +70,9 @@ func (l *redfishLab) run(args ...string) int {
 	status := a.run(l.t.Context(), append(args, l.flags...), strings.NewReader(""), &out, &errs, append(os.Environ(), passwordVariable+"="+canary))
 	require.NotContains(l.t, out.String()+errs.String(), canary)
 	l.output, l.events = out.String()+errs.String(), nil
+	if l.text {
+		return status
+	}
 	for line := range strings.Lines(out.String()) {
 		var e map[string]any
 		require.NoError(l.t, json.Unmarshal([]byte(line), &e), line)
@@ -133,7 +138,8 @@ func (l *redfishLab) hardware(class string) string {
 	return ""
 }
 
-// TestRedfishDeploy
+// TestRedfishDeploy takes inventories and updates of each kind by push and by pull, over IPv4
+// and IPv6, and once more, when nothing is needed.
 func TestRedfishDeploy(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -145,9 +151,13 @@ func TestRedfishDeploy(t *testing.T) {
 		{"iLO by push", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5, IPv6: true}, ""},
 		{"iLO by pull", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5, IPv6: true}, "add-from-uri"},
 		{"iLO 4", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO4}, ""},
+		{"iLO by its queue", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5}, "queue"},
 		{"Superdome Flex", sum.SuperdomeFlex, redfishtest.Config{Profile: redfishtest.RMC}, ""},
+		{"Superdome Flex, IPv6", sum.SuperdomeFlex, redfishtest.Config{Profile: redfishtest.RMC, IPv6: true}, "update-all"},
 		{"any, by push", sum.Redfish, redfishtest.Config{}, ""},
+		{"any, by push, IPv6", sum.Redfish, redfishtest.Config{IPv6: true}, "multipart"},
 		{"any, by pull", sum.Redfish, redfishtest.Config{}, "simple-update"},
+		{"any, by pull, IPv6", sum.Redfish, redfishtest.Config{IPv6: true}, "simple-update"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -172,29 +182,4 @@ func TestRedfishDeploy(t *testing.T) {
 			require.Zero(t, l.srv.Sessions(), "every session was ended")
 		})
 	}
-}
-
-// TestCapture writes down what a service answers, from which another one is made.
-func TestCapture(t *testing.T) {
-	t.Parallel()
-	l := newRedfishLab(t, sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5})
-	file := filepath.Join(t.TempDir(), "ilo.json")
-	require.Equal(t, exitFine, l.run("capture", l.target, "-o", file), l.output)
-	require.Greater(t, l.of("capture")[0]["resources"].(float64), float64(10))
-	data, err := os.ReadFile(file)
-	require.NoError(t, err)
-	for _, secret := range []string{canary, redfishtest.Serial, l.srv.Addr()} {
-		require.NotContains(t, string(data), secret)
-	}
-	captured, err := redfishtest.ReadCapture(bytes.NewReader(data))
-	require.NoError(t, err)
-	again := newRedfishLab(t, sum.ILO, redfishtest.Config{Capture: captured})
-	require.Equal(t, exitFine, again.run("inventory", again.target), again.output)
-	require.Equal(t, exitFine, l.run("inventory", l.target), l.output)
-	devices := func(l *redfishLab) any { return l.of("inventory")[0]["inventory"].(map[string]any)["devices"] }
-	require.Len(t, devices(again), len(devices(l).([]any)))
-
-	require.Equal(t, exitUsage, l.run("capture", l.target), l.output)
-	require.Equal(t, exitFailed, l.run("capture", "linux://root@127.0.0.1:1", "-o", file), l.output)
-	require.Contains(t, l.output, "only what speaks Redfish")
 }

@@ -22,6 +22,8 @@ type reporter struct {
 	verbose bool
 	out     io.Writer
 	live    *live // nil where nothing is redrawn
+	// passwordFile is the file that a fleet file names for the password of a target, or "".
+	passwordFile func(sum.Target) string
 
 	mu    sync.Mutex
 	err   error
@@ -117,7 +119,11 @@ func (r *reporter) plan(p sum.TargetPlan) {
 		if it.Unproven && it.Action == sum.Install {
 			note = " (the outcome will be Unverified)"
 		}
-		r.line("%s: %s  %s%s: %s%s", clean(targetKey(p.Target)), clean(it.Component), it.Action, to, clean(it.Reason), note)
+		action := string(it.Action)
+		if it.Refused {
+			action = "refused"
+		}
+		r.line("%s: %s  %s%s: %s%s", clean(targetKey(p.Target)), clean(it.Component), action, to, clean(it.Reason), note)
 	}
 }
 
@@ -137,6 +143,9 @@ func versions(from, to string) string {
 
 func (r *reporter) outcome(o sum.Outcome) {
 	e := newOutcomeEvent(o)
+	if o.Err != nil {
+		e.Advice = r.advice(&o.Target, o.Err)
+	}
 	if r.json {
 		r.event(e)
 		return
@@ -188,7 +197,9 @@ func (r *reporter) log(t sum.Target, path string) {
 
 func (r *reporter) fail(t *sum.Target, err error) {
 	if r.json {
-		r.event(newErrorEvent(t, err))
+		e := newErrorEvent(t, err)
+		e.Advice = r.advice(t, err)
+		r.event(e)
 		return
 	}
 	what, rest := told(err)
@@ -196,7 +207,26 @@ func (r *reporter) fail(t *sum.Target, err error) {
 	for _, l := range rest {
 		r.line("    %s", clean(l))
 	}
-	r.lines(adviceOn(err, kindOf(t)))
+	r.lines(r.advice(t, err))
+}
+
+// advice is adviceOn, and names the file with the password that was refused, if the fleet file
+// has one for the target: no other counts for it.
+func (r *reporter) advice(t *sum.Target, err error) string {
+	advice := adviceOn(err, kindOf(t))
+	if t == nil || r.passwordFile == nil || advice == "" || codeOf(err, t.Kind) != string(sum.FindLogin) {
+		return advice
+	}
+	file := r.passwordFile(*t)
+	if file == "" {
+		return advice
+	}
+	return refusedFile(file) + ", instead of --password-file; " + advice
+}
+
+// refusedFile says whence a password is.
+func refusedFile(file string) string {
+	return "the password is that in " + file + ", which password_file of the fleet file names"
 }
 
 func (r *reporter) summary(e summaryEvent) {

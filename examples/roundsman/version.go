@@ -62,17 +62,22 @@ func (a *app) versionCommand() *cobra.Command {
 revision of its version control where the go command saw one, and Go's own.`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			info, _ := debug.ReadBuildInfo()
-			e, rep := newVersionEvent(info), newReporter(a.stdout, asJSON, false, nil)
-			if asJSON {
-				rep.event(e)
-			} else {
-				rep.line("%s", clean(e.String()))
-			}
-			a.status = rep.finish(a.stderr, exitFine)
+			a.version(asJSON)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write one JSON object")
 	return cmd
+}
+
+// version writes which version this program is.
+func (a *app) version(asJSON bool) {
+	info, _ := debug.ReadBuildInfo()
+	e, rep := newVersionEvent(info), newReporter(a.stdout, asJSON, false, nil)
+	if asJSON {
+		rep.event(e)
+	} else {
+		rep.line("%s", clean(e.String()))
+	}
+	a.status = rep.finish(a.stderr, exitFine)
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/roundsman-go/roundsman/examples/internal/fleet"
 	"github.com/roundsman-go/roundsman/sum"
@@ -46,11 +49,12 @@ func (a *app) work(ctx context.Context, command string, f *sessionFlags, detaile
 	term := a.terminal(f.json)
 	defer term.close()
 	w := &work{command: command, flags: f, rep: newReporter(a.stdout, f.json, f.verbose, term.live), stderr: term.stderr}
+	w.rep.passwordFile = func(t sum.Target) string { return f.passwordFiles[t.String()] }
 	level := slog.LevelWarn
 	if f.verbose {
 		level = slog.LevelDebug
 	}
-	w.log = slog.New(slog.NewTextHandler(term.stderr, &slog.HandlerOptions{Level: level}))
+	w.log = slog.New(slog.NewTextHandler(term.stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: inWords}))
 	err := a.open(ctx, w, term)
 	if err == nil {
 		err = do(ctx, w)
@@ -69,6 +73,14 @@ func (a *app) work(ctx context.Context, command string, f *sessionFlags, detaile
 	term.close()
 	a.status = w.rep.finish(a.stderr, status)
 	return nil
+}
+
+// inWords says by flags what errors in logs say by names of Go.
+func inWords(_ []string, attr slog.Attr) slog.Attr {
+	if err, ok := attr.Value.Any().(error); ok {
+		attr.Value = slog.StringValue(inFlags.Replace(err.Error()))
+	}
+	return attr
 }
 
 func (a *app) open(ctx context.Context, w *work, term *terminal) error {
@@ -91,6 +103,7 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 	if err != nil {
 		return err
 	}
+	f.warnOfReaders(w.log)
 	cfg := sum.Config{
 		Resolve: a.resolve, Installer: a.installer, Journal: f.journal,
 		BaseDirs: f.agentDirs, Lease: f.lease, KeepLogs: f.keepLogs, Ports: ports, Logger: w.log,
@@ -104,8 +117,9 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 		w.resolver, err = fleet.New(fleet.Config{
 			SSHConfig: f.sshConfig, Identities: f.identities, KnownHosts: f.knownHosts,
 			ConnectTimeout: f.connectTimeout,
-			Password:       login, Passwords: own, WMI: f.wmi, Sudo: f.sudo, SudoPassword: sudo, Ask: term.ask,
-			Pins: f.redfish.pins, AcceptNew: f.redfish.acceptNew, Authorities: f.redfish.authorities, Redfish: f.redfish.options(a.redfish),
+			Password:       login, Passwords: own, WMI: f.wmi, NetBIOS: f.netbios, Sudo: f.sudo, SudoPassword: sudo, Ask: term.ask,
+			Pins: f.redfish.pins, AcceptNew: f.redfish.acceptNew, Authorities: f.redfish.authorities, Keys: f.redfish.keys(),
+			Redfish: f.redfish.options(a.redfish), RedfishTargets: f.redfish.own,
 			Logger: w.log, Debug: f.verbose, Getenv: a.getenv,
 		})
 		if err != nil {
@@ -114,7 +128,7 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 		cfg.Resolve = w.resolver.Resolve
 	}
 	if cfg.Installer == nil {
-		cfg.Installer = &install.Installer{Source: a.agentSource(), Agentless: f.agentless, Logger: w.log}
+		cfg.Installer = &install.Installer{Source: a.agentSource(w.stderr), Agentless: f.agentless, Logger: w.log}
 	}
 	if w.session, err = sum.Open(ctx, cfg); err != nil {
 		return err
@@ -125,9 +139,9 @@ func (a *app) open(ctx context.Context, w *work, term *terminal) error {
 // agentSource has the agents. Those that were built into the program come first: each
 // is a small part of its size. Else, where the target is of the same kind as the
 // manager, the agent is this program itself, which the operator trusts anyway, wherever
-// it is called from. For others the go command makes it.
-func (a *app) agentSource() install.Source {
-	return install.First(embedded(), a.self, install.DefaultSource())
+// it is called from. For others the go command makes it, which stderr is told.
+func (a *app) agentSource(stderr io.Writer) install.Source {
+	return install.First(embedded(), a.self, &building{Source: install.DefaultSource(), stderr: stderr})
 }
 
 // close gives everything back and reports what could not be.
@@ -212,6 +226,13 @@ func (w *work) nodes(targets []sum.Target) ([]*sum.Node, error) {
 	w.tally.targets, w.targets = len(targets), map[string]sum.Target{}
 	nodes := make([]*sum.Node, 0, len(targets))
 	for _, t := range targets {
+		// What there is to recover was reached once, and may need no connection. That there
+		// is no sudo to this host is no mistake where others of a fleet have it.
+		if w.resolver != nil && w.command != "recover" && t.Kind != sum.Local {
+			if err := w.resolver.Check(t); err != nil {
+				return nil, usagef("%s: %s", targetKey(t), inFlags.Replace(err.Error()))
+			}
+		}
 		n, err := w.session.Node(t)
 		if err != nil {
 			return nil, usageError{err}
@@ -249,7 +270,12 @@ func components(ctx context.Context, paths []string) ([]*component.Component, er
 	}
 	var out []*component.Component
 	seen := map[string]string{}
+	// Signatures come with the files that they are of: a shell's "cp0123.*" names both.
+	slices.SortStableFunc(paths, func(a, b string) int { return cmp.Compare(lastly(a), lastly(b)) })
 	for _, p := range paths {
+		if slices.ContainsFunc(out, func(c *component.Component) bool { return c.Owns(p) }) && lastly(p) > 0 {
+			continue
+		}
 		c, err := component.Load(ctx, p)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -264,4 +290,12 @@ func components(ctx context.Context, paths []string) ([]*component.Component, er
 		out = append(out, c)
 	}
 	return out, nil
+}
+
+// lastly is more than 0 for a signature.
+func lastly(path string) int {
+	if strings.EqualFold(filepath.Ext(path), ".compsig") {
+		return 1
+	}
+	return 0
 }

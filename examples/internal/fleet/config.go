@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"crypto/sha256"
 	"log/slog"
 	"os"
 	"os/user"
@@ -33,6 +34,10 @@ type Config struct {
 	Passwords map[string]transport.Secret
 	// WMI offers an inventory of Windows servers without an agent; see smb.Options.
 	WMI bool
+	// NetBIOS reaches Windows servers as older networks have it, too: by port 139 where 445
+	// cannot be reached, and by a query on UDP port 137 for names that are not found
+	// otherwise (not with DialContext); see smb.Options.
+	NetBIOS bool
 	// Sudo does everything under sudo, unless the user is root anyway.
 	Sudo bool
 	// SudoPassword is what sudo is told when it asks; zero means Password, or
@@ -52,8 +57,15 @@ type Config struct {
 	// Authorities are PEM files with authorities for the certificates of such targets;
 	// nil means those of the system.
 	Authorities []string
+	// Keys are the SHA-256 digests of the public keys that such a target may show, in
+	// their PKIX form; where there are any, neither Pins nor the system's authorities
+	// count.
+	Keys [][sha256.Size]byte
 	// Redfish are options for such targets. Its ConnectTimeout does not count.
 	Redfish redfish.Options
+	// RedfishTargets are what is said of single ones, by what Target.String returns; it
+	// comes before the rest of the Config.
+	RedfishTargets map[string]RedfishSettings
 
 	// ConnectTimeout is how long a target may take to be reached; 0 means what
 	// OpenSSH's configuration says, else 30 s. Logging in counts, unless there is

@@ -71,6 +71,9 @@ type File struct {
 	// PasswordFiles are the names of files with the passwords of targets, by what
 	// Target.String returns. They are not looked at.
 	PasswordFiles map[string]string
+	// Redfish are the settings of targets that speak Redfish, likewise. Files that they
+	// name are not looked at.
+	Redfish map[string]RedfishSettings
 }
 
 // defaults hold for targets that do not say otherwise. Labels are merged.
@@ -79,6 +82,7 @@ type defaults struct {
 	User         string            `yaml:"user"`
 	PasswordFile string            `yaml:"password_file"`
 	Labels       map[string]string `yaml:"labels"`
+	redfishKeys
 }
 
 type entry struct {
@@ -91,9 +95,10 @@ type entry struct {
 	Object       string            `yaml:"object"`
 	Parent       string            `yaml:"parent"`
 	Labels       map[string]string `yaml:"labels"`
+	redfishKeys
 }
 
-// ReadFile reads a fleet file; see Parse. A relative password_file is beside it.
+// ReadFile reads a fleet file; see Parse. A relative password_file, or ca_file, is beside it.
 func ReadFile(filename string) (*File, error) {
 	f, err := os.Open(filename)
 	if err != nil {
@@ -111,6 +116,13 @@ func ReadFile(filename string) (*File, error) {
 	for t, name := range out.PasswordFiles {
 		if !filepath.IsAbs(name) {
 			out.PasswordFiles[t] = filepath.Join(filepath.Dir(filename), name)
+		}
+	}
+	for _, s := range out.Redfish {
+		for i, name := range s.Authorities { // a list of its own
+			if !filepath.IsAbs(name) {
+				s.Authorities[i] = filepath.Join(filepath.Dir(filename), name)
+			}
 		}
 	}
 	return out, nil
@@ -135,9 +147,13 @@ func plain(err error) error {
 //	    address: db1.example.com:2222
 //	    labels: {role: database}
 //	  - url: linux://ops@web1
+//	  - {url: ilo://ops@ilo1, pin: "SHA256:...", way: add-from-uri}
 //
 // A target has either a url or a kind with an address; kind, user and password_file,
-// the name of a file with the password, may come from the defaults. Unknown fields,
+// the name of a file with the password, may come from the defaults. Of those that speak
+// Redfish, which alone heed such defaults, it may say more: pin, the SHA-256 of the public
+// key (see ParseKey; several are separated by blanks), ca_file, accept_new, profile, way,
+// tpm_override, ignore_queue, recovery_set and legacy_tls. Unknown fields,
 // passwords, targets that are named or addressed twice, and parents that are not in the
 // file are refused, all of them together: the error is FileErrors.
 func Parse(name string, data []byte) (file *File, err error) {
@@ -230,7 +246,7 @@ func (r *reading) document(body ast.Node) *File {
 		}
 		return nil
 	}
-	out := &File{PasswordFiles: map[string]string{}}
+	out := &File{PasswordFiles: map[string]string{}, Redfish: map[string]RedfishSettings{}}
 	var lines []int
 	for _, node := range list.Values {
 		var e entry
@@ -245,6 +261,16 @@ func (r *reading) document(body ast.Node) *File {
 		out.Targets, lines = append(out.Targets, t), append(lines, lineOf(node))
 		if pw := cmp.Or(e.PasswordFile, d.PasswordFile); pw != "" && t.Kind != sum.Local {
 			out.PasswordFiles[t.String()] = pw
+		}
+		if SpeaksRedfish(t.Kind) {
+			s, err := e.settings(d.redfishKeys)
+			if err != nil {
+				r.fail(lineOf(node), err)
+			} else if !reflect.ValueOf(s).IsZero() {
+				out.Redfish[t.String()] = s
+			}
+		} else if key := e.given(); key != "" {
+			r.fail(lineOf(node), invalid("%s is for targets that speak Redfish (kinds ilo, superdome-flex and redfish), and this one is of kind %s", key, t.Kind))
 		}
 	}
 	// What is missing may be the parent, or the twin, of what is there.
@@ -292,7 +318,7 @@ func (r *reading) fields(node ast.Node, known ...string) []field {
 }
 
 // decode reads a mapping into a struct, and reports whether that went well. to is a
-// pointer to one whose fields are texts, or mappings of them.
+// pointer to one whose fields are texts, mappings of them, and pointers to truth values.
 func (r *reading) decode(node ast.Node, to any) bool {
 	before := len(r.wrong)
 	if node.Type() == ast.NullType {
@@ -300,11 +326,20 @@ func (r *reading) decode(node ast.Node, to any) bool {
 	}
 	v := reflect.ValueOf(to).Elem()
 	var known []string
-	for i := range v.NumField() {
-		known = append(known, v.Type().Field(i).Tag.Get("yaml"))
+	at := map[string][]int{}
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if name := f.Tag.Get("yaml"); name != "" {
+			known, at[name] = append(known, name), f.Index
+		}
 	}
 	for _, f := range r.fields(node, known...) {
-		if err := yaml.NodeToValue(f.value, v.Field(slices.Index(known, f.name)).Addr().Interface()); err != nil {
+		field := v.FieldByIndex(at[f.name])
+		if field.Kind() == reflect.Pointer { // which the YAML package leaves nil
+			field.Set(reflect.New(field.Type().Elem()))
+		} else {
+			field = field.Addr()
+		}
+		if err := yaml.NodeToValue(f.value, field.Interface()); err != nil {
 			line, err := explain(err)
 			r.fail(cmp.Or(line, f.line), err)
 		}
@@ -357,6 +392,9 @@ func (e entry) target(d defaults) (sum.Target, error) {
 		return sum.Target{}, err
 	} else if u.Address != t.Address && "["+u.Address+"]" != t.Address || u.User != t.User || u.Object != t.Object {
 		return bad("address, user or object is malformed")
+	}
+	if err := senseless(t); err != nil {
+		return sum.Target{}, invalid("%w", err)
 	}
 	t.Name, t.Parent = e.Name, e.Parent
 	if len(d.Labels)+len(e.Labels) > 0 {

@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -24,11 +23,7 @@ type Resolver struct {
 	keys  keyring
 	asked secrets
 	jumps jumps
-	roots struct { // of Redfish services
-		once sync.Once
-		pool *x509.CertPool
-		err  error
-	}
+	roots authorities // of Redfish services
 
 	mu     sync.Mutex
 	routes map[string]transport.Transport // by chain of jump hosts; "" is the direct one, smbRoute and redfishRoute those of other protocols
@@ -56,21 +51,20 @@ func (r *Resolver) Resolve(ctx context.Context, t sum.Target) (transport.Transpo
 	fail := func(err error) (transport.Transport, transport.Endpoint, error) {
 		return nil, transport.Endpoint{}, err
 	}
+	if err := r.Check(t); err != nil {
+		return fail(err)
+	}
 	if t.Kind == sum.Local {
 		return r.local(t)
 	}
-	if t.Kind != sum.Linux && t.Kind != sum.Windows && !speaksRedfish(t.Kind) {
+	if t.Kind != sum.Linux && t.Kind != sum.Windows && !SpeaksRedfish(t.Kind) {
 		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: errors.ErrUnsupported,
 			Hint: fmt.Sprintf("this program has no driver for targets of kind %q", t.Kind)})
-	}
-	if t.Object != "" {
-		return fail(&transport.Error{Op: "resolve", Target: t.Address, Kind: transport.ErrInvalid,
-			Hint: fmt.Sprintf("a target of kind %q has no object, such as %q", t.Kind, t.Object)})
 	}
 	switch {
 	case t.Kind == sum.Windows:
 		return r.windows(t)
-	case speaksRedfish(t.Kind):
+	case SpeaksRedfish(t.Kind):
 		return r.redfish(t)
 	}
 	s, err := r.lookup(t.Address, t.User)
@@ -99,10 +93,6 @@ func (r *Resolver) password(t sum.Target) transport.Secret {
 // local reaches the manager's own host: with the rights of this process, as
 // there is nobody who could give it others.
 func (r *Resolver) local(t sum.Target) (transport.Transport, transport.Endpoint, error) {
-	if r.cfg.Sudo && !mayDoAll() {
-		return nil, transport.Endpoint{}, &transport.Error{Op: "resolve", Target: local.Address, Kind: transport.ErrInvalid,
-			Hint: "there is no sudo on the way to the manager's own host: run the program itself under sudo"}
-	}
 	var tr transport.Transport = &local.Transport{}
 	if r.cfg.Debug {
 		tr = transport.Log(tr, r.cfg.Logger)
@@ -195,7 +185,7 @@ func (r *Resolver) decorated(key string, plain func() transport.Transport) trans
 	}
 	t = transport.Limit(t, transport.LimitOptions{Dials: r.cfg.Handshakes})
 	t = transport.Retry(lastTry{t}, transport.RetryOptions{OnRetry: func(op string, try int, err error) {
-		r.cfg.Logger.Warn("trying again", "op", op, "try", try, "err", err)
+		r.cfg.Logger.Warn("a call to a target failed for a reason that may pass; trying again", "call", op, "failed", try, "err", err)
 	}})
 	r.routes[key] = t
 	return t

@@ -1,0 +1,6 @@
+//go:build !unix
+
+package main
+
+// readByOthers knows nothing of access control lists.
+func readByOthers(string) bool { return false }
