@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,15 +15,20 @@ import (
 	"github.com/roundsman-go/roundsman/internal/realtest"
 )
 
-// program starts the quickstart as a process of a user, with a directory for temporary
-// files of its own.
-func program(t *testing.T, file string, uid int) (cmd *exec.Cmd, out io.Reader, tmp string) {
+// started is the quickstart as a process, with a directory for temporary files of its own.
+type started struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	out  *bufio.Scanner
+	said string
+	tmp  string
+}
+
+// start starts the test's program, or a copy of it, as a user.
+func start(t *testing.T, file string, uid int, tmp string, env ...string) *started {
 	t.Helper()
-	tmp, err := os.MkdirTemp("", "quickstart-test-")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
-	cmd = exec.Command(file)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "TMPDIR="+tmp)
+	cmd := exec.Command(file)
+	cmd.Env = append(append(os.Environ(), asProgram+"=1", "TMPDIR="+tmp), env...)
 	if uid != os.Getuid() {
 		require.NoError(t, os.Chown(tmp, uid, uid))
 		cmd.Env = append(cmd.Env, "HOME="+tmp)
@@ -41,17 +45,44 @@ func program(t *testing.T, file string, uid int) (cmd *exec.Cmd, out io.Reader, 
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	return cmd, r, tmp
+	return &started{t: t, cmd: cmd, out: bufio.NewScanner(r), tmp: tmp}
 }
 
-// TestInterrupted and TestKilled: wherever the program ends, and in whatever way, nothing
-// of Samba or Wine goes on to run, and no directory of theirs is left.
-func TestInterrupted(t *testing.T) { end(t, "  Linux ", syscall.SIGINT) }
+// temporary makes a directory whose name is short enough for sockets.
+func temporary(t *testing.T) string {
+	t.Helper()
+	tmp, err := os.MkdirTemp("", "quickstart-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
+	return tmp
+}
 
-func TestKilled(t *testing.T) { end(t, "  win    setup.exe ", syscall.SIGKILL) }
+// until reads to a line that begins in a way.
+func (s *started) until(begin string) {
+	s.t.Helper()
+	for found := false; !found; found = strings.HasPrefix(s.out.Text(), begin) {
+		require.Truef(s.t, s.out.Scan(), "no line begins with %q:\n%s", begin, s.said)
+		s.said += s.out.Text() + "\n"
+	}
+}
 
-// end sends a signal at a line of the output.
-func end(t *testing.T, at string, sig syscall.Signal) {
+// end reads all, and returns the exit status, which is -1 after a signal.
+func (s *started) end() int {
+	s.t.Helper()
+	for s.out.Scan() {
+		s.said += s.out.Text() + "\n"
+	}
+	_ = s.cmd.Wait()
+	s.t.Log(s.said)
+	return s.cmd.ProcessState.ExitCode()
+}
+
+// noWindows keeps a quickstart from having a Windows server: see wine(1).
+const noWindows = "WINELOADER=/nonexistent/wine64"
+
+// withWindows is the test's program, as long as there can be a Windows server.
+func withWindows(t *testing.T) string {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("not run with -short: it starts a real host")
 	}
@@ -60,28 +91,75 @@ func end(t *testing.T, at string, sig syscall.Signal) {
 	}
 	self, err := os.Executable()
 	require.NoError(t, err)
-	cmd, out, tmp := program(t, self, os.Getuid())
-	sc, said := bufio.NewScanner(out), ""
-	for found := false; !found; found = strings.HasPrefix(sc.Text(), at) {
-		require.Truef(t, sc.Scan(), "no line begins with %q:\n%s", at, said)
-		said += sc.Text() + "\n"
+	return self
+}
+
+// TestInterrupted: where SIGINT comes while Wine starts, the program says so, nothing of it
+// goes on to run, and no file is left.
+func TestInterrupted(t *testing.T) {
+	self := withWindows(t)
+	t.Parallel()
+	s := start(t, self, os.Getuid(), temporary(t))
+	s.until("  Linux ")
+	require.Eventually(t, func() bool {
+		files, _ := filepath.Glob(filepath.Join(s.tmp, "roundsman-wine-*", "prefix", "drive_c"))
+		return len(files) > 0
+	}, time.Minute, 10*time.Millisecond)
+	require.NoError(t, s.cmd.Process.Signal(syscall.SIGINT))
+	require.Equal(t, 130, s.end())
+	require.True(t, strings.HasSuffix(s.said, "\n\nInterrupted: what was started is being ended\nquickstart: interrupted\n"), "nothing else is said")
+	requireNothing(t, s.tmp)
+}
+
+// TestInterruptedUpdate: the same while devices are updated, which is told, and in the
+// session that ends nothing of it is left on them.
+func TestInterruptedUpdate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not run with -short: it starts agents")
 	}
-	if sig == syscall.SIGINT { // while Wine starts
-		require.Eventually(t, func() bool {
-			files, _ := filepath.Glob(filepath.Join(tmp, "roundsman-wine-*", "prefix", "drive_c"))
-			return len(files) > 0
-		}, time.Minute, 10*time.Millisecond)
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for _, at := range []string{"  ilo    upload  20%", "  flex   flash "} {
+		t.Run(strings.Join(strings.Fields(at)[:2], " "), func(t *testing.T) {
+			t.Parallel()
+			s := start(t, self, os.Getuid(), temporary(t), noWindows)
+			s.until(at)
+			require.NoError(t, s.cmd.Process.Signal(syscall.SIGINT))
+			require.Equal(t, 130, s.end())
+			require.Contains(t, s.said, "\nInterrupted: what was started is being ended\n")
+			for _, name := range []string{"ilo ", "flex"} {
+				require.Contains(t, s.said, "\n  "+name+"   no session, no subscription, no component and no task\n")
+			}
+			_, errs, _ := strings.Cut(s.said, "\nquickstart: interrupted\n")
+			// Of a push that was not at its end there is nothing to know.
+			for line := range strings.Lines(errs) {
+				require.Regexp(t, `^((ilo|flex): .* the result of update [0-9a-f]+ is not known; recover fetches it|quickstart: a real device would go on .*)\n$`, line)
+			}
+			require.Equal(t, errs != "", strings.Contains(errs, "quickstart: a real device "))
+			requireNothing(t, s.tmp)
+		})
 	}
-	require.NoError(t, cmd.Process.Signal(sig))
-	for sc.Scan() {
-		said += sc.Text() + "\n"
-	}
-	require.Error(t, cmd.Wait(), said)
-	t.Log(said)
-	if sig == syscall.SIGINT {
-		require.Equal(t, 1, cmd.ProcessState.ExitCode(), said)
-	}
-	requireNothing(t, tmp)
+}
+
+// TestKilled: after SIGKILL no process of the lab goes on to run, or not for longer than an
+// agent's lease; the next start removes the directory.
+func TestKilled(t *testing.T) {
+	self := withWindows(t)
+	t.Parallel()
+	s := start(t, self, os.Getuid(), temporary(t))
+	s.until("  win    setup.exe ")
+	require.NoError(t, s.cmd.Process.Kill())
+	require.Equal(t, -1, s.end())
+	dirs, err := filepath.Glob(filepath.Join(s.tmp, scratchPrefix+"*"))
+	require.NoError(t, err)
+	require.Len(t, dirs, 2)
+	requireNothing(t, s.tmp, dirs...)
+
+	again := start(t, self, os.Getuid(), s.tmp, noWindows)
+	again.until("Lab: ")
+	require.NoError(t, again.cmd.Process.Signal(syscall.SIGINT))
+	require.Equal(t, 130, again.end())
+	requireNothing(t, s.tmp)
 }
 
 // TestOrdinaryUser: without root rights all runs but the Windows server, which says so.
@@ -90,6 +168,7 @@ func TestOrdinaryUser(t *testing.T) {
 		t.Skip("not run with -short: it starts agents")
 	}
 	realtest.NeedRoot(t) // to become another
+	t.Parallel()
 	self, err := os.Executable()
 	require.NoError(t, err)
 	data, err := os.ReadFile(self)
@@ -101,14 +180,15 @@ func TestOrdinaryUser(t *testing.T) {
 	file := filepath.Join(dir, "quickstart")
 	require.NoError(t, os.WriteFile(file, data, 0o755))
 	const nobody = 65534
-	cmd, out, _ := program(t, file, nobody)
-	said, err := io.ReadAll(out)
-	require.NoError(t, err)
-	require.NoError(t, cmd.Wait(), string(said))
-	why := without.FindStringSubmatch(string(said))
-	require.NotNil(t, why, string(said))
+	s := start(t, file, nobody, temporary(t))
+	require.Zero(t, s.end())
+	why := without.FindStringSubmatch(s.said)
+	require.NotNil(t, why, s.said)
 	if !strings.HasPrefix(why[1], "missing: ") {
 		require.Equal(t, "smbd needs root rights", why[1])
 	}
-	require.Contains(t, string(said), "\nEverything as it should be")
+	require.Contains(t, s.said, "\nEverything as it should be")
+	for _, name := range []string{"ilo ", "flex"} {
+		require.Contains(t, s.said, "\n  "+name+"   Updated ")
+	}
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/roundsman-go/roundsman/sum"
@@ -17,82 +19,93 @@ import (
 // lab is all targets, whatever their kind.
 type lab struct{ machines []*machine }
 
-// A kind makes targets of one kind; each has a file of its own.
-type kind struct {
-	name, what string
-	// start makes them. Where this machine cannot have them it fails with a leftOut.
-	start func(ctx context.Context) ([]*machine, error)
-
-	machines []*machine
-	err      error
-	took     time.Duration
-}
-
-// A machine is one target, and what is to become of it.
+// A machine is one target, how it is reached, and what is to become of it.
 type machine struct {
-	target sum.Target
-	// resolve is how it is reached.
-	resolve   func() (transport.Transport, transport.Endpoint)
+	target    sum.Target
+	transport transport.Transport
+	endpoint  transport.Endpoint
+
 	component *component.Component
 	want      sum.OutcomeKind
 	event     func(sum.Event) // nil, or sees what happens there
-	// left lists what agents left there: logs, and what should not be.
-	left  func() (logs, rest []string, err error)
-	close func() error
+	nothing   string          // what there is none of, once the run is over
+
+	host
 }
 
-// leftOut says why there are no targets of a kind, in one line.
+// A host is what plays a target.
+type host interface {
+	// remains is what a run has left there.
+	remains(context.Context) (remains, error)
+	close() error
+}
+
+// remains are logs, which stay, and what should not be there.
+type remains struct{ logs, rest []string }
+
+// A maker makes machines of one kind. Each has a file of its own.
+type maker struct {
+	kind       sum.Kind
+	name, what string // for people
+	// make makes them. Where this computer cannot have them it fails with a leftOut. What
+	// it returns is to be closed, also if it fails.
+	make func(context.Context) ([]*machine, error)
+}
+
+// leftOut says why there are no machines of a kind, in one line.
 type leftOut struct{ reason error }
 
 func (e *leftOut) Error() string {
 	return "left out: " + strings.Join(strings.Fields(e.reason.Error()), " ")
 }
 
-// newLab starts all kinds of targets at the same time, and says what there is, and why not
+// newLab makes machines of all kinds at the same time, and says what there is, and why not
 // more.
-func newLab(ctx context.Context, kinds ...*kind) (*lab, error) {
-	done := make(chan *kind)
-	for _, k := range kinds {
-		go func() {
+func newLab(ctx context.Context, makers ...maker) (*lab, error) {
+	made := make([][]*machine, len(makers))
+	errs := make([]error, len(makers))
+	var wg sync.WaitGroup
+	for i, m := range makers {
+		wg.Go(func() {
 			began := time.Now()
-			k.machines, k.err = k.start(ctx)
-			k.took = time.Since(began)
-			done <- k
-		}()
+			var out *leftOut
+			made[i], errs[i] = m.make(ctx)
+			switch err := errs[i]; {
+			case ctx.Err() != nil: // what was interrupted has nothing to say
+			case errors.As(err, &out):
+				errs[i] = nil
+				fmt.Printf("  %-8s %v\n", m.name, out)
+			case err != nil:
+				errs[i] = fmt.Errorf("%s: %w", m.name, err)
+			default:
+				m.show(made[i], time.Since(began))
+			}
+		})
 	}
-	var err error
-	for range kinds {
-		k := <-done
-		var out *leftOut
-		switch {
-		case ctx.Err() != nil:
-		case errors.As(k.err, &out):
-			fmt.Printf("  %-8s %v\n", k.name, out)
-		case k.err != nil:
-			err = errors.Join(err, fmt.Errorf("%s: %w", k.name, k.err))
-		default:
-			k.show()
-		}
+	wg.Wait()
+	l := &lab{machines: slices.Concat(made...)}
+	if ctx.Err() != nil {
+		errs = []error{errInterrupted}
 	}
-	l := &lab{}
-	for _, k := range kinds {
-		l.machines = append(l.machines, k.machines...)
-	}
-	if err = errors.Join(err, ctx.Err()); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
 }
 
 // show says how many there are, and by which ports they are reached.
-func (k *kind) show() {
-	fmt.Printf("  %-8s %d × %s, started in %.1f s\n", k.name, len(k.machines), k.what, k.took.Seconds())
-	for _, p := range sum.PortsFor(k.machines[0].target.Kind, sum.PhaseDeploy, sum.Current) {
+func (m maker) show(machines []*machine, took time.Duration) {
+	var b strings.Builder // others may be printing
+	fmt.Fprintf(&b, "  %-8s %d × %s, started in %.1f s\n", m.name, len(machines), m.what, took.Seconds())
+	for _, p := range sum.PortsFor(m.kind, sum.PhaseDeploy, sum.Current) {
 		if p.Need == sum.Required {
-			fmt.Printf("           must be open: %s/%s %s, for %s\n", p.Ports(), p.Protocol, p.Direction, p.Purpose)
+			fmt.Fprintf(&b, "           must be open: %s/%s %s, for %s\n", p.Ports(), p.Protocol, p.Direction, p.Purpose)
 		}
 	}
-	fmt.Println("           nothing else: the agent is reached through the same connection")
+	if m.kind.IsServer() {
+		b.WriteString("           nothing else: the agent is reached through the same connection\n")
+	}
+	fmt.Print(b.String())
 }
 
 func (l *lab) close() error {
@@ -116,8 +129,8 @@ func (l *lab) machine(t sum.Target) *machine {
 // resolve is what connects the pipeline to the lab: a real one would look the
 // password up in a vault and the host key in known_hosts.
 func (l *lab) resolve(_ context.Context, t sum.Target) (transport.Transport, transport.Endpoint, error) {
-	tr, ep := l.machine(t).resolve()
-	return tr, ep, nil
+	m := l.machine(t)
+	return m.transport, m.endpoint, nil
 }
 
 // components are those for a target.
@@ -132,31 +145,38 @@ func (l *lab) interfere(e sum.Event) {
 	}
 }
 
-// leftovers prints what the agents left, and fails if that is more than logs.
-func (l *lab) leftovers() error {
-	// An agent that has deleted itself takes a moment more to end.
-	deadline := time.Now().Add(30 * time.Second)
-	var bad []string
+// leftovers prints what the run left, and fails if that is more than logs.
+func (l *lab) leftovers(ctx context.Context) error {
+	var errs []error
 	for _, m := range l.machines {
-		logs, rest, err := m.left()
-		for ; err == nil && len(rest) > 0 && time.Now().Before(deadline); logs, rest, err = m.left() {
-			time.Sleep(20 * time.Millisecond)
-		}
-		if err != nil {
-			return err
-		}
-		for _, name := range logs {
+		left, err := m.settled(ctx)
+		for _, name := range left.logs {
 			fmt.Printf("  %-6s %s\n", m.target.Name, name)
 		}
-		for _, name := range rest {
-			bad = append(bad, m.target.Name+": "+name)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: looking for what is left: %w", m.target.Name, err))
+		case len(left.rest) > 0:
+			errs = append(errs, fmt.Errorf("%s: left there: %s", m.target.Name, strings.Join(left.rest, ", ")))
+		default:
+			fmt.Printf("  %-6s %s\n", m.target.Name, m.nothing)
 		}
 	}
-	if len(bad) > 0 {
-		return fmt.Errorf("left on targets: %s", strings.Join(bad, ", "))
+	return errors.Join(errs...)
+}
+
+// settled is what remains, when what takes a moment more to end has had it, as an agent
+// has that has deleted itself.
+func (m *machine) settled(ctx context.Context) (remains, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		left, err := m.remains(ctx)
+		if err != nil || len(left.rest) == 0 || ctx.Err() != nil {
+			return left, err
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	fmt.Println("  no program, no process and no service")
-	return nil
 }
 
 // check fails where an outcome is not what the lab was built for.
@@ -174,7 +194,8 @@ func isLog(file string) bool {
 	return filepath.Base(file) == "agent.log" || filepath.Base(filepath.Dir(file)) == "jobs"
 }
 
-// load writes the files of a component and loads it as the command line would.
+// load writes the files of a component into a directory, and loads it as the command line
+// would.
 func load(ctx context.Context, dir string, files map[string][]byte) (*component.Component, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

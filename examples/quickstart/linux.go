@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -24,14 +25,15 @@ const version = "2.10"
 
 // linuxServers are three: one without the program, one with an old version, one that is up
 // to date.
-func linuxServers(dir string) *kind {
-	k := &kind{name: "Linux", what: "SSH server in this process"}
-	k.start = func(ctx context.Context) (_ []*machine, err error) {
+func linuxServers(dir string) maker {
+	return maker{sum.Linux, "Linux", "SSH server in this process", func(ctx context.Context) (out []*machine, err error) {
+		if runtime.GOOS == "windows" {
+			return nil, &leftOut{errors.New("their commands take a POSIX shell, which Windows has not")}
+		}
 		comp, err := linuxComponent(ctx, filepath.Join(dir, "linux-component"))
 		if err != nil {
 			return nil, err
 		}
-		var out []*machine
 		for _, s := range []struct {
 			name, installed string
 			want            sum.OutcomeKind
@@ -40,20 +42,39 @@ func linuxServers(dir string) *kind {
 			{"old", "2.9", sum.Updated},
 			{"new", version, sum.NotNeeded},
 		} {
-			m, err := linuxServer(filepath.Join(dir, s.name), s.installed)
+			srv, err := startLinux(filepath.Join(dir, s.name), s.installed)
 			if err != nil {
 				return out, err
 			}
-			m.target.Name, m.component, m.want = s.name, comp, s.want
+			m := &machine{
+				target:    sum.Target{Name: s.name, Kind: sum.Linux, User: srv.user, Address: srv.ssh.Addr()},
+				transport: transport.Retry(&ssh.Transport{}, transport.RetryOptions{}),
+				endpoint: transport.Endpoint{
+					Address:     srv.ssh.Addr(),
+					Credentials: transport.Credentials{User: srv.user, Password: transport.NewSecret(srv.password)},
+					Trust:       transport.Trust{HostKeys: []string{srv.ssh.AuthorizedHostKey()}},
+				},
+				component: comp, want: s.want,
+				nothing: "no program and no process",
+				host:    srv,
+			}
+			if s.name == "old" {
+				m.event = srv.cutOnce()
+			}
 			out = append(out, m)
 		}
 		return out, nil
-	}
-	return k
+	}}
 }
 
-// linuxServer is one; its commands run in a home directory of its own.
-func linuxServer(home, installed string) (*machine, error) {
+// linux is a server whose commands run in a home directory of its own.
+type linux struct {
+	ssh            *sshtest.Server
+	home           string
+	user, password string
+}
+
+func startLinux(home, installed string) (*linux, error) {
 	if err := os.MkdirAll(filepath.Join(home, "hello"), 0o700); err != nil {
 		return nil, err
 	}
@@ -63,36 +84,25 @@ func linuxServer(home, installed string) (*machine, error) {
 		}
 	}
 	// Another password in each run, as the server runs commands as the caller.
-	password := rand.Text()
-	s, err := sshtest.NewServer(sshtest.Config{User: "ops", Password: password, Home: home})
-	if err != nil {
-		return nil, err
-	}
-	m := &machine{
-		target: sum.Target{Kind: sum.Linux, User: "ops", Address: s.Addr()},
-		resolve: func() (transport.Transport, transport.Endpoint) {
-			return transport.Retry(&ssh.Transport{}, transport.RetryOptions{}), transport.Endpoint{
-				Address:     s.Addr(),
-				Credentials: transport.Credentials{User: "ops", Password: transport.NewSecret(password)},
-				Trust:       transport.Trust{HostKeys: []string{s.AuthorizedHostKey()}},
-			}
-		},
-		left:  func() (logs, rest []string, err error) { return leftIn(home) },
-		close: s.Close,
-	}
-	if installed == "2.9" {
-		// The cable is pulled when a part of the image is there.
-		var cut sync.Once
-		m.event = func(e sum.Event) {
-			if e.Phase == "stage" && e.Done > 4<<20 {
-				cut.Do(func() {
-					s.CloseConnections()
-					fmt.Printf("  %-6s ** the line is cut here **\n", e.Target.Name)
-				})
-			}
+	s := &linux{home: home, user: "ops", password: rand.Text()}
+	var err error
+	s.ssh, err = sshtest.NewServer(sshtest.Config{User: s.user, Password: s.password, Home: home})
+	return s, err
+}
+
+func (s *linux) close() error { return s.ssh.Close() }
+
+// cutOnce pulls the cable when a part of the image is there.
+func (s *linux) cutOnce() func(sum.Event) {
+	var cut sync.Once
+	return func(e sum.Event) {
+		if e.Phase == "stage" && e.Done > 4<<20 {
+			cut.Do(func() {
+				s.ssh.CloseConnections()
+				fmt.Printf("  %-6s ** the line is cut here **\n", e.Target.Name)
+			})
 		}
 	}
-	return m, nil
 }
 
 // baseDir is where agents are in these homes.
@@ -116,17 +126,17 @@ func (in inHomes) Inspect(ctx context.Context, conn transport.Conn, opts agent.I
 	return in.Installer.Inspect(ctx, conn, opts)
 }
 
-// leftIn lists what is in the agents' directories in a home, and, where the system has
+// remains lists what is in the agents' directories in the home, and, where the system has
 // /proc, programs that were started from there.
-func leftIn(home string) (logs, rest []string, err error) {
-	err = filepath.WalkDir(filepath.Join(home, baseDir), func(path string, d fs.DirEntry, err error) error {
+func (s *linux) remains(context.Context) (left remains, err error) {
+	err = filepath.WalkDir(filepath.Join(s.home, baseDir), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		if rel, _ := filepath.Rel(home, path); isLog(path) {
-			logs = append(logs, rel)
+		if rel, _ := filepath.Rel(s.home, path); isLog(path) {
+			left.logs = append(left.logs, rel)
 		} else {
-			rest = append(rest, rel)
+			left.rest = append(left.rest, rel)
 		}
 		return nil
 	})
@@ -136,11 +146,11 @@ func leftIn(home string) (logs, rest []string, err error) {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
 		b, err := os.ReadFile(file)
-		if line := strings.ReplaceAll(string(b), "\x00", " "); err == nil && strings.HasPrefix(line, home+"/") {
-			rest = append(rest, "process "+line)
+		if line := strings.ReplaceAll(string(b), "\x00", " "); err == nil && strings.HasPrefix(line, s.home+"/") {
+			left.rest = append(left.rest, "process "+line)
 		}
 	}
-	return logs, rest, err
+	return left, err
 }
 
 // linuxComponent is a component of 16 MiB whose installer is a shell script.

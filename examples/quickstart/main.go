@@ -1,9 +1,14 @@
 // Command quickstart runs the whole life of an update on a lab of its own, on loopback:
-// Linux targets that are SSH servers in this process, which needs no root, and, where
-// Samba and Wine are installed and it may start them (Debian: apt-get install samba
-// wine64; as root), a Windows server. Their commands really run, and the agents that the
-// SDK copies to them really start. One target is cut off in the middle of a transfer and
-// resumes.
+//
+//   - Linux servers, by SSH, which need no root. Their commands really run, and the agents
+//     that the SDK copies to them really start. One is cut off in the middle of a transfer,
+//     and resumes.
+//   - An iLO, by Redfish, to which its firmware is pushed, and a Superdome Flex, which
+//     fetches it from the manager. They are simulated.
+//   - A Windows server, by SMB, where Samba and Wine are installed and it may start them
+//     (Debian: apt-get install samba wine64; as root).
+//
+// What a computer cannot have is left out, and it says why.
 //
 //	go run ./examples/quickstart [--journal DIR]
 package main
@@ -13,74 +18,99 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"time"
 
+	"github.com/roundsman-go/roundsman/portalloc"
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/sum/agent/install"
 	"github.com/roundsman-go/roundsman/transport"
 )
+
+// errInterrupted is the end by SIGINT or SIGTERM.
+var errInterrupted = errors.New("interrupted")
+
+// lease is how long an agent outlives a manager that was killed.
+const lease = time.Minute
 
 func main() {
 	self := install.RunAgent() // the copies on the targets are agents
 	journal := flag.String("journal", "", "directory of the journal (default: a temporary one)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, self, *journal); err != nil {
-		fmt.Fprintln(os.Stderr, "quickstart:", err)
-		os.Exit(1)
+	context.AfterFunc(ctx, func() {
+		stop() // the next one ends the program at once
+		heading("Interrupted: what was started is being ended")
+	})
+	err := run(ctx, self, *journal)
+	if err == nil {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "quickstart:", err)
+	if errors.Is(err, sum.ErrPending) {
+		fmt.Fprintln(os.Stderr, "quickstart: a real device would go on with what it has begun, and the next run with the same journal would prove it; these end with the lab")
+	}
+	if errors.Is(err, errInterrupted) {
+		os.Exit(130) // as shells say it
+	}
+	os.Exit(1)
 }
 
 func run(ctx context.Context, source install.Source, journal string) (err error) {
-	if runtime.GOOS == "windows" {
-		return errors.New("the lab needs a POSIX shell: run it on Linux or macOS")
-	}
-	dir, err := os.MkdirTemp("", "roundsman-quickstart-")
+	began := time.Now()
+	scratch, err := newScratch()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, scratch.remove()) }()
+	dir := scratch.dir
+	// The go command, which builds what is for Windows, leaves its files where it is stopped.
+	if err := os.Setenv("GOTMPDIR", dir); err != nil {
+		return err
+	}
+	defer os.Unsetenv("GOTMPDIR")
 	if journal == "" {
 		journal = filepath.Join(dir, "journal")
 	}
-	began := time.Now()
 	agents := install.First(source, &install.GoBuild{}) // for Windows, the go command builds one
-	heading("Lab: servers, and the ports of them that must be open")
-	lab, err := newLab(ctx, linuxServers(dir), windowsServer(dir, agents))
+
+	heading("Lab: servers and management processors, and the ports of them that must be open")
+	lab, err := newLab(ctx, linuxServers(dir), windowsServer(dir, agents), iLO(dir), superdomeFlex(dir))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lab.close()) }()
+
 	session, err := sum.Open(ctx, sum.Config{
 		Resolve:   lab.resolve,
 		Journal:   journal,
 		Installer: inHomes{&install.Installer{Source: agents}},
-		Lease:     time.Minute,
+		Lease:     lease,
 		Redial:    time.Minute,
+		// Where the Superdome Flex fetches its firmware: on loopback, and on another port
+		// where something else here has the usual one.
+		Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+		Ports: map[portalloc.Role]portalloc.Policy{
+			portalloc.Port:    {Prefer: []uint16{63001}, First: 20000, Last: 29999, Random: true},
+			portalloc.SSLPort: {Prefer: []uint16{63002}, First: 20000, Last: 29999, Random: true},
+		},
 	})
 	if err != nil {
 		return err
 	}
-	var nodes []*sum.Node
-	for _, m := range lab.machines {
-		n, err := session.Node(m.target)
-		if err != nil {
-			return errors.Join(err, session.Close(ctx))
-		}
-		nodes = append(nodes, n)
-	}
 	// Whatever happens, the session gives back what it opened.
-	results, err := pipeline(ctx, lab, nodes)
+	results, err := update(ctx, session, lab)
+	if err != nil && ctx.Err() != nil {
+		err = errInterrupted // which all that went on has said
+	}
 	err = errors.Join(err, session.Close(ctx))
 
 	heading("Cleaned up: what is left on the targets")
-	err = errors.Join(err, lab.leftovers())
+	err = errors.Join(err, lab.leftovers(context.WithoutCancel(ctx)))
 	if err != nil {
 		return err
 	}
@@ -91,20 +121,26 @@ func run(ctx context.Context, source install.Source, journal string) (err error)
 	return nil
 }
 
-// pipeline is inventory, plan and deployment of a component on every node, and a second
+// update is inventory, plan and deployment of a component on every machine, and a second
 // plan, which finds nothing to do.
-func pipeline(ctx context.Context, lab *lab, nodes []*sum.Node) (map[string]sum.Outcome, error) {
-	heading("Inventory: an agent is copied, started and asked")
-	plans, err := plan(ctx, lab, nodes, func(t sum.Target, inv *transport.Inventory) {
-		fmt.Printf("  %-6s %s, kernel %s, %d devices, %d packages\n",
-			t.Name, inv.Identity.Version, inv.Identity.Kernel, len(inv.Devices), len(inv.Software))
-	})
+func update(ctx context.Context, session *sum.Session, lab *lab) (map[string]sum.Outcome, error) {
+	var nodes []*sum.Node
+	for _, m := range lab.machines {
+		n, err := session.Node(m.target)
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, n)
+	}
+
+	heading("Inventory: of servers an agent is asked, which is copied and started")
+	plans, err := plan(ctx, lab, nodes, showInventory)
 	if err != nil {
 		return nil, err
 	}
 
 	heading("Plan")
-	show(nodes, plans)
+	showPlans(nodes, plans)
 
 	heading("Deploy")
 	progress := &progress{}
@@ -136,7 +172,7 @@ func pipeline(ctx context.Context, lab *lab, nodes []*sum.Node) (map[string]sum.
 	if plans, err = plan(ctx, lab, nodes, nil); err != nil {
 		return nil, err
 	}
-	show(nodes, plans)
+	showPlans(nodes, plans)
 	for name, p := range plans {
 		if p.Installs() > 0 {
 			return nil, fmt.Errorf("%s: the second plan installs again", name)
@@ -162,12 +198,4 @@ func plan(ctx context.Context, lab *lab, nodes []*sum.Node, seen func(sum.Target
 		plans[t.Name] = sum.MakePlan(t, r.Value, lab.components(t), sum.PlanOptions{})
 	}
 	return plans, nil
-}
-
-func show(nodes []*sum.Node, plans map[string]sum.TargetPlan) {
-	for _, n := range nodes {
-		for _, it := range plans[n.Target().Name].Items {
-			fmt.Printf("  %-6s %s %s %s: %s\n", n.Target().Name, it.Action, it.Component, it.Version, it.Reason)
-		}
-	}
 }

@@ -24,9 +24,8 @@ import (
 // windowsServer is as much of a Windows server as Linux has: files and pipes are those of a
 // Samba that demands signatures; services and processes are those of Wine, whose
 // C:\Windows is the share ADMIN$.
-func windowsServer(dir string, agents install.Source) *kind {
-	k := &kind{name: "Windows", what: "Samba with Wine behind it"}
-	k.start = func(ctx context.Context) ([]*machine, error) {
+func windowsServer(dir string, agents install.Source) maker {
+	return maker{sum.Windows, "Windows", "Samba with Wine behind it", func(ctx context.Context) ([]*machine, error) {
 		if err := lacks(ctx); err != nil {
 			return nil, &leftOut{err}
 		}
@@ -35,8 +34,7 @@ func windowsServer(dir string, agents install.Source) *kind {
 			return nil, &leftOut{fmt.Errorf("it does not start: %w", err)}
 		}
 		return []*machine{m}, nil
-	}
-	return k
+	}}
 }
 
 // lacks says what this machine has not, in one line.
@@ -99,17 +97,15 @@ func startWindows(ctx context.Context, dir string, agents install.Source) (*mach
 	}
 	return &machine{
 		target:    sum.Target{Name: "win", Kind: sum.Windows, User: h.smb.User(), Address: h.smb.Addr()},
-		component: b.c,
-		want:      sum.Updated,
-		resolve: func() (transport.Transport, transport.Endpoint) {
-			return transport.Retry(&smb.Transport{}, transport.RetryOptions{}), transport.Endpoint{
-				Address:     h.smb.Addr(),
-				Credentials: transport.Credentials{User: h.smb.User(), Password: transport.NewSecret(h.smb.Password())},
-				Options:     smb.Options{ShareRoot: `C:\Windows`},
-			}
+		transport: transport.Retry(&smb.Transport{}, transport.RetryOptions{}),
+		endpoint: transport.Endpoint{
+			Address:     h.smb.Addr(),
+			Credentials: transport.Credentials{User: h.smb.User(), Password: transport.NewSecret(h.smb.Password())},
+			Options:     smb.Options{ShareRoot: `C:\Windows`},
 		},
-		left:  h.left,
-		close: h.close,
+		component: b.c, want: sum.Updated,
+		nothing: "no program, no process and no service",
+		host:    h,
 	}, nil
 }
 
@@ -162,8 +158,8 @@ func (h *windows) CreateService(name, display, command string, startType uint32)
 	return handle, err
 }
 
-// left lists files, services and processes of agents.
-func (h *windows) left() (logs, rest []string, err error) {
+// remains lists files, services and processes of agents.
+func (h *windows) remains(context.Context) (left remains, err error) {
 	err = filepath.WalkDir(filepath.Join(h.wine.Admin(), "roundsman"), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -171,29 +167,29 @@ func (h *windows) left() (logs, rest []string, err error) {
 		rel, _ := filepath.Rel(h.wine.Admin(), path)
 		rel = `C:\Windows\` + strings.ReplaceAll(rel, "/", `\`)
 		if isLog(path) {
-			logs = append(logs, rel)
+			left.logs = append(left.logs, rel)
 		} else {
-			rest = append(rest, rel)
+			left.rest = append(left.rest, rel)
 		}
 		return nil
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
+		return left, err
 	}
 	services, err := h.Names("roundsman-")
 	if err != nil {
-		return nil, nil, err
+		return left, err
 	}
 	for _, name := range services {
-		rest = append(rest, "service "+name)
+		left.rest = append(left.rest, "service "+name)
 	}
 	processes, err := h.Processes()
 	for _, p := range processes {
 		if strings.Contains(strings.ToLower(p.Program), `\roundsman\`) {
-			rest = append(rest, "process "+p.Program)
+			left.rest = append(left.rest, "process "+p.Program)
 		}
 	}
-	return logs, rest, err
+	return left, err
 }
 
 const setupPackage = "github.com/roundsman-go/roundsman/examples/quickstart/setup"

@@ -10,8 +10,8 @@ import (
 )
 
 // windowsServer is there on Linux only.
-func windowsServer(string, install.Source) *kind {
-	return &kind{name: "Windows", start: func(context.Context) ([]*machine, error) {
+func windowsServer(string, install.Source) maker {
+	return maker{name: "Windows", make: func(context.Context) ([]*machine, error) {
 		return nil, &leftOut{errors.New("Samba and Wine are started on Linux only")}
 	}}
 }

@@ -28,17 +28,28 @@ func TestConformance(t *testing.T) {
 		conformance(t, h)
 	})
 	t.Run("sftp only", func(t *testing.T) { conformance(t, simulated(t, sshtest.Config{SFTPOnly: true}, filesCaps)) })
+	t.Parallel() // what is left of them
 }
 
+// conformance runs what must be alone before the caller goes on, and all else in parallel
+// with other tests.
 func conformance(t *testing.T, h transporttest.Harness) {
-	for _, c := range transporttest.Cases(h) {
-		t.Run(c.Name, func(t *testing.T) {
-			if reason := h.Skip[c.Name]; reason != "" {
-				t.Skip(reason)
+	cases := func(alone bool) {
+		for _, c := range transporttest.Cases(h) {
+			if c.Alone != alone {
+				continue
 			}
-			require.NoError(t, c.Run(t.Context(), h))
-		})
+			t.Run(c.Name, func(t *testing.T) {
+				if reason := h.Skip[c.Name]; reason != "" {
+					t.Skip(reason)
+				}
+				require.NoError(t, c.Run(t.Context(), h))
+			})
+		}
 	}
+	cases(true)
+	t.Parallel()
+	cases(false)
 }
 
 func simulated(t *testing.T, cfg sshtest.Config, caps transport.Caps) transporttest.Harness {

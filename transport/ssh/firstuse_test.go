@@ -56,6 +56,7 @@ func TestAcceptNew(t *testing.T) {
 // TestAcceptNewTogether: of several who are seen for the first time under one name
 // one is recorded, and only that one is accepted.
 func TestAcceptNewTogether(t *testing.T) {
+	t.Parallel()
 	file := writeFile(t, filepath.Join(t.TempDir(), "known_hosts"), strings.Repeat("# reading this takes a while\n", 20_000)+"# a line without an end", 0o644)
 	first, second := seen(t, "[fe80::1%eth0]:2222"), seen(t, "[FE80:0::1%eth0]:2222")
 	accept := ssh.AcceptNew(file)

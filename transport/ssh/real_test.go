@@ -179,6 +179,7 @@ func TestConformanceOpenSSH(t *testing.T) {
 	t.Run("sftp only", func(t *testing.T) {
 		conformance(t, startSSHD(t, "ForceCommand internal-sftp").harness(t, filesCaps))
 	})
+	t.Parallel() // what is left of them
 }
 
 func TestOpenSSHLogin(t *testing.T) {

@@ -53,7 +53,7 @@ func rebootCases() []Case {
 }
 
 func leakCases() []Case {
-	return []Case{{Name: "goroutines", run: func(ctx context.Context, e *env) error {
+	return []Case{{Name: "goroutines", Alone: true, run: func(ctx context.Context, e *env) error {
 		round := func() error {
 			var f failures
 			f.add(e.with(ctx, func(conn transport.Conn) error {

@@ -46,6 +46,9 @@ type Case struct {
 	Name string
 	// Needs are the capabilities without which the case says nothing.
 	Needs transport.Caps
+	// Alone says that nothing else may start or end goroutines in the process while
+	// the case runs: it counts them.
+	Alone bool
 	run   func(ctx context.Context, e *env) error
 }
 
@@ -62,6 +65,9 @@ type Case struct {
 //			}
 //		})
 //	}
+//
+// The cases may run in any order. To run those of one harness beside those of another,
+// or beside other tests, run each case that is to be Alone first, and then the others.
 func Cases(h Harness) []Case {
 	all := slices.Concat(harnessCases(), dialCases(), connCases(), fileCases(), runCases(), serviceCases(),
 		tunnelCases(), deviceCases(), updateCases(), rebootCases(), leakCases())

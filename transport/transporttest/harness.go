@@ -12,8 +12,9 @@ import (
 // depends on Caps. A case whose field is missing fails and names the field:
 // leaving a case out takes an entry in Skip with a reason.
 //
-// The cases of one Harness must not run at the same time as each other or as
-// anything else that starts goroutines: one of them counts goroutines.
+// The cases of one Harness must not run at the same time as each other: they cut and
+// stall the same target. Those of several may, apart from cases that are to be
+// [Case.Alone].
 type Harness struct {
 	// Transport is the driver under test, decorated or not.
 	Transport transport.Transport
