@@ -9,8 +9,8 @@ var (
 	ErrInvalid = errors.New("invalid input")
 	// ErrPlanStale: the target or a payload is no longer what the plan was made for.
 	ErrPlanStale = errors.New("plan no longer matches")
-	// ErrPending: work of an earlier run is not finished.
-	ErrPending = errors.New("pending work of an earlier run")
+	// ErrPending: what this run or an earlier one began is not finished.
+	ErrPending = errors.New("work that was begun is not finished")
 	// ErrClosed: the session was closed.
 	ErrClosed = errors.New("session closed")
 	// ErrJournal: the journal cannot be written, so nothing may be changed.
