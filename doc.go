@@ -3,7 +3,7 @@
 // switches. It has no code of its own.
 //
 //	sum                 targets, sessions, ports and preflight, inventory, plans, deployment, proof, recovery
-//	sum/component       what can be installed: component.json, .deb, .rpm
+//	sum/component       what can be installed: component.json, .deb, .rpm, .fwpkg
 //	sum/version         versions ordered by a named scheme
 //	sum/agent           the small service that runs on a server during an update
 //	sum/agent/install   brings it there and takes it away
@@ -14,16 +14,18 @@
 //	transport           what an update needs from a target: connections and capabilities
 //	transport/ssh       Linux servers over SSH
 //	transport/smb       Windows servers over SMB: files, services, named pipes; WMI
+//	transport/redfish   iLO, Superdome Flex and other services by Redfish
 //	transport/local     the manager's own host
 //	transport/ssh/sshtest       an SSH server in the test's own process
 //	transport/smb/smbtest       Samba with a service manager of its own, for tests
+//	transport/redfish/redfishtest   a simulator of these, with faults
 //	transport/transporttest     a strict fake with fault injection; the conformance suite for drivers
 //	portalloc           ports by role, as listeners that are held
 //	firewall            rules as leases on the host's firewall; firewall/firewalltest is a fake of it
 //
 // Programs under examples show the packages in use: quickstart runs the whole
 // life of an update on an embedded lab, roundsman is the command line, agent is
-// the program that runs on servers.
+// the program that runs on servers, redfishsim an iLO that is not there.
 //
 // Imports point down only: examples use everything; sum uses channel, agent,
 // depot, transport, portalloc and firewall, and no driver; drivers use transport;
