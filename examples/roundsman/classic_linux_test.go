@@ -53,6 +53,7 @@ func open(h *realtest.Host, rules ...string) {
 // others; with those to which the conversations move; and where the firewall lets
 // through only the first contact though they are to move.
 func TestClassic(t *testing.T) {
+	t.Parallel()
 	first := []string{
 		"in tcp sport 60000-60999 tcp dport 62286-62290 accept",
 		"out tcp dport 61000-61007 accept",
@@ -116,6 +117,7 @@ func TestClassic(t *testing.T) {
 
 // TestClassicTargets: one port receives the agents of all targets, or each has one.
 func TestClassicTargets(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string][]string{"one port": nil, "a port for each": {"--port-per-target"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,6 +153,7 @@ func TestClassicTargets(t *testing.T) {
 // TestClassicBlocked: a port of the agent's that nobody can reach is said, with the
 // direction and the port, and nothing is left.
 func TestClassicBlocked(t *testing.T) {
+	t.Parallel()
 	for name, rules := range map[string][]string{
 		"dropped":  nil,
 		"rejected": {"in tcp dport 62286 reject", "out meta l4proto { icmp, icmpv6 } accept"},
@@ -238,6 +241,7 @@ func TestClassicWayBackBlocked(t *testing.T) {
 // TestClassicKilled: agent, manager and cable; what is killed leaves no port behind,
 // on either side, and the result is found, by a manager of either generation.
 func TestClassicKilled(t *testing.T) {
+	t.Parallel()
 	rules := []string{"in tcp sport 60000-60999 tcp dport 1025-65535 accept", "out tcp dport 1025-65535 accept"}
 	t.Run("agent", func(t *testing.T) {
 		t.Parallel()

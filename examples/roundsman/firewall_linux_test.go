@@ -53,6 +53,7 @@ func waysOut(h *realtest.Host) {
 // classic generation opens its ports and leaves the rules as they were; without
 // the flag nothing is touched.
 func TestOpenFirewall(t *testing.T) {
+	t.Parallel()
 	for name, family := range map[string]func(*realtest.Host) string{
 		"IPv4": func(h *realtest.Host) string { return "linux://root@" + h.Addr },
 		"IPv6": func(h *realtest.Host) string { return "linux://root@[" + h.Addr6 + "]" },
@@ -97,6 +98,7 @@ func TestOpenFirewall(t *testing.T) {
 // TestOpenFirewallKilled: what is killed leaves nobody let in, and what is left of its
 // rules goes with recover.
 func TestOpenFirewallKilled(t *testing.T) {
+	t.Parallel()
 	for _, who := range []string{"agent", "manager", "manager that has a guardian"} {
 		t.Run(who, func(t *testing.T) {
 			t.Parallel()
@@ -140,6 +142,7 @@ func TestOpenFirewallKilled(t *testing.T) {
 // TestOpenFirewallRefused: an agent that may not touch the firewall says which rule is
 // to be added, and nothing else is done.
 func TestOpenFirewallRefused(t *testing.T) {
+	t.Parallel()
 	m := newManager(t)
 	m.host.Run("sh", "-ec", `
 		useradd -m -s /bin/sh ops; usermod -p '*' ops
@@ -163,6 +166,7 @@ func TestOpenFirewallRefused(t *testing.T) {
 // TestOpenFirewallCannot: where the target's firewall cannot be opened, the probe and
 // the deployment say whose it is, and what to do.
 func TestOpenFirewallCannot(t *testing.T) {
+	t.Parallel()
 	for name, before := range map[string]string{
 		"no right":   "",
 		"no program": "iptables-legacy -A INPUT -s 203.0.113.9 -j DROP && rm -f /usr/sbin/*legacy*",

@@ -123,6 +123,7 @@ func (s *site) onlySSH() {
 
 // TestLocalDeploy: the program updates the host that it runs on, and opens nothing.
 func TestLocalDeploy(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"roundsman", inProcess} {
 		t.Run(program, func(t *testing.T) {
 			t.Parallel()
@@ -185,6 +186,7 @@ func localDeploy(t *testing.T, s *site, flags ...string) {
 // installer runs; in the second case the agent as well. In the third there is none
 // but the manager.
 func TestLocalKilled(t *testing.T) {
+	t.Parallel()
 	for name, kill := range map[string][]string{
 		"the manager":                   {"roundsman"},
 		"the manager and the agent":     {"roundsman", "roundsman-agent"},
@@ -223,6 +225,7 @@ func TestLocalKilled(t *testing.T) {
 // TestLocalUser: a user without rights updates what is the user's own; what takes
 // root fails as the system says it.
 func TestLocalUser(t *testing.T) {
+	t.Parallel()
 	realtest.Need(t, "setpriv")
 	for _, program := range []string{"roundsman", inProcess} {
 		t.Run(program, func(t *testing.T) {
@@ -287,6 +290,7 @@ EOF`)
 // systemd, is stopped in the middle of a job, with everything in its unit. The job is
 // in none of it, goes on, and is found.
 func TestLocalServiceStopped(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"roundsman", withShims} {
 		t.Run(program, func(t *testing.T) {
 			t.Parallel()

@@ -162,6 +162,7 @@ func TestRealInventoryLeavesNothing(t *testing.T) {
 // A probe leaves what a killed run left where it is, says that its job runs, and says
 // nothing once that has ended.
 func TestRealProbeBesideKilled(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string][]string{"agent": nil, "agentless": {"--agentless"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -92,6 +92,7 @@ func unchanged(t *testing.T, h *realtest.Host, before map[string]bool) {
 // TestPreflight: what stands in the way has a finding of its own, that names direction
 // and port, and nothing is changed on the target.
 func TestPreflight(t *testing.T) {
+	t.Parallel()
 	classic := []string{"--generation", "classic", "--first-ports"}
 	for name, tt := range map[string]struct {
 		prepare func(t *testing.T, m *manager) (login []string) // nil: the usual
@@ -275,6 +276,7 @@ func (m *manager) addUser() {
 // TestPreflightPasses: where nothing stands in the way nothing is said to, in both
 // generations, over IPv4 and IPv6, and where the firewalls are to be opened.
 func TestPreflightPasses(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		flags  []string
 		closed bool // the firewalls let nothing in but SSH

@@ -208,6 +208,7 @@ func (m *manager) clean() {
 }
 
 func TestRealDeploy(t *testing.T) {
+	t.Parallel()
 	for name, sshd := range map[string][]string{
 		"stream-local forwarding": nil,
 		"exec only":               {"AllowStreamLocalForwarding no", "AllowTcpForwarding no"},
@@ -295,6 +296,7 @@ func TestRealAgentKilled(t *testing.T) {
 }
 
 func TestRealManagerKilled(t *testing.T) {
+	t.Parallel()
 	for _, second := range []string{"recover", "deploy"} {
 		t.Run("then "+second, func(t *testing.T) {
 			t.Parallel()

@@ -11,6 +11,7 @@ import (
 // TestRealReboot: the message arrives as it was given, and the restart is proven. The
 // host has no init that could restart it: what shutdown(8) would do, the test does.
 func TestRealReboot(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string][]string{"agent": nil, "agentless": {"--agentless"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -69,6 +69,7 @@ func TestJumpHosts(t *testing.T) {
 // TestJumpHostLostAtWork: whoever goes through a connection that breaks hears of
 // it, however much is under way, and needs no sign of life of its own for that.
 func TestJumpHostLostAtWork(t *testing.T) {
+	t.Parallel()
 	quiet := ssh.Options{KeepAlive: -1, StallTimeout: -1}
 	sink, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -61,7 +61,8 @@ var decorators = map[string]func(transport.Transport) transport.Transport{
 	"all":   func(t transport.Transport) transport.Transport { return logTo(retry(limit(t))) },
 }
 
-// TestConformance runs the suite over each personality and each decorator.
+// TestConformance runs the suite over each personality and each decorator, over several at
+// a time but for what must be alone.
 func TestConformance(t *testing.T) {
 	for personality, make := range personalities {
 		for decorator, decorate := range decorators {
@@ -70,15 +71,24 @@ func TestConformance(t *testing.T) {
 				h := target.Harness()
 				h.Transport = decorate(h.Transport)
 				ran := 0
-				for _, c := range transporttest.Cases(h) {
-					t.Run(c.Name, func(t *testing.T) {
-						if reason := h.Skip[c.Name]; reason != "" {
-							t.Skip(reason)
+				cases := func(alone bool) {
+					for _, c := range transporttest.Cases(h) {
+						if c.Alone != alone {
+							continue
 						}
-						require.NoError(t, c.Run(t.Context(), h))
-						ran++
-					})
+						t.Run(c.Name, func(t *testing.T) {
+							if reason := h.Skip[c.Name]; reason != "" {
+								t.Skip(reason)
+							}
+							require.NoError(t, c.Run(t.Context(), h))
+							ran++
+						})
+					}
 				}
+				cases(true)
+				require.Equal(t, 1, ran, "the case that counts goroutines")
+				t.Parallel()
+				cases(false)
 				require.Greater(t, ran, 20)
 				require.NoError(t, fake.Close())
 				require.Empty(t, target.Leftovers())

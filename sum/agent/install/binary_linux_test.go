@@ -85,6 +85,7 @@ func TestBinaryHoldsNoSecret(t *testing.T) {
 // TestBuildsAreReproducible builds the agent in two directories of different names.
 // That the compiler's own cache makes no difference is TestGoBuildIsDeterministic.
 func TestBuildsAreReproducible(t *testing.T) {
+	t.Parallel()
 	module := strings.TrimSpace(goOutput(t, "list", "-m", "-f", "{{.Dir}}"))
 	first, second := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "another directory", "b")
 	copySource(t, first, module)

@@ -75,9 +75,11 @@ func (l *lab) killedManager(way string) (id string, open func()) {
 // TestManagerKilledInMidJob: the job ends well without the manager, and the next
 // one finds out as much as is known, in whichever way it is an agent.
 func TestManagerKilledInMidJob(t *testing.T) {
+	t.Parallel()
 	for dead := range ways() {
 		for _, next := range []string{builtChild, withShims, onItsOwn} {
 			t.Run(dead+", then "+next, func(t *testing.T) {
+				t.Parallel()
 				l := ownHost(t)
 				id, open := l.killedManager(dead)
 				in2 := ways()[next]
@@ -113,9 +115,11 @@ func TestManagerKilledInMidJob(t *testing.T) {
 
 // TestKilledManagerIsSwept: what a killed manager left goes without a new agent.
 func TestKilledManagerIsSwept(t *testing.T) {
+	t.Parallel()
 	for _, dead := range []string{withShims, onItsOwn} {
 		for next, in := range ways() {
 			t.Run(dead+", then "+next, func(t *testing.T) {
+				t.Parallel()
 				l := ownHost(t)
 				id, open := l.killedManager(dead)
 				open()
@@ -135,6 +139,7 @@ func TestKilledManagerIsSwept(t *testing.T) {
 // TestCancelWithoutManager: a program whose manager was killed can still be
 // cancelled.
 func TestCancelWithoutManager(t *testing.T) {
+	t.Parallel()
 	l := ownHost(t)
 	id, _ := l.killedManager(onItsOwn)
 	a := l.startWith(&install.Installer{InProcess: true}, l.localConn())

@@ -91,6 +91,7 @@ func (l *lab) sockets() string {
 func TestOwnHost(t *testing.T) {
 	for name, in := range ways() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := ownHost(t)
 			conn := l.localConn()
 			opts := l.opts()
@@ -287,8 +288,10 @@ func waiting(t *testing.T, a agent.Ops) (job agent.Job, open func()) {
 // TestInProcessJobRuns: while a job runs the agent does not go, and a job may be
 // cancelled.
 func TestInProcessJobRuns(t *testing.T) {
+	t.Parallel()
 	for name, in := range ways() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := ownHost(t)
 			a := l.startWith(in, l.localConn())
 			job, open := waiting(t, a)

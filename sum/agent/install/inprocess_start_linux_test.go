@@ -101,6 +101,7 @@ func running(pid int) bool {
 // TestInProcessTakesOver: an agent of an earlier run that still serves has to go,
 // and its job goes on.
 func TestInProcessTakesOver(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{withShims, onItsOwn} {
 		t.Run(name, func(t *testing.T) {
 			l := ownHost(t)

@@ -28,14 +28,41 @@ import (
 
 // built is one agent for all tests. The go command's own cache makes it cheap
 // after the first time.
-var built install.GoBuild
+var built builder
+
+// A builder builds into a directory. Copies of the test program, which are killed, use
+// that of the test program itself, and what is in it.
+type builder struct {
+	install.GoBuild
+	copied bool
+}
+
+func (b *builder) Open(ctx context.Context, goos, goarch string) (transport.File, error) {
+	if b.copied {
+		there, err := filepath.Glob(filepath.Join(b.CacheDir, "roundsman", "agents", agent.BinaryName+"-"+goos+"-"+goarch+"-*"))
+		if err == nil && len(there) > 0 {
+			return transport.DiskFile(ctx, agent.BinaryName, there[0])
+		}
+	}
+	return b.GoBuild.Open(ctx, goos, goarch)
+}
+
+// builtVariable tells copies of the test program the directory of built.
+const builtVariable = "INSTALL_TEST_BUILT"
 
 func TestMain(m *testing.M) {
 	install.RunAgent() // see TestSelfIsAnAgent
-	dir, err := os.MkdirTemp("", "install-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	dir := os.Getenv(builtVariable)
+	built.copied = dir != ""
+	if !built.copied {
+		var err error
+		if dir, err = os.MkdirTemp("", "install-test-"); err == nil {
+			err = os.Setenv(builtVariable, dir)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	built.CacheDir = dir
 	// Most of these tests wait for agents: more of them than there are processors go on
@@ -44,7 +71,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
-	os.RemoveAll(dir)
+	if !built.copied {
+		os.RemoveAll(dir)
+	}
 	os.Exit(code)
 }
 

@@ -172,13 +172,18 @@ func module(t *testing.T) string {
 }
 
 func TestGoBuildIsDeterministic(t *testing.T) {
-	realtest.Need(t, "go")
+	real := realtest.Need(t, "go")
+	if runtime.GOOS == "windows" {
+		t.Skip("not run: needs a POSIX shell")
+	}
+	t.Parallel()
 	var sums []string
 	for i := range 2 {
-		if i == 1 && !testing.Short() {
-			t.Setenv("GOCACHE", t.TempDir()) // nothing is shared but the compiler
-		}
 		g := &GoBuild{Dir: module(t), Package: ".", CacheDir: t.TempDir()}
+		if i == 1 && !testing.Short() { // nothing is shared but the compiler
+			g.Go = filepath.Join(t.TempDir(), "go")
+			require.NoError(t, os.WriteFile(g.Go, []byte("#!/bin/sh\nGOCACHE='"+t.TempDir()+"' exec "+real+" \"$@\"\n"), 0o700))
+		}
 		f, err := g.Open(t.Context(), "linux", "arm64")
 		require.NoError(t, err)
 		require.NoError(t, checkBinary(t.Context(), f, "linux", "arm64"))
