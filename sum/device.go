@@ -45,7 +45,11 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 	defer watchers.Wait()
 	defer stop()
 	var posts inboxes
-	defer posts.release()
+	defer func() {
+		if err := posts.release(ctx); err != nil {
+			n.s.log.ErrorContext(ctx, "closing the firewall; the end of the session tries again", "target", n.t.key(), "err", err)
+		}
+	}()
 	err := n.withConn(ctx, func(ctx context.Context, conn transport.Conn) error {
 		path := conn.Path()
 		uo := transport.UpdateOptions{
@@ -119,6 +123,9 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 	case old != nil && (errors.Is(err, transport.ErrInvalid) || errors.Is(err, errors.ErrUnsupported)):
 		// The driver does not know the state, as after a change of versions.
 		cl.lost = fmt.Sprintf("what became of the update is not known: %v", err)
+		if uerr := n.undo(ctx, record.State); uerr != nil {
+			cl.lost = join(cl.lost, uerr.Error())
+		}
 	default:
 		// The device may be at it still, whoever answers or does not.
 		cl.open, cl.err = true, err
@@ -126,7 +133,8 @@ func (n *Node) update(ctx context.Context, it PlanItem, c *component.Component, 
 	return cl
 }
 
-// undo takes back what a driver prepared on a device before anything changed.
+// undo takes back what a driver prepared on a device, before anything changed, or when the
+// driver is not to end the update itself.
 func (n *Node) undo(ctx context.Context, s transport.State) error {
 	if s.Driver == "" {
 		return nil

@@ -140,15 +140,16 @@ func compared(t Target, inv *transport.Inventory, c *component.Component, opts P
 		it.Reason = "nothing on the target that it fits"
 		return it
 	}
-	fixed := ""
+	fixed, free := "", false
 	for _, f := range found {
 		s := Subject{Name: f.Subject, From: f.Version}
 		var why string
 		before := it
 		if s.Fits, why = decide(c, f, opts, &it); s.Fits && isFixed(inv, c, f) {
 			it, s.Fits = before, false
-			why = fmt.Sprintf("the target says that %s cannot be updated", f.Subject)
-			fixed = why
+			fixed, why = fmt.Sprintf("the target says that %s cannot be updated", f.Subject), ""
+		} else {
+			free = true
 		}
 		if s.Fits {
 			s.To = c.Version
@@ -163,10 +164,14 @@ func compared(t Target, inv *transport.Inventory, c *component.Component, opts P
 		}
 		it.Subjects = append(it.Subjects, s)
 	}
-	if fixed != "" && it.Action != Install {
+	switch {
+	case fixed == "" || it.Action == Install:
+	case free: // the other may be a copy, as the redundant one of a system ROM
+		it.Reason += "; " + fixed
+	default:
 		it.refuse(fixed)
 	}
-	if it.Activation == transport.ActivationReboot && ofProcessor(inv, it) {
+	if it.Activation == transport.ActivationReboot && ofProcessor(inv, c, it) {
 		it.Activation = transport.ActivationNone
 	}
 	return it
@@ -182,12 +187,16 @@ func isFixed(inv *transport.Inventory, c *component.Component, f component.Found
 	})
 }
 
-// ofProcessor reports whether all that an item changes are management processors, which
-// start anew by themselves: a reboot of the host does nothing for them.
-func ofProcessor(inv *transport.Inventory, it PlanItem) bool {
-	for _, d := range inv.Devices {
-		is := func(s Subject) bool { return s.Fits && s.Name == d.ID }
-		if d.Class != transport.ClassBMC && slices.ContainsFunc(it.Subjects, is) {
+// ofProcessor reports whether all that an item changes is the firmware of management
+// processors, which start anew by themselves: a reboot of the host does nothing for them.
+// A package, or what a probe tells of, is none, whatever it is called.
+func ofProcessor(inv *transport.Inventory, c *component.Component, it PlanItem) bool {
+	if c.Match.Device == nil || c.Match.Device.Part != component.Firmware {
+		return false
+	}
+	for _, s := range it.Subjects {
+		is := func(d transport.Device) bool { return d.Class == transport.ClassBMC && d.ID == s.Name }
+		if s.Fits && !slices.ContainsFunc(inv.Devices, is) {
 			return false
 		}
 	}

@@ -114,6 +114,12 @@ func TestNotByTheProcessor(t *testing.T) {
 	require.True(t, it.Refused)
 	require.Contains(t, it.Reason, "cannot be updated")
 	require.False(t, item("2.0", fixed).Refused, "nothing is to be done")
+
+	// The redundant one of a system ROM keeps its version.
+	it = item("1.0", func(inv *transport.Inventory) { inv.Devices[1].Updateable, inv.Devices[2].Firmware = &no, "2.0" })
+	require.Equal(t, sum.Skip, it.Action)
+	require.False(t, it.Refused)
+	require.Equal(t, "2.0 is there already; the target says that nic1 cannot be updated", it.Reason)
 }
 
 // TestActivationOfProcessor: a reboot of the host does nothing for a management processor.
@@ -127,6 +133,23 @@ func TestActivationOfProcessor(t *testing.T) {
 	require.Equal(t, transport.ActivationReset, of(transport.ClassBMC, transport.ActivationReset))
 	require.Equal(t, transport.ActivationReboot, of(transport.ClassNIC, transport.ActivationReboot))
 	require.Equal(t, transport.ActivationReboot, of("", transport.ActivationReboot), "not only of the processor")
+
+	// What is in the operating system of a server takes the reboot that it asks for, also
+	// where the server has a processor of that name.
+	inv := withPackage("1.0")
+	inv.Devices = []transport.Device{
+		{ID: "thing", Class: transport.ClassBMC, Firmware: "1.0", DriverVersion: "1.0"}, {ID: "eth0", Class: transport.ClassNIC, Firmware: "1.0"}}
+	for name, m := range map[string]component.Match{
+		"package": pkg,
+		"probe":   {Probe: "thing"},
+		"driver":  {Device: &component.DeviceMatch{Class: transport.ClassBMC, Part: component.Driver}},
+	} {
+		c := planned("10", m)
+		c.Activation = transport.ActivationReboot
+		it := sum.MakePlan(sum.Target{Kind: sum.Linux, Address: "a"}, inv, one(c), sum.PlanOptions{}).Items[0]
+		require.Equal(t, sum.Install, it.Action, name)
+		require.Equal(t, transport.ActivationReboot, it.Activation, name)
+	}
 }
 
 // nicSteps are what brings the NIC of a fake device, which has 10.54.7, to 30 over 20.

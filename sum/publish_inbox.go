@@ -2,6 +2,7 @@ package sum
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/roundsman-go/roundsman/sum/depot"
@@ -25,13 +26,17 @@ type Intake struct {
 	// Certificate is what the server shows; see [transport.Published].
 	Certificate []byte
 
-	closeRule func()
+	closeRule func(context.Context) error
 }
 
-// Release closes the inbox, and the firewall behind it. It may be called again.
-func (in *Intake) Release() {
-	in.closeRule()
+// Release closes the inbox, and the firewall behind it. The error is that of the
+// firewall: then it may be called again, and the end of the session tries again, too.
+// On a context that has ended it still works, for 10 seconds at most. Once it has
+// succeeded it does nothing.
+func (in *Intake) Release(ctx context.Context) error {
+	err := in.closeRule(ctx)
 	in.Intake.Release()
+	return err
 }
 
 // Receive opens an inbox for what a target posts, status and logs, on the ports
@@ -64,32 +69,24 @@ func (p *publisher) receive(ctx context.Context, t Target, path transport.Path, 
 		return nil, err
 	}
 	box.Allow = s.allow
-	release, err := p.walls.allow(ctx, s.port, s.allow)
+	closeRule, err := p.walls.allow(ctx, s.port, s.allow)
 	if err != nil {
 		return nil, err
-	}
-	closeRule := func() {
-		ctx, cancel := cleanup(context.Background())
-		defer cancel()
-		if err := release(ctx); err != nil {
-			p.log.Error("closing the firewall; the end of the session tries again", "target", t.key(), "err", err)
-		}
 	}
 	in, err := p.depot.Receive(box)
 	if err != nil {
-		closeRule()
-		return nil, err
+		return nil, errors.Join(err, closeRule(ctx))
 	}
 	return &Intake{Intake: in, URL: s.base + in.Path, Certificate: s.certificate, closeRule: closeRule}, nil
 }
 
 // inboxes are those that a driver has opened for one update.
-type inboxes struct{ open []*Intake }
+type inboxes struct{ open []func(context.Context) error }
 
 // receive is UpdateOptions.Receive.
 func (i *inboxes) receive(ctx context.Context, p *publisher, t Target, path transport.Path, r transport.ReceiveRequest) (transport.Receiving, error) {
 	if r.Handle == nil {
-		return transport.Receiving{}, &Error{Step: "receive", Err: fmt.Errorf("%w: nobody takes the posts", ErrInvalid)}
+		return transport.Receiving{}, &Error{Step: "receive", Err: fmt.Errorf("%w: nobody takes the posts", transport.ErrInvalid)}
 	}
 	in, err := p.receive(ctx, t, path, depot.Inbox{
 		Name: "events of " + t.key(), MaxBytes: r.MaxBytes,
@@ -98,17 +95,14 @@ func (i *inboxes) receive(ctx context.Context, p *publisher, t Target, path tran
 	if err != nil {
 		return transport.Receiving{}, &Error{Step: "receive", Err: err}
 	}
-	i.open = append(i.open, in)
-	return transport.Receiving{URL: in.URL, Certificate: in.Certificate, Release: func(context.Context) error {
-		in.Release()
-		return nil
-	}}, nil
+	i.open = append(i.open, in.Release)
+	return transport.Receiving{URL: in.URL, Certificate: in.Certificate, Release: in.Release}, nil
 }
 
 // release closes those that the driver has left open. What a target then posts meets
 // the answer that strangers get.
-func (i *inboxes) release() {
-	for _, in := range i.open {
-		in.Release()
-	}
+func (i *inboxes) release(ctx context.Context) error {
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	return released(ctx, i.open)
 }

@@ -72,7 +72,7 @@ func TestReceive(t *testing.T) {
 			require.EqualValues(t, 1, in.Posts())
 			require.Equal(t, http.StatusNoContent, post("127.0.0.9", "", "from the proxy"))
 			require.Equal(t, http.StatusNotFound, post("127.0.0.8", "", "from a stranger"))
-			in.Release()
+			require.NoError(t, in.Release(t.Context()))
 			require.Equal(t, http.StatusNotFound, post("127.0.0.1", "", "late"))
 
 			_, err = sum.Receive(t.Context(), n, depot.Inbox{}, sum.ReceiveOptions{})

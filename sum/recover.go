@@ -196,6 +196,10 @@ func (n *Node) recoverUpdate(ctx context.Context, id string, r updateRecord, dam
 		if !o.Kind.OK() {
 			return Outcome{}, fmt.Errorf("the update to %s is not there, and to go on with it takes its component: %w", r.Item.Version, err)
 		}
+		// The driver has not come to tidying up, and nobody knows later what was prepared.
+		if err := n.undo(ctx, r.State); err != nil {
+			o.Text = join(o.Text, lastBytes(err.Error(), maxText))
+		}
 		return o, nil
 	}
 	cl := n.update(ctx, r.Item, c, opts, id, &r)

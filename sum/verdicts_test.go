@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -162,6 +163,67 @@ func TestUndoneLater(t *testing.T) {
 	require.Equal(t, sum.Cancelled, rec.Outcomes[0].Kind, "%+v", rec.Outcomes[0])
 	require.Empty(t, at.Leftovers())
 	require.Zero(t, l.applied(n.Target().Name))
+	l.clean(s)
+}
+
+// TestUndoneAfterDeadRun: where the driver is not to end the update of a dead run, because
+// the component is not at hand or the driver does not know its state, what was prepared is
+// taken back before the journal forgets it. That this failed is told and no more.
+func TestUndoneAfterDeadRun(t *testing.T) {
+	for name, tt := range map[string]struct {
+		unknown bool // to the driver
+		refused bool
+	}{
+		"there, without the component":           {},
+		"there, what was prepared stays":         {refused: true},
+		"state unknown":                          {unknown: true},
+		"state unknown, what was prepared stays": {unknown: true, refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, push)
+			c := l.component("7.0", 1000)
+			s := l.open()
+			n := l.nodes(s)[0]
+			at := l.at[n.Target().Name]
+			l.begin(n, plan(t, n, c, sum.PlanOptions{}), c, transporttest.Flash{}).die(s)
+			require.Eventually(t, func() bool { return l.applied(n.Target().Name) == 1 }, time.Minute, time.Millisecond)
+			require.NotEmpty(t, at.Leftovers(), "nobody has taken back what was prepared")
+
+			var comps []*component.Component
+			if tt.unknown {
+				at.Inject(transporttest.Fault{Op: "update", Err: transport.ErrInvalid})
+				comps = one(c)
+			}
+			if tt.refused {
+				at.Inject(transporttest.Fault{Op: "undo", Err: transport.ErrRejected})
+			}
+			s = l.open()
+			rec, err := sum.Recover(t.Context(), l.nodes(s)[0], sum.DeployOptions{}, comps...)
+			require.NoError(t, err)
+			require.Len(t, rec.Outcomes, 1)
+			o := rec.Outcomes[0]
+			require.Equal(t, sum.Updated, o.Kind, "%+v", o)
+			require.Equal(t, tt.refused, strings.Contains(o.Text, "taking back what was prepared"), o.Text)
+			require.Equal(t, tt.unknown, strings.Contains(o.Text, "what became of the update is not known"), o.Text)
+			require.Equal(t, tt.refused, len(at.Leftovers()) > 0)
+			require.Equal(t, 1, l.applied(n.Target().Name))
+			l.clean(s)
+		})
+	}
+}
+
+// TestPackageNeedsReboot: the reboot that a component of a server asks for is told, where
+// nothing that its installer says asks for it.
+func TestPackageNeedsReboot(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, server)
+	c := l.component("7.0", 100)
+	c.Activation = transport.ActivationReboot
+	s := l.open()
+	o := deploy(t, l.nodes(s)[0], c)
+	require.Equal(t, sum.UpdatedNeedsReboot, o.Kind, "%+v", o)
+	require.Equal(t, transport.ActivationReboot, o.Activation)
 	l.clean(s)
 }
 

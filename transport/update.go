@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// UpdateOptions are the options of Update.
+// UpdateOptions are the options of Update. A driver calls Checkpoint, Publish and Receive
+// one at a time: who provides them need not expect two calls at once.
 type UpdateOptions struct {
 	Devices   []string // Device.ID of the parts to update; empty means what the payload fits
 	Rewrite   bool     // also when the version is there already
@@ -71,10 +72,11 @@ type ReceiveRequest struct {
 	// MaxBytes is how long the body of a post may be; 0 means 1 MiB. A longer one is
 	// refused.
 	MaxBytes int64
-	// Handle takes a post. It may be called from several goroutines at a time, and for
-	// posts that were under way also after the release. The target hears that the post
-	// was taken when it returns nil. Who posts has an address of the target's and knows
-	// the URL, which cannot be guessed; over http that may be anybody on the way.
+	// Handle takes a post, and is required: without it Receive fails with ErrInvalid. It
+	// may be called from several goroutines at a time, and for posts that were under way
+	// also after the release. The target hears that the post was taken when it returns
+	// nil. Who posts has an address of the target's and knows the URL, which cannot be
+	// guessed; over http that may be anybody on the way.
 	Handle func(ctx context.Context, body io.Reader) error
 }
 
@@ -83,7 +85,8 @@ type Receiving struct {
 	URL string
 	// Certificate is what the server shows; see Published.
 	Certificate []byte
-	// Release closes it. It may be called again.
+	// Release closes it. It may be called again, also after it failed: then no post is
+	// taken any more, and what is left is the firewall's, or the like.
 	Release func(ctx context.Context) error
 }
 

@@ -173,11 +173,12 @@ func TestFwpkgForNothing(t *testing.T) {
 		kind    sum.Kind
 		profile redfishtest.Profile
 		foreign bool
+		says    string
 	}{
-		{sum.ILO, redfishtest.ILO5, true},
-		{sum.ILO, redfishtest.ILO4, false},          // it names no targets
-		{sum.SuperdomeFlex, redfishtest.RMC, false}, // nor does it
-		{sum.Redfish, redfishtest.Generic, true},
+		{sum.ILO, redfishtest.ILO5, true, "nothing on the target that it fits"},
+		{sum.ILO, redfishtest.ILO4, false, "nothing on the target that it fits"}, // it names no targets
+		{sum.SuperdomeFlex, redfishtest.RMC, false, "not for kind superdome-flex (for: ilo, redfish)"},
+		{sum.Redfish, redfishtest.Generic, true, "nothing on the target that it fits"},
 	} {
 		l, dir := fwpkgLab(t, tt.kind, tt.profile)
 		fw := l.srv.Inventory()[0]
@@ -186,7 +187,7 @@ func TestFwpkgForNothing(t *testing.T) {
 		}
 		require.Equal(t, exitFine, l.run("deploy", "--component", save(t, dir, packed(fw, "a", "9.9", "")), l.target), l.output)
 		require.Equal(t, []string{"a.bin NotNeeded"}, l.outcomes())
-		require.Equal(t, "nothing on the target that it fits", l.of("outcome")[0]["text"])
+		require.Equal(t, tt.says, l.of("outcome")[0]["text"])
 		l.unchanged()
 	}
 
@@ -203,7 +204,7 @@ func TestFwpkgForNothing(t *testing.T) {
 	b.fake.Host("db1").SetIdentity(transport.Identity{Name: "db1", Serial: "S-db1", OS: "linux"})
 	require.Equal(t, exitFine, b.run(t.Context(), "deploy", "--json", "--component", save(t, dir, packed(foreign, "a", "9.9", "")), "linux://root@db1"), b.errs.String())
 	require.Equal(t, "NotNeeded", b.of("outcome")[0]["outcome"])
-	require.Equal(t, "not for kind linux (for: ilo, superdome-flex, redfish)", b.of("outcome")[0]["text"])
+	require.Equal(t, "not for kind linux (for: ilo, redfish)", b.of("outcome")[0]["text"])
 	b.clean()
 }
 

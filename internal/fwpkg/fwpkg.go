@@ -6,7 +6,8 @@
 // targets, GUIDs that an iLO tells of each entry of its firmware inventory (DeviceClass
 // and Targets of HpeiLOSoftwareInventory), the version, who can apply it, and of each
 // image how it is written and what makes it take effect. Makers are not of one mind on
-// how to write a truth value, a number or a list of one: all forms that are clear count.
+// how to write a truth value, a number or a list of one: all forms that are clear count,
+// and a truth value that is not is an error.
 package fwpkg
 
 import (
@@ -26,7 +27,8 @@ const (
 	MaxDescription = 4 << 20 // bytes of payload.json
 	MaxDevices     = 512
 	MaxImages      = 64
-	maxDepth       = 64 // of nested values
+	maxDirectory   = 1 << 20 // bytes of the archive that tell of its files
+	maxDepth       = 64      // of nested values
 )
 
 // Description is the name of the description in the archive.
@@ -75,10 +77,13 @@ type Image struct {
 // Read reads the description in a package of that many bytes, and nothing else of it.
 // The archive comes with it, for the images.
 func Read(r io.ReaderAt, size int64) (*Package, *zip.Reader, error) {
-	z, err := zip.NewReader(r, size)
+	// A directory is read whole, whatever number of files the archive says it has.
+	from := &directory{ReaderAt: r, left: maxDirectory}
+	z, err := zip.NewReader(from, size)
 	if err != nil {
 		return nil, nil, err
 	}
+	from.opened = true
 	if len(z.File) > MaxEntries {
 		return nil, nil, fmt.Errorf("more than %d files", MaxEntries)
 	}
@@ -104,6 +109,23 @@ func Read(r io.ReaderAt, size int64) (*Package, *zip.Reader, error) {
 		return nil, nil, fmt.Errorf("%s %w", Description, err)
 	}
 	return p, z, nil
+}
+
+// directory is an archive of which little is read until it is open. That is before
+// anybody else has it.
+type directory struct {
+	io.ReaderAt
+	left   int
+	opened bool
+}
+
+func (d *directory) ReadAt(p []byte, off int64) (int, error) {
+	if !d.opened {
+		if d.left -= len(p); d.left < 0 {
+			return 0, fmt.Errorf("its directory has more than %d bytes, for the %d files that a package may have", maxDirectory, MaxEntries)
+		}
+	}
+	return d.ReaderAt.ReadAt(p, off)
 }
 
 // By reports whether the package may be applied by an agent of that name.

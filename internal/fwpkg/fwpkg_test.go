@@ -44,7 +44,7 @@ func TestRead(t *testing.T) {
 		"\uFEFF" + `{"PackageFormat":" FWPKG-v2 ","DeviceClass":"C-1","UpdatableBy":["Bmc","","Uefi"],"MinimumActiveVersion":1.50,
 			"package":{"name":[{"lang":"de","x_late":"x"},{"lang":"en","x_late":"Adapter firmware"}],"id":{"product":"p"}},
 			"Devices":{"Device":[{"DeviceName":"adapter","Target":["T-1"],"Version":2.10,"MinimumActiveVersion":1.9,"FirmwareImages":[
-			{"FileName":"b.bin","DirectFlashOK":"True","UEFIFlashable":"true","ResetRequired":"TRUE","ServerPowerOff":"true","Order":"2"},{"FileName":"a.bin","DirectFlashOk":"no","ResetRequired":null,"Order":1}]}]}}`,
+			{"FileName":"b.bin","DirectFlashOK":"True","UEFIFlashable":"yes","ResetRequired":1,"ServerPowerOff":" 1 ","Order":"2"},{"FileName":"a.bin","DirectFlashOk":"no","UefiFlashable":"0","ResetRequired":null,"ServerPowerOff":"None","Order":1}]}]}}`,
 	} {
 		p, err := read(zipped(t, "b.bin", "image", "payload.json", written))
 		require.NoError(t, err)
@@ -85,20 +85,33 @@ func TestRefused(t *testing.T) {
 	deep := func(n int) string {
 		return `{"x":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `,"Devices":{"Device":[{}]}}`
 	}
+	truth := func(name, v string) []byte {
+		return zipped(t, "payload.json", `{"Devices":{"Device":[{"FirmwareImages":[{"FileName":"x.bin","`+name+`":`+v+`}]}]}}`)
+	}
+	long := strings.Repeat("x", 5000) // the directory alone is too much, and there are not too many files
+	var wide []string
+	for i := range MaxEntries {
+		wide = append(wide, fmt.Sprint(i, long), "")
+	}
 	for says, data := range map[string][]byte{
-		"zip:":                           []byte("PK\x03\x04 and so on"),
-		"without payload.json":           zipped(t, "other.json", "{}"),
-		"names no device":                zipped(t, "payload.json", `{"Devices":{"Device":[]}}`),
-		"cannot be read":                 zipped(t, "payload.json", `[]`),
-		"cannot be read: unexpected EOF": zipped(t, "payload.json", `{"Devices":`),
-		"something follows":              zipped(t, "payload.json", `{"Devices":{"Device":[{}]}} {}`),
-		`"a/b", which is no name`:        zipped(t, "payload.json", `{"Devices":{"Device":[{"FirmwareImages":[{"FileName":"a/b"}]}]}}`),
-		"is there twice":                 zipped(t, "payload.json", devices(1), "payload.json", devices(1)),
-		"more than 256 files":            zipped(t, many...),
-		"more than 4194304 bytes":        zipped(t, "payload.json", strings.Repeat(" ", MaxDescription+1)),
-		"more than 512 devices":          zipped(t, "payload.json", devices(MaxDevices+1)),
-		"more than 64 images":            zipped(t, "payload.json", images(MaxImages+1)),
-		"nests deeper than 64":           zipped(t, "payload.json", deep(maxDepth)),
+		`"x.bin" that its DirectFlashOk is "maybe", which is neither`: truth("DirectFlashOk", `"maybe"`),
+		`its UefiFlashable is "2", which is neither`:                  truth("UEFIFlashable", `2`),
+		`its ResetRequired is a list or an object`:                    truth("ResetRequired", `[true]`),
+		`its ServerPowerOff is a list or an object`:                   truth("ServerPowerOff", `{}`),
+		"directory has more than 1048576 bytes":                       zipped(t, wide...),
+		"zip:":                                                        []byte("PK\x03\x04 and so on"),
+		"without payload.json":                                        zipped(t, "other.json", "{}"),
+		"names no device":                                             zipped(t, "payload.json", `{"Devices":{"Device":[]}}`),
+		"cannot be read":                                              zipped(t, "payload.json", `[]`),
+		"cannot be read: unexpected EOF":                              zipped(t, "payload.json", `{"Devices":`),
+		"something follows":                                           zipped(t, "payload.json", `{"Devices":{"Device":[{}]}} {}`),
+		`"a/b", which is no name`:                                     zipped(t, "payload.json", `{"Devices":{"Device":[{"FirmwareImages":[{"FileName":"a/b"}]}]}}`),
+		"is there twice":                                              zipped(t, "payload.json", devices(1), "payload.json", devices(1)),
+		"more than 256 files":                                         zipped(t, many...),
+		"more than 4194304 bytes":                                     zipped(t, "payload.json", strings.Repeat(" ", MaxDescription+1)),
+		"more than 512 devices":                                       zipped(t, "payload.json", devices(MaxDevices+1)),
+		"more than 64 images":                                         zipped(t, "payload.json", images(MaxImages+1)),
+		"nests deeper than 64":                                        zipped(t, "payload.json", deep(maxDepth)),
 	} {
 		p, err := read(data)
 		require.ErrorContains(t, err, says)

@@ -61,10 +61,21 @@ func parse(data []byte) (*Package, error) {
 		for _, target := range targets {
 			dev := Device{Name: textOf(d.DeviceName), Target: target, Version: textOf(d.Version), Minimum: minimum(d.MinimumActiveVersion)}
 			for _, i := range d.FirmwareImages {
-				dev.Images = append(dev.Images, Image{
-					File: textOf(i.FileName), Direct: truth(i.DirectFlashOk), UEFI: truth(i.UefiFlashable),
-					Reset: truth(i.ResetRequired), PowerOff: truth(i.ServerPowerOff), Order: number(i.Order),
-				})
+				image := Image{File: textOf(i.FileName), Order: number(i.Order)}
+				for _, m := range []struct {
+					name    string
+					written any
+					to      *bool
+				}{
+					{"DirectFlashOk", i.DirectFlashOk, &image.Direct}, {"UefiFlashable", i.UefiFlashable, &image.UEFI},
+					{"ResetRequired", i.ResetRequired, &image.Reset}, {"ServerPowerOff", i.ServerPowerOff, &image.PowerOff},
+				} {
+					var err error
+					if *m.to, err = truth(m.written); err != nil {
+						return nil, fmt.Errorf("says of the image %.100q that its %s is %w", image.File, m.name, err)
+					}
+				}
+				dev.Images = append(dev.Images, image)
 			}
 			if p.Devices = append(p.Devices, dev); len(p.Devices) > MaxDevices {
 				return nil, fmt.Errorf("names more than %d devices", MaxDevices)
@@ -132,10 +143,25 @@ func list(v any) []string {
 	return out
 }
 
-// truth is a truth value, or text that is one. What is not said is false.
-func truth(v any) bool {
-	yes, _ := v.(bool)
-	return yes || strings.EqualFold(textOf(v), "true")
+// truth is a truth value, or text or a number that is one. What is not said is false;
+// what is neither is an error: a yes that is taken for a no would have an update called done
+// that waits for a reboot.
+func truth(v any) (bool, error) {
+	switch v := v.(type) {
+	case nil:
+		return false, nil
+	case bool:
+		return v, nil
+	case string, json.Number:
+		switch strings.ToLower(textOf(v)) {
+		case "true", "yes", "1":
+			return true, nil
+		case "false", "no", "0", "", "null", "none":
+			return false, nil
+		}
+		return false, fmt.Errorf("%.100q, which is neither yes nor no", textOf(v))
+	}
+	return false, errors.New("a list or an object, which is neither yes nor no")
 }
 
 // number is a number, or text that is one. What is not said is 0.

@@ -14,8 +14,8 @@
 //
 // # Firmware packages
 //
-// A .fwpkg is for targets that Redfish is spoken with. It says itself which devices it is
-// for, by HPE's class and targets, what it brings them to, which version must be there
+// A .fwpkg is for targets that Redfish is spoken with, but for a Superdome Flex, which takes
+// the bundle of the complex alone. It says itself which devices it is for, by HPE's class and targets, what it brings them to, which version must be there
 // already, who can apply it and what makes it take effect. Devices are found by "hpe-target:"
 // and "hpe-class:" among the hardware IDs of the inventory, or by "software-id:" where a
 // service tells a target so. One that has several versions in it, or none, takes a

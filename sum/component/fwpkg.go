@@ -15,9 +15,9 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
-// firmwareKinds are the kinds of target that take firmware packages: those that Redfish
-// is spoken with.
-var firmwareKinds = []string{"ilo", "superdome-flex", "redfish"}
+// firmwareKinds are the kinds of target that take firmware packages. The management of a
+// Superdome Flex speaks Redfish, too, and takes the bundle of the complex alone.
+var firmwareKinds = []string{"ilo", "redfish"}
 
 // ids are how a device of an inventory that is for a target names itself: by what an iLO
 // adds, or where a service adds nothing by the identifier of its software.

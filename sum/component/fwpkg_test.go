@@ -48,7 +48,7 @@ func TestLoadFwpkg(t *testing.T) {
 	files := c.Payload.Files
 	c.Payload.Files = nil
 	require.Equal(t, &Component{
-		Name: "Adapter firmware", Version: "2.10", Scheme: version.HPE, Kinds: []string{"ilo", "superdome-flex", "redfish"},
+		Name: "Adapter firmware", Version: "2.10", Scheme: version.HPE, Kinds: []string{"ilo", "redfish"},
 		Match: Match{Device: &DeviceMatch{DeviceClass: "c-1", Part: Firmware,
 			HardwareIDs: []string{"hpe-target:t-1", "software-id:t-1", "hpe-target:t-2", "software-id:t-2"}}},
 		Payload: transport.Payload{Name: "Adapter firmware", Version: "2.10"}, Source: path,
