@@ -100,7 +100,7 @@ func ServeCheck(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_ = sweepWalls(ctx) // what stays lets nobody in
+	_ = sweepWalls(context.WithoutCancel(ctx)) // what stays lets nobody in
 	c := &checker{ctx: ctx, ports: ports, ears: map[uint16]*ear{}}
 	defer func() {
 		for port := range c.ears {

@@ -42,13 +42,17 @@
 // and in [Ready], and its manager in its own.
 //
 // It takes away what has the name of an ID that package sum gives (16 hexadecimal digits),
-// belongs to this user, and holds nothing that agents do not have; where nobody has the
-// lock, no job runs, and nothing was written for twice the length of the lease and two
+// belongs to this user, whom alone it lets in, and holds nothing that agents do not have,
+// but something that only they have; where nobody has the
+// lock, no job runs or may run, and nothing was written for twice the length of the lease and two
 // minutes, or for an hour where no agent has begun yet. For that an agent touches the file
-// of its lease whenever a quarter of it has passed and its manager was there. Here it is
+// of its lease whenever a quarter of it has passed and its manager was there; so does a
+// manager that is the agent, when it asks something and when it closes. Here it is
 // the host's date that counts. A job that had been accepted and did not begin is then
 // [Cancelled], as at the end of the lease of an agent that lives. What cannot be taken away
-// is logged, and the new agent serves all the same. What package agentless has left is for
+// is logged, and the new agent serves all the same, no later than seconds. Nothing but an
+// agent that begins does this: not an inventory over WMI, nor what only looks at a target
+// ([Inspector]) or sweeps an agent of a known place. What package agentless has left is for
 // that package, which never starts an agent, and so takes away nothing of them.
 //
 // # Where systemd runs

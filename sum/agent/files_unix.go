@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -21,6 +22,14 @@ func renameFile(from, to string) error     { return os.Rename(from, to) }
 func removeFile(name string) error         { return os.Remove(name) }
 func removeAll(name string) error          { return os.RemoveAll(name) }
 func emptyFile(f *os.File) error           { return f.Truncate(0) }
+
+// removeWithin is removeAll, and does nothing when ctx has ended.
+func removeWithin(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return removeAll(name)
+}
 
 // linkProgram gives a program another name.
 func linkProgram(program, name string) error { return os.Symlink(program, name) }

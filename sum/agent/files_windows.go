@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -30,16 +31,19 @@ const patience = 3 * time.Second
 const deniedPatience = 200 * time.Millisecond
 
 // patiently tries again while a file is in use.
-func patiently(try func() error) error { return tryFor(patience, deniedPatience, try) }
+func patiently(try func() error) error {
+	return tryFor(context.Background(), patience, deniedPatience, try)
+}
 
-func tryFor(used, denied time.Duration, try func() error) error {
+// tryFor tries no more when ctx has ended.
+func tryFor(ctx context.Context, used, denied time.Duration, try func() error) error {
 	for begun, pause := time.Now(), time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		err := try()
 		limit := used
 		if errors.Is(err, windows.ERROR_ACCESS_DENIED) {
 			limit = denied
 		}
-		if err == nil || !inUse(err) || time.Since(begun) > limit {
+		if err == nil || !inUse(err) || time.Since(begun) > limit || ctx.Err() != nil {
 			return err
 		}
 		time.Sleep(pause)
@@ -106,21 +110,29 @@ func renameFile(from, to string) error {
 // removeFile deletes a file. One that this process has open, as locks and the log of an
 // agent are, would on older systems keep its name, and its directory, until it is
 // closed: so it gets another name first, in the directory above.
-func removeFile(name string) error {
+func removeFile(name string) error { return removeFileWithin(context.Background(), name) }
+
+func removeFileWithin(ctx context.Context, name string) error {
 	if base := filepath.Base(name); base == lockName || base == LogName {
 		gone := filepath.Join(filepath.Dir(filepath.Dir(name)), tempPrefix+rand.Text())
 		if os.Rename(name, gone) == nil {
 			name = gone
 		}
 	}
-	return patiently(func() error { return os.Remove(name) })
+	return tryFor(ctx, patience, deniedPatience, func() error { return os.Remove(name) })
 }
 
 // removeAll deletes a tree, but for the program of this process, which cannot be deleted
 // while it runs, and the directories that this is in. An agent's program that another
 // process runs goes with the next boot, if no agent deletes it before; also under the name
 // that it got when a manager put a newer one in its place.
-func removeAll(name string) error {
+func removeAll(name string) error { return removeWithin(context.Background(), name) }
+
+// removeWithin is removeAll, and goes no further when ctx has ended.
+func removeWithin(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	var self os.FileInfo
 	if exe, err := os.Executable(); err == nil {
 		self, _ = os.Stat(exe)
@@ -129,8 +141,8 @@ func removeAll(name string) error {
 	if program {
 		denied = patience // its process may be about to end
 	}
-	err := tryFor(patience, denied, func() error {
-		_, err := removeTree(name, self)
+	err := tryFor(ctx, patience, denied, func() error {
+		_, err := removeTree(ctx, name, self)
 		return err
 	})
 	if err != nil && inUse(err) && program {
@@ -185,13 +197,16 @@ func (h home) sweepPrograms() {
 
 // removeTree is os.RemoveAll by what older systems know, too, but for one file. It reports
 // whether that stays. Nobody else can exchange what is in our directories meanwhile.
-func removeTree(name string, but os.FileInfo) (stays bool, err error) {
+func removeTree(ctx context.Context, name string, but os.FileInfo) (stays bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
 	fi, err := os.Lstat(name)
 	if err == nil && !fi.IsDir() {
 		if but != nil && os.SameFile(fi, but) {
 			return true, nil
 		}
-		err = removeFile(name)
+		err = removeFileWithin(ctx, name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -202,7 +217,7 @@ func removeTree(name string, but os.FileInfo) (stays bool, err error) {
 	entries, err := os.ReadDir(name)
 	errs := []error{err}
 	for _, e := range entries {
-		stay, err := removeTree(filepath.Join(name, e.Name()), but)
+		stay, err := removeTree(ctx, filepath.Join(name, e.Name()), but)
 		stays, errs = stays || stay, append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil || stays {

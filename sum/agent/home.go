@@ -122,7 +122,16 @@ func (h home) removeSocket() {
 // and the log says nothing of note that is nothing, and the directory goes too. The
 // caller holds the lock, whose file goes last: until then nobody else can begin here.
 func (h home) clear() (left []string, err error) {
-	errs := []error{sweepWalls(context.Background())}
+	werr := sweepWalls(context.Background())
+	left, err = h.clearFiles(context.Background())
+	return left, errors.Join(werr, err)
+}
+
+// clearFiles is clear without the firewall. When ctx ends it leaves the rest. Where
+// something cannot be deleted the lock's file stays, by which the next agent knows that
+// this is an agent's.
+func (h home) clearFiles(ctx context.Context) (left []string, err error) {
+	var errs []error
 	h.removeSocket()
 	entries, err := os.ReadDir(string(h))
 	if err != nil {
@@ -132,7 +141,7 @@ func (h home) clear() (left []string, err error) {
 		switch name := e.Name(); {
 		case name == lockName, name == "jobs" && e.IsDir(), isLog(name) && e.Type().IsRegular():
 		default:
-			errs = append(errs, removeAll(h.path(name)))
+			errs = append(errs, removeWithin(ctx, h.path(name)))
 		}
 	}
 	jobs, err := os.ReadDir(h.jobs())
@@ -141,7 +150,7 @@ func (h home) clear() (left []string, err error) {
 	}
 	for _, e := range jobs {
 		if !e.Type().IsRegular() || !isLog("jobs/"+e.Name()) {
-			errs = append(errs, removeAll(filepath.Join(h.jobs(), e.Name())))
+			errs = append(errs, removeWithin(ctx, filepath.Join(h.jobs(), e.Name())))
 		}
 	}
 	os.Remove(h.jobs()) // if it is empty
@@ -150,8 +159,8 @@ func (h home) clear() (left []string, err error) {
 	}
 	// What holders that were killed left is deleted by whoever looks.
 	_, _ = hostJobs(h.bases(), "")
-	if err := removeFile(h.lockPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+	if errors.Join(errs...) == nil {
+		errs = append(errs, ignoreNotExist(removeFile(h.lockPath())))
 	}
 	os.Remove(string(h)) // if it is empty
 	left, err = h.logs()

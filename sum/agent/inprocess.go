@@ -30,7 +30,8 @@ type InProcessOptions struct {
 	// KeepLogs is as that of StartOptions.
 	KeepLogs time.Duration
 	// Lease is how long a shim whose manager has died waits after the end of its
-	// job before it cleans up; 0 means DefaultLease.
+	// job before it cleans up, and half of how long agents of others leave what is
+	// here alone once nobody has it; 0 means DefaultLease.
 	Lease time.Duration
 }
 
@@ -46,8 +47,10 @@ type InProcessOptions struct {
 //
 // # What is different
 //
-// There is no lease: the directory of a process that was killed stays until an
-// agent with the same directory, or [Remove], clears it.
+// There is no lease that ends it. The directory of a process that was killed, or was
+// closed without Stop, stays until an agent with the same directory, or [Remove], clears
+// it, or an agent with another one below the same base directory does: when nobody
+// has asked or closed this one for twice InProcessOptions.Lease and two minutes.
 //
 // With InProcessOptions.Shim each job has its shim, a process of its own, and
 // nothing else is different. Without, this process is the shim of its jobs. Each
@@ -117,6 +120,7 @@ type inProcess struct {
 
 	mu     sync.Mutex
 	closed bool
+	noted  time.Time      // when the file of the lease was last touched
 	calls  sync.WaitGroup // those that run, also when their caller has left
 	once   sync.Once
 }
@@ -159,8 +163,12 @@ func startInProcess(ctx context.Context, h home, opts InProcessOptions) (*inProc
 	log := slog.New(slog.NewTextHandler(p.log, nil)).With("pid", os.Getpid())
 	h.tidy()
 	p.svc = newService(h, newLease(lease), log)
-	p.svc.target, p.svc.fresh = opts.Target, fresh
-	h.reconcile(log)
+	p.svc.target, p.svc.fresh, p.noted = opts.Target, fresh, time.Now()
+	h.reconcile(ctx, log)
+	if err := ctx.Err(); err != nil {
+		p.release()
+		return nil, err
+	}
 	h.prune(opts.KeepLogs, log)
 	p.svc.spawn = func(id string) (<-chan struct{}, error) { return spawnInProcess(h, id) }
 	if opts.Shim {
@@ -196,6 +204,7 @@ func call[T any](ctx context.Context, p *inProcess, f func(ctx context.Context) 
 		return zero, channel.ErrClosed
 	}
 	p.calls.Add(1)
+	p.noteAsked()
 	p.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -221,6 +230,15 @@ func call[T any](ctx context.Context, p *inProcess, f func(ctx context.Context) 
 			return zero, channel.ErrClosed
 		}
 		return zero, ctx.Err()
+	}
+}
+
+// noteAsked tells the agents of others that somebody works here, as service.note does. The
+// caller has mu.
+func (p *inProcess) noteAsked() {
+	if _, length := p.svc.lease.left(); time.Since(p.noted) >= noteEvery(length) {
+		p.svc.home.touchLease()
+		p.noted = time.Now()
 	}
 }
 
@@ -414,7 +432,10 @@ func (p *inProcess) Close(ctx context.Context) error {
 	if !joined(ctx, done) {
 		return errors.New("a call did not end")
 	}
-	p.once.Do(p.release)
+	p.once.Do(func() {
+		p.svc.home.touchLease() // who comes back soon finds what is here
+		p.release()
+	})
 	return nil
 }
 

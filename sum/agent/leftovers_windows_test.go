@@ -97,10 +97,10 @@ func TestWindowsServiceWithoutProgram(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, removeAll(filepath.Join(base, used))) })
 	require.NoError(t, os.WriteFile(filepath.Join(base, used, programName), nil, 0o700))
 
-	names, err := h.home.forgetOrphans(time.Now().Add(-time.Minute))
+	names, err := h.home.forgetOrphans(t.Context(), time.Now().Add(-time.Minute))
 	require.NoError(t, err)
 	require.Empty(t, names, "they were made just now")
-	names, err = h.home.forgetOrphans(time.Now().Add(time.Minute))
+	names, err = h.home.forgetOrphans(t.Context(), time.Now().Add(time.Minute))
 	require.NoError(t, err)
 	require.Equal(t, []string{RemoveServiceName(here)}, names)
 	require.False(t, h.exists(RemoveServiceName(here)))

@@ -158,7 +158,7 @@ func (home) forgetService() error { return nil }
 func (home) forgetServices() error { return nil }
 
 // forgetOrphans is for Windows.
-func (home) forgetOrphans(time.Time) ([]string, error) { return nil, nil }
+func (home) forgetOrphans(context.Context, time.Time) ([]string, error) { return nil, nil }
 
 // leaveRest is for Windows, where the program of a process that runs cannot be deleted.
 func (home) leaveRest() error { return nil }

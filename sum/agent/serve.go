@@ -106,7 +106,7 @@ func serve(ctx context.Context, h home) (gone bool, err error) {
 		return false, err
 	}
 	h.sweepPrograms()
-	swept := h.reconcile(log)
+	swept := h.reconcile(ctx, log)
 	h.prune(boot.keepLogs(), log)
 	ready := Ready{
 		Version: fileVersion, Nonce: boot.Nonce, PID: os.Getpid(), StartTime: processStart(os.Getpid()),

@@ -141,7 +141,7 @@ func sweepWalls(ctx context.Context) error {
 	case mark == nil:
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTime)
+	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
 	_, err = firewall.Sweep(ctx, firewall.Options{})
 	unmarkWalls(mark, err == nil)

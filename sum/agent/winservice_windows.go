@@ -119,7 +119,8 @@ func (s *windowsService) Execute(args []string, requests <-chan svc.ChangeReques
 			status <- svc.Status{State: svc.StopPending}
 			if gone {
 				// It goes when this process has stopped.
-				s.err = errors.Join(s.err, deleteService(s.name, nil))
+				_, err := deleteService(s.name, nil)
+				s.err = errors.Join(s.err, err)
 			}
 			if s.err != nil {
 				fmt.Fprintf(os.Stderr, "roundsman-agent as %s: %v\n", s.name, s.err)
@@ -198,14 +199,15 @@ func (s *windowsService) delayShutdown() {
 }
 
 // deleteService deletes the entry of a service, if it is there and ours allows it. One that
-// runs goes when it has stopped.
-func deleteService(name string, ours func(commandLine string) bool) error {
-	fail := func(call string, err error) error {
+// runs goes when it has stopped. It reports whether it was this call that did: one that was
+// deleted before may be there as long as somebody has it open.
+func deleteService(name string, ours func(commandLine string) bool) (deleted bool, err error) {
+	fail := func(call string, err error) (bool, error) {
 		switch {
 		case err == nil, errors.Is(err, windows.ERROR_SERVICE_DOES_NOT_EXIST), errors.Is(err, windows.ERROR_SERVICE_MARKED_FOR_DELETE):
-			return nil
+			return false, nil
 		}
-		return fmt.Errorf("deleting the service %s: %w", name, os.NewSyscallError(call, err))
+		return false, fmt.Errorf("deleting the service %s: %w", name, os.NewSyscallError(call, err))
 	}
 	manager, err := windows.OpenSCManager(nil, nil, windows.SC_MANAGER_CONNECT)
 	if err != nil {
@@ -226,7 +228,10 @@ func deleteService(name string, ours func(commandLine string) bool) error {
 			return fail("QueryServiceConfig", err)
 		}
 	}
-	return fail("DeleteService", windows.DeleteService(h))
+	if err := windows.DeleteService(h); err != nil {
+		return fail("DeleteService", err)
+	}
+	return true, nil
 }
 
 // commandLine is what a service is started by.
@@ -253,7 +258,8 @@ func (h home) forget(name string) error {
 	if !windows.GetCurrentProcessToken().IsElevated() {
 		return nil // who may not make one has none
 	}
-	return deleteService(name, h.runs)
+	_, err := deleteService(name, h.runs)
+	return err
 }
 
 // runs reports whether a command line is that of the program in this directory.
@@ -265,7 +271,7 @@ func (h home) runs(command string) bool {
 // directory below this base directory: such as that of a removal whose manager was killed
 // before it could ask how it went. One that runs, or that was changed after before, stays.
 // It returns their names.
-func (h home) forgetOrphans(before time.Time) (names []string, err error) {
+func (h home) forgetOrphans(ctx context.Context, before time.Time) (names []string, err error) {
 	if !windows.GetCurrentProcessToken().IsElevated() {
 		return nil, nil
 	}
@@ -280,6 +286,10 @@ func (h home) forgetOrphans(before time.Time) (names []string, err error) {
 	}
 	var errs []error
 	for _, name := range services {
+		if err := ctx.Err(); err != nil {
+			errs = append(errs, err)
+			break
+		}
 		id := name[strings.LastIndexByte(name, '-')+1:]
 		if !isAgentID(id) || id == h.id() || name != ServiceName(id) && name != RemoveServiceName(id) {
 			continue
@@ -288,14 +298,11 @@ func (h home) forgetOrphans(before time.Time) (names []string, err error) {
 		if _, err := os.Lstat(other.path(programName)); !errors.Is(err, fs.ErrNotExist) || !serviceIdle(handle, name, before) {
 			continue
 		}
-		deleted := false
-		errs = append(errs, deleteService(name, func(command string) bool {
-			deleted = other.runs(command)
-			return deleted
-		}))
-		if errs[len(errs)-1] == nil && deleted {
+		deleted, err := deleteService(name, other.runs)
+		if deleted {
 			names = append(names, name)
 		}
+		errs = append(errs, err)
 	}
 	return names, errors.Join(errs...)
 }

@@ -71,9 +71,9 @@
 // nobody delete while it runs. It is waited for some seconds; what is left is then named.
 //
 // Inspect puts nothing there and creates no service. So the room and the clock of such a
-// target, and its way to the manager, are not known before an agent is. An agent of the
-// generation Classic is asked for news and tells of none: who may call the manager is
-// settled by a key that the agent makes only when it starts.
+// target, and its way to the manager, are not known before an agent is. By that way
+// an agent of the generation Classic tells of news, once it is there: who may call the
+// manager is settled by a key that the agent makes only when it starts.
 //
 // None of this has run on Windows itself. With each fault above injected it is tested
 // against Samba, a model of the service control manager and the agent of Linux; and the

@@ -286,6 +286,40 @@ func TestStartWhileAnAgentClears(t *testing.T) {
 	}
 }
 
+// Another manager's agent may take away a program that a killed manager had left, where no
+// agent had begun, at the moment when its manager comes back. That is no virus scanner
+// either; what takes away a program that was sent is one.
+func TestStartWhileAnotherClears(t *testing.T) {
+	t.Parallel()
+	for name, gone := range map[string]string{"all of it": "", "the program": agent.BinaryName} {
+		for _, at := range []string{"run version", "run start"} {
+			t.Run(name+" at "+at, func(t *testing.T) {
+				l := newLab(t, sshtest.Config{})
+				a := l.start(l.dial())
+				_, err := a.Stop(t.Context(), false) // which leaves everything
+				require.NoError(t, err)
+				for _, f := range []string{"lock", "lease", agent.ReadyName} { // of an agent
+					_ = os.Remove(filepath.Join(l.dir(), f))
+				}
+				conn := l.dial()
+				var once sync.Once
+				conn.hook = func(op string) error {
+					if op == at {
+						once.Do(func() { require.NoError(t, os.RemoveAll(filepath.Join(l.dir(), gone))) })
+					}
+					return nil
+				}
+				b, err := installer().Start(t.Context(), conn, l.opts())
+				require.NoError(t, err)
+				require.Equal(t, 1, conn.count("put "+agent.BinaryName))
+				_, err = b.Remove(t.Context())
+				require.NoError(t, err)
+				l.requireClean()
+			})
+		}
+	}
+}
+
 func TestStartFails(t *testing.T) {
 	l := newLab(t, sshtest.Config{})
 	conn := l.dial()

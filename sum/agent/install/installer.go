@@ -149,6 +149,8 @@ type run struct {
 	touched bool
 	// locked says that the lock of an agent was in dir before anything was put there.
 	locked bool
+	// kept says that the program was in dir before, and was not sent.
+	kept bool
 	// see is the hint that names the agent's log, while that is there.
 	see string
 }
@@ -238,10 +240,27 @@ const clearTime = 5 * time.Second
 
 // cleared reports whether err is that an agent, whose lease was over, has deleted what
 // this Start put there: its lock was there before, and goes last. What a virus scanner
-// takes is the program alone.
+// takes is the program alone. Another manager's agent may have done so, too, where none
+// had begun and so no lock was there: then the directory is gone, or the program that this
+// Start had found there, and which it has to send.
 func (r *run) cleared(ctx context.Context, err error) bool {
-	if !r.locked || !errors.Is(err, agent.ErrQuarantined) && !errors.Is(err, fs.ErrNotExist) {
+	if !errors.Is(err, agent.ErrQuarantined) && !errors.Is(err, fs.ErrNotExist) {
 		return false
+	}
+	if !r.locked {
+		gone := func(name string) bool {
+			_, err := transport.Stat(ctx, r.conn, name)
+			return errors.Is(err, fs.ErrNotExist)
+		}
+		program := agent.BinaryName
+		if isWindows(r.conn) {
+			program = agent.WindowsBinaryName
+		}
+		if !gone(r.dir) && !(r.kept && gone(r.name(program))) {
+			return false
+		}
+		r.in.log().InfoContext(ctx, "another manager's agent has cleared the directory; trying again", "target", r.opts.Target, "dir", r.dir)
+		return true
 	}
 	for end := time.Now().Add(clearTime); ; {
 		_, err := transport.Stat(ctx, r.conn, r.name(lockName))

@@ -71,15 +71,16 @@ func (r *run) withLastWords(ctx context.Context, err error, became, said string)
 }
 
 // served returns what an agent wrote to its log after it had begun to serve, as far as that
-// can be read.
-func (r *run) served(ctx context.Context) string {
-	said, err := r.logTail(ctx, 0)
+// can be read. The offset is where the log ended before it was started: what is before
+// that is an earlier one's.
+func (r *run) served(ctx context.Context, offset int64) string {
+	said, err := r.logTail(ctx, offset)
 	if err != nil {
 		return ""
 	}
 	i := strings.LastIndex(said, `msg="agent serves"`)
 	if i < 0 {
-		return said // it wrote so much since
+		return said // it wrote so much since, or had said in ready.json alone that it serves
 	}
 	_, said, _ = strings.Cut(said[i:], "\n")
 	return said

@@ -126,6 +126,36 @@ func TestLineCutAtByte(t *testing.T) {
 	l.requireClean()
 }
 
+// Of an agent that ends before its log says that it serves the error does not tell what an
+// earlier one of the same directory wrote.
+func TestAgentDiesEarly(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, sshtest.Config{})
+	first, err := installer().Start(t.Context(), l.dial(), l.opts())
+	require.NoError(t, err)
+	_, err = first.Stop(t.Context(), false) // which leaves everything
+	require.NoError(t, err)
+	name := filepath.Join(l.dir(), agent.LogName)
+	log, err := os.ReadFile(name)
+	require.NoError(t, err)
+	require.Contains(t, string(log), "agent serves")
+	require.NoError(t, os.WriteFile(name, append(log, "panic: of yesterday\n"...), 0o600))
+	opts := l.opts()
+	opts.Opened = func(_ context.Context, p agent.Place) error {
+		if p.Addr == "" {
+			return nil // it has not begun
+		}
+		for _, pid := range l.processes() {
+			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		}
+		return os.Truncate(name, int64(len(log)+len("panic: of yesterday\n"))) // as if it had not got further
+	}
+	_, err = installer().Start(t.Context(), l.dial(), opts)
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "of yesterday")
+	l.requireClean()
+}
+
 // TestAgentDies: of an agent that ends after it has said that it is ready the error tells
 // what it wrote.
 func TestAgentDies(t *testing.T) {

@@ -34,7 +34,7 @@ func (r *run) findDir(ctx context.Context) error {
 	var reasons []error
 	todo := "name a directory that may hold programs in the base directories"
 	for _, dir := range candidates(r.opts, r.sys) {
-		r.dir, r.made, r.touched, r.locked = dir, nil, false, false
+		r.dir, r.made, r.touched = dir, nil, false
 		err := r.prepare(ctx)
 		for tries := 0; tries < 2 && r.cleared(ctx, err); tries++ {
 			err = r.prepare(ctx)
@@ -102,6 +102,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if !path.IsAbs(r.dir) || path.Clean(r.dir) != r.dir || path.Dir(r.dir) == "/" {
 		return fmt.Errorf("not the clean absolute path of a directory below another: %q", r.dir)
 	}
+	r.kept = false
 	_, err := transport.Stat(ctx, r.conn, r.name(lockName))
 	if r.locked = err == nil; err != nil && stops(ctx, err) {
 		return err

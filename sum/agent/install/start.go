@@ -56,6 +56,10 @@ func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, th
 	if err := r.putBootstrap(ctx, boot); err != nil {
 		return nil, err
 	}
+	log, err := r.logSize(ctx)
+	if err != nil {
+		return nil, r.fail(nil, err, "")
+	}
 	out, exit, err := output(ctx, r.conn, r.name(agent.BinaryName), "start", "-dir", r.dir)
 	if err != nil {
 		return nil, r.fail(nil, err, "")
@@ -77,7 +81,7 @@ func (r *way) start(ctx context.Context, manager *channel.ManagerCredentials, th
 	}
 	a, err := r.connect(ctx, manager, ready)
 	if err != nil && ctx.Err() == nil {
-		if said := r.served(ctx); said != "" {
+		if said := r.served(ctx, log); said != "" {
 			err = r.withLastWords(ctx, err, "the agent had begun, and wrote", said)
 		}
 	}

@@ -67,6 +67,7 @@ func (u unix) putBinary(ctx context.Context) error {
 			return err
 		}
 		if sum, _, _ := strings.Cut(string(out), " "); err == nil && exit.Code == 0 && sum == u.bin.Digest() {
+			u.kept = true
 			return nil
 		}
 	}

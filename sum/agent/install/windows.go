@@ -121,6 +121,7 @@ func (w windows) putProgram(ctx context.Context) (native string, err error) {
 	default:
 		return "", err
 	}
+	w.kept = res.Sent == 0
 	w.in.log().DebugContext(ctx, "agent copied", "target", w.opts.Target, "file", native, "sent", res.Sent, "kept", res.Kept, "took", time.Since(start))
 	return native, nil
 }
@@ -239,19 +240,20 @@ func (w windows) start(ctx context.Context, way *way) (*installed, error) {
 	}
 	a, err := way.connect(ctx, manager, ready)
 	if err != nil {
-		return nil, w.died(ctx, err, service)
+		return nil, w.died(ctx, err, service, log)
 	}
 	return a, nil
 }
 
-// died adds to the error of a connection to an agent that it had begun and has ended.
-func (w windows) died(ctx context.Context, err error, service string) error {
+// died adds to the error of a connection to an agent that it had begun and has ended. Its
+// log begins at an offset.
+func (w windows) died(ctx context.Context, err error, service string, log int64) error {
 	st, serr := transport.QueryService(ctx, w.conn, service)
 	switch {
 	case errors.Is(serr, fs.ErrNotExist):
-		return w.withLastWords(ctx, err, "the agent had begun, and its service is gone", w.served(ctx))
+		return w.withLastWords(ctx, err, "the agent had begun, and its service is gone", w.served(ctx, log))
 	case serr == nil && st.State == transport.ServiceStopped:
-		return w.withLastWords(ctx, err, fmt.Sprintf("the agent had begun, and its service has ended (%v)", st.Exit), w.served(ctx))
+		return w.withLastWords(ctx, err, fmt.Sprintf("the agent had begun, and its service has ended (%v)", st.Exit), w.served(ctx, log))
 	}
 	return err
 }

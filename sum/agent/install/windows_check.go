@@ -36,8 +36,8 @@ func (k *windowsCheck) fail(err error) error {
 	return &agent.Error{Op: "check", Target: k.opts.Target, Err: err}
 }
 
-// Facts implements agent.Inspector. Whoever has a mark in a base directory works there if its agent runs; else nobody
-// outside can tell whether the mark is a dead one's.
+// Facts implements agent.Inspector. Whoever has a mark in a base directory works there if
+// its agent runs; else nobody outside can tell whether the mark is a dead one's.
 func (k *windowsCheck) Facts(ctx context.Context) (agent.Facts, error) {
 	f := agent.Facts{OS: k.sys.goos, Arch: k.sys.goarch, UID: -1, Free: -1, Within: -1}
 	_, err := nativePath(ctx, k.conn, "/", "")
