@@ -86,6 +86,8 @@ func (b bitLocker) call(ctx context.Context, args ...string) (code int, output s
 	case errors.As(err, &ended):
 		code, _ = exitOf(ended.ProcessState)
 		return code, output, nil
+	case errors.Is(err, exec.ErrWaitDelay): // it ended well, and something holds its output still
+		return 0, output, nil
 	case err != nil:
 		return 0, output, err
 	}

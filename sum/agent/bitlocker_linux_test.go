@@ -2,7 +2,10 @@ package agent
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -107,4 +110,16 @@ func TestSuspendBitLocker(t *testing.T) {
 		require.Equal(t, channel.StateCancelled, st.State)
 		require.Equal(t, string(transport.VerdictCancelled), st.Verdict)
 	})
+}
+
+// What manage-bde.exe leaves running, and holds its output, makes no failure of it.
+func TestBitLockerOutputHeld(t *testing.T) {
+	t.Parallel()
+	b := bitLocker{tool: "/bin/sh", run: (*exec.Cmd).Run}
+	code, out, err := b.call(t.Context(), "-c", "sleep 600 & echo $!")
+	pid, _ := strconv.Atoi(out)
+	require.Positive(t, pid)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	require.NoError(t, err)
+	require.Zero(t, code)
 }
