@@ -82,7 +82,7 @@ func (d *dial) fail(ctx, dctx context.Context, err error) error {
 	if ctx.Err() == nil && errors.Is(context.Cause(dctx), errConnect) {
 		e.Kind, e.Err = transport.ErrTimeout, errConnect
 		if noName {
-			e.Err, e.Hint = err, hintDNS
+			e.Err, e.Hint = err, d.hintName(dns)
 			return e
 		}
 		e.Hint = fmt.Sprintf("the host does not answer, or something on the way swallows what is sent to TCP port %d", d.port)
@@ -91,15 +91,15 @@ func (d *dial) fail(ctx, dctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return transport.ContextError(ctx, "dial", d.target, err)
 	}
+	if d.port == sessionService { // to which it may have come by itself
+		e.Target = net.JoinHostPort(d.host, strconv.Itoa(sessionService))
+	}
 	var te *transport.Error
 	var op *net.OpError
 	switch {
 	case errors.As(err, &te):
 	case noName:
-		e.Kind, e.Err, e.Hint = transport.ErrUnreachable, err, hintDNS
-		if dns.IsNotFound {
-			e.Hint = hintNoName
-		}
+		e.Kind, e.Err, e.Hint = transport.ErrUnreachable, err, d.hintName(dns)
 		return e
 	case errors.As(err, &op) && op.Op == "dial":
 		e.Kind, e.Err = transport.ErrUnreachable, err
@@ -116,6 +116,27 @@ const (
 	hintNoName = "no host has this name: check how it is written, give it with its domain, or give an address instead"
 	hintDNS    = "the name servers of this machine do not answer: mend that, try again later, or give an address instead"
 )
+
+func (d *dial) hintName(dns *net.DNSError) string {
+	switch {
+	case !dns.IsNotFound:
+		return hintDNS
+	case d.opts.NetBIOS && d.t.DialContext == nil && !isNetBIOSName(d.host):
+		return hintNoName + "; it was not asked for by NetBIOS, whose names have no dots and 15 characters at most"
+	}
+	return hintNoName
+}
+
+// unnamed is the error where neither DNS nor NetBIOS has an address for a name. What counts
+// is what DNS says: that a broadcast has no answer, as where nobody has the name, is no
+// timeout of the host.
+type unnamed struct{ dns, netbios error }
+
+func (e *unnamed) Error() string {
+	return fmt.Sprintf("%v; nor does NetBIOS know it (UDP port %d): %v", e.dns, nameService, e.netbios)
+}
+
+func (e *unnamed) Unwrap() error { return e.dns }
 
 // run connects, logs in and mounts the share.
 func (d *dial) run(ctx context.Context) (*conn, error) {
@@ -296,12 +317,15 @@ func (d *dial) tcp(ctx context.Context) (names []string, conn net.Conn, err erro
 	names = []string{d.host}
 	conn, err = d.to(ctx, d.host, d.port)
 	var dns *net.DNSError
-	if !errors.As(err, &dns) || !d.opts.NetBIOS || d.t.DialContext != nil || !isNetBIOSName(d.host) {
+	switch {
+	case !errors.As(err, &dns):
 		return names, conn, err
+	case !d.opts.NetBIOS || d.t.DialContext != nil || !isNetBIOSName(d.host):
+		return nil, nil, err // another port would need the same address
 	}
 	addrs, nerr := lookUp(ctx, d.nameServers(), len(d.opts.NameServers) == 0, d.host, time.Second)
 	if nerr != nil {
-		return nil, nil, errors.Join(err, fmt.Errorf("NetBIOS name query: %w", nerr))
+		return nil, nil, &unnamed{err, nerr}
 	}
 	names = nil
 	for _, a := range addrs {

@@ -18,8 +18,25 @@ import (
 )
 
 // nameOf converts a name of the caller's to that of a file within the share: without
-// the slash at its beginning, with backslashes. "" is the share itself.
+// the slash at its beginning, with backslashes. "" is the share itself. A relative
+// name that leads above that is refused, as it would mean another file than the caller has
+// in mind; what is above the root of a rooted one is the root, as path.Clean has it.
 func nameOf(name string) (string, error) {
+	depth := 0
+	for part := range strings.SplitSeq(name, "/") {
+		if strings.HasPrefix(name, "/") {
+			break
+		}
+		switch part {
+		case "", ".":
+		case "..":
+			if depth--; depth < 0 {
+				return "", errors.New("it leads out of the share, above which there is nothing")
+			}
+		default:
+			depth++
+		}
+	}
 	clean := strings.TrimPrefix(path.Clean("/"+name), "/")
 	if clean == "" {
 		return "", nil

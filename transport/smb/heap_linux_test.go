@@ -34,7 +34,9 @@ func watchHeap() func() uint64 {
 			peak.Store(max(peak.Load(), sample[0].Value.Uint64()))
 			select {
 			case <-tick.C:
-			case <-stop:
+			case <-stop: // what was taken since the last look counts, too
+				metrics.Read(sample)
+				peak.Store(max(peak.Load(), sample[0].Value.Uint64()))
 				return
 			}
 		}

@@ -12,7 +12,7 @@ import (
 func TestNameOf(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		"": "", "/": "", ".": "", "a": "a", "/Temp/x y.exe": `Temp\x y.exe`, "a//b/": `a\b`, "a/./b": `a\b`, "größe-日本語": "größe-日本語",
+		"": "", "/": "", ".": "", "a": "a", "/Temp/x y.exe": `Temp\x y.exe`, "a//b/": `a\b`, "a/./b": `a\b`, "a/../b": "b", "a/b/../../c": "c", "größe-日本語": "größe-日本語",
 		"/../a": "a", "Console": "Console", "COM10.txt": "COM10.txt", "COM12": "COM12", ".hidden": ".hidden", "COM": "COM",
 	} {
 		got, err := nameOf(in)
@@ -21,7 +21,7 @@ func TestNameOf(t *testing.T) {
 	}
 	for _, in := range []string{
 		`a\b`, "a:stream", "a*", "a?", `a"b`, "a<b", "a>b", "a|b", "a\nb", "a\x00", "end.", "end ", "a/end./b", "..twodots...", "\xff",
-		"CON", "nul.txt", "x/Com1", "lpt9.log", "com¹", "CONIN$", "aux .c", "prn",
+		"..", "../x", "a/../../x", "./../x", "CON", "nul.txt", "x/Com1", "lpt9.log", "com¹", "CONIN$", "aux .c", "prn",
 	} {
 		_, err := nameOf(in)
 		require.Error(t, err, in)

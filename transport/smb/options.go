@@ -56,6 +56,11 @@ func (d Dialect) String() string {
 
 // Options are the Endpoint.Options of this driver, as a value or a pointer. The zero
 // value logs in with the endpoint's password and works on the share ADMIN$.
+//
+// The account is that of the endpoint's Credentials. A User of the form "DOMAIN\user" or
+// "DOMAIN;user" means the same as Credentials.Domain with the user alone; "user@realm" is
+// handed on as it is. Without a domain, or with ".", the host says whose account it is: its
+// own, or where it is a member of a domain, that of the domain.
 type Options struct {
 	// Share is where the names of files start; "" means ADMIN$, which is the Windows
 	// directory of the host.
@@ -140,6 +145,9 @@ func options(ep transport.Endpoint) (Options, error) {
 	if strings.ContainsAny(o.Share, `\/`) || strings.EqualFold(o.Share, "IPC$") {
 		return o, fmt.Errorf("want the name of a share that holds files, not %q", o.Share)
 	}
+	if o.ShareRoot != "" && !isAbs(o.ShareRoot) {
+		return o, fmt.Errorf(`the ShareRoot %q is no full path of Windows, such as C:\Windows`, o.ShareRoot)
+	}
 	o.ShareRoot = strings.TrimRight(o.ShareRoot, `\`)
 	switch o.Dialect {
 	case 0:
@@ -149,6 +157,15 @@ func options(ep transport.Endpoint) (Options, error) {
 		return o, fmt.Errorf("there is no dialect %v", o.Dialect)
 	}
 	return o, nil
+}
+
+// isAbs reports whether a path is a full one of Windows: of a drive, or of what has none
+// (\\?\Volume{...}).
+func isAbs(path string) bool {
+	if strings.HasPrefix(path, `\\`) {
+		return true
+	}
+	return len(path) >= 2 && (path[0]|0x20 >= 'a' && path[0]|0x20 <= 'z') && path[1] == ':' && (len(path) == 2 || path[2] == '\\')
 }
 
 // ntHash decodes Options.NTHash; "" means none.

@@ -24,7 +24,9 @@ import (
 // the name, and the next Put of it gives the old one back its own first. A program that
 // runs is replaced, too, and goes on with what it was started from. Of several Puts of one
 // name those on one connection go one after the other; those of several managers do not
-// wait for each other, and leave one of the files, whole.
+// wait for each other, and leave one of the files, whole. Where two of them put the same
+// content at the same moment into a partial file that has holes, one may find it broken
+// (transport.ErrIntegrity), and puts it again.
 // The directory must be one in which administrators alone may create files: who owns the
 // partial file could change it after it was verified.
 func (c *conn) Put(ctx context.Context, name string, f transport.File, opts transport.PutOptions) (transport.PutResult, error) {

@@ -123,7 +123,7 @@ func (p *put) old() (os.FileInfo, error) {
 	}
 	back := func() error { return v.rename(there.last, p.file) }
 	rerr := lib0(p.call, back)
-	if status(rerr) == statusSharing { // of a line that has ended the server may not have noticed that yet
+	if status(rerr) == statusSharing || nativeInUse(rerr) { // of a line that has ended the server may not have noticed that yet
 		rerr = p.insist(back)
 	}
 	// Or another manager was faster, or has put a file there meanwhile and removed this one.
