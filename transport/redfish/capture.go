@@ -41,9 +41,10 @@ type Captured struct {
 // reads. Sessions, schemas, registries and, without CaptureOptions.Logs, entries of logs
 // are left out.
 //
-// Passwords, keys, tokens, hashes and the like are replaced, and so are serial numbers,
-// UUIDs, addresses, and names of hosts and accounts: the same value by the same one,
-// wherever it stands, also in paths. What is recognised is what has a known name or form.
+// Passwords, keys, tokens, hashes and the like are replaced, and so are URLs, to whom events
+// are posted, what requests have said that tasks are of, serial numbers, UUIDs, addresses,
+// and names of hosts and accounts: the same value by the same one, wherever it stands, also
+// in paths. References keep their path alone. What is recognised is what has a known name or form.
 // Read what was written before you give it away.
 //
 // Nothing is written when the service cannot be reached, or is lost on the way.

@@ -62,6 +62,10 @@ func TestCaptureIsConsistent(t *testing.T) {
 		"FirmwareVersion": "1.2.3.4", "MACAddress": "94:18:82:AA:BB:CC", "PortId": "941882aabbcc", "IPv4Addresses": []obj{{"Address": "10.1.2.3", "SubnetMask": "255.255.255.0"}},
 		"Text": "seen at 10.1.2.3, fe80::9618:82ff:feaa:bbcc and db1.example.org", "HostName": "db1.example.org", "Gateway": "10.1.2.1", "Taken": "12:34:56",
 		"Oem":         obj{"SNMPCommunity": "wonderland", "LicenseKey": "AAAAA-BBBBB", "PasswordHash": "$6$x", "HashAlgorithm": "SHA256", "Key": "0x1234", "UserName": "_HPOneViewAdmin"},
+		"Destination": "http://10.1.2.3:63001/TOKEN-OF-EVENTS/", "Context": "MARK-OF-EVENTS", "ImageURI": "depot.corp.local/TOKEN-OF-IMAGES/f.bin",
+		"HttpHeaders": []any{"X-Any: TOKEN-OF-HEADERS", obj{"X-Other": "TOKEN-OF-OTHERS"}}, "Authorization": "Basic TOKEN-OF-LOGINS",
+		"Payload": obj{"TargetUri": "/redfish/v1/UpdateService/Actions/UpdateService.SimpleUpdate", "JsonBody": "{\"ImageURI\":\"https://u:hunter2@depot.corp.local/TOKEN-OF-BODIES/f.bin\"}"},
+		"Message": "depot.corp.local does not answer: https:\\/\\/u:hunter2@depot.corp.local\\/TOKEN-OF-TEXTS\\/f.bin.", "HttpPushUri": "https://depot.corp.local/cgi-bin/uploadFile",
 		"LogServices": ref(chassis + "/LogServices/1/Entries"), "Actions": obj{"#Chassis.Reset": obj{"target": chassis + "/Actions/Chassis.Reset"}},
 		"Elsewhere": ref("https://elsewhere/redfish/v1/Elsewhere"), "Query": ref("/redfish/v1/Systems?$expand=.")})
 	s.set(chassis+"/LogServices/1/Entries", obj{"Members": []obj{{"Message": "somebody did something"}}})
@@ -78,15 +82,36 @@ func TestCaptureIsConsistent(t *testing.T) {
 		}
 	}
 	for _, want := range []string{`"FirmwareVersion":"1.2.3.4"`, `"SubnetMask":"255.255.255.0"`, `"HashAlgorithm":"SHA256"`, `"Key":"0x1234"`, `"Taken":"12:34:56"`,
-		`"SNMPCommunity":"REDACTED"`, `"LicenseKey":"REDACTED"`, `"PasswordHash":"REDACTED"`, `"UserName":"_HPOneViewAdmin"`, "/Actions/Chassis.Reset"} {
+		`"SNMPCommunity":"REDACTED"`, `"LicenseKey":"REDACTED"`, `"PasswordHash":"REDACTED"`, `"UserName":"_HPOneViewAdmin"`, "/Actions/Chassis.Reset",
+		`"Destination":"REDACTED"`, `"Context":"REDACTED"`, `"JsonBody":"REDACTED"`, `"HttpPushUri":"/cgi-bin/uploadFile"`, `"Elsewhere":{"@odata.id":"/redfish/v1/Elsewhere"}`,
+		`"TargetUri":"/redfish/v1/UpdateService/Actions/UpdateService.SimpleUpdate"`, ` does not answer: https://REDACTED"`} {
 		require.Contains(t, body, want)
 	}
-	for _, gone := range []string{"CZ1234ABCD", "cz1234abcd", "10.1.2", "94:18:82", "941882", "9618:82ff", "example.org", "wonderland", "somebody", user} {
+	for _, gone := range []string{"CZ1234ABCD", "cz1234abcd", "10.1.2", "94:18:82", "941882", "9618:82ff", "example.org", "wonderland", "somebody", user, "TOKEN-OF", "MARK-OF", "hunter2", "corp.local"} {
 		require.NotContains(t, out.String(), gone)
 	}
 	id := body[strings.Index(body, `"Id":"`)+6:]
 	id = id[:strings.IndexByte(id, '"')]
 	require.Equal(t, 6, strings.Count(body, id), "its own, and in the text and the paths: %s", body)
+}
+
+// A subscription tells where its events go to, and by what they are known: neither is for
+// others, and what is captured is served without them.
+func TestCaptureOfSubscription(t *testing.T) {
+	srv := simulator(t, redfishtest.Config{TaskPayload: true})
+	subscribeTo(t, srv, "http://depot.corp.local:63001/TOKEN-OF-EVENTS/", "MARK-OF-EVENTS")
+	var out bytes.Buffer
+	done, err := (&redfish.Transport{}).Capture(t.Context(), endpointOf(srv, redfish.Options{}), &out, redfish.CaptureOptions{})
+	require.NoError(t, err)
+	require.Empty(t, done.Problems)
+	require.Contains(t, out.String(), `"Destination":"REDACTED"`)
+	for _, gone := range []string{"TOKEN-OF", "MARK-OF", "corp.local"} {
+		require.NotContains(t, out.String(), gone)
+	}
+	captured, err := redfishtest.ReadCapture(&out)
+	require.NoError(t, err)
+	_, err = transport.ReadInventory(t.Context(), dial(t, endpointOf(simulator(t, redfishtest.Config{Capture: captured}), redfish.Options{})))
+	require.NoError(t, err)
 }
 
 // What is too much is left out, and said to be; and a service that is lost leaves nothing

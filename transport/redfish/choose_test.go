@@ -1,6 +1,7 @@
 package redfish_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -282,4 +283,97 @@ func TestAnswersAndParameters(t *testing.T) {
 	require.Positive(t, f.Hits())
 	require.Equal(t, transport.VerdictUnknown, res.Verdict)
 	require.NotContains(t, res.Text, "succeeded")
+}
+
+// HttpPushUriTargets that another manager has set since a manager died are his: his push
+// goes there, and no other.
+func TestPushTargetsOfAnother(t *testing.T) {
+	opts := quick()
+	opts.Way = redfish.WayHTTPPush
+	theirs := []string{inventoryPath + "/BMC"}
+	same := func(srv *redfishtest.Server) {
+		uris, busy := srv.PushTargets()
+		require.True(t, busy)
+		require.Equal(t, theirs, uris)
+	}
+	srv := simulator(t, redfishtest.Config{PushTargets: true})
+	died := errors.New("the manager died")
+	var r recorder
+	_, err := try(t, srv, "NIC", opts, func(_ *transport.Payload, o *transport.UpdateOptions) {
+		o.Checkpoint = func(ctx context.Context, s transport.State) error {
+			_ = r.keep(ctx, s)
+			if strings.Contains(string(s.Data), `"aimed":true`) {
+				return died
+			}
+			return nil
+		}
+	})
+	require.ErrorIs(t, err, died)
+	srv.SetPushTargets(theirs, true)
+	state := r.last()
+	on := func(_ *transport.Payload, o *transport.UpdateOptions) { o.Resume, o.Checkpoint = &state, r.keep }
+	_, err = try(t, srv, "NIC", opts, on)
+	require.ErrorIs(t, err, transport.ErrBusy)
+	same(srv)
+	require.NoError(t, transport.Undo(t.Context(), dial(t, endpointOf(srv, opts)), state))
+	same(srv)
+	// So are they after the push.
+	srv.SetPushTargets(nil, false)
+	res, err := try(t, srv, "NIC", opts, func(p *transport.Payload, o *transport.UpdateOptions) {
+		on(p, o)
+		o.Checkpoint = func(_ context.Context, s transport.State) error {
+			if s.Phase == "wait" {
+				srv.SetPushTargets(theirs, true)
+			}
+			return nil
+		}
+	})
+	require.NoError(t, err)
+	require.Equal(t, transport.VerdictApplied, res.Verdict)
+	same(srv)
+	require.Len(t, srv.Flashes(), 1)
+}
+
+// An update that came to its end has come to it, whatever cannot be tidied up then: the
+// result says what.
+func TestTidyingUpFails(t *testing.T) {
+	for _, c := range []struct {
+		cfg   redfishtest.Config
+		id    string
+		way   redfish.Way
+		fault redfishtest.Fault
+	}{
+		{redfishtest.Config{PushTargets: true}, "NIC", redfish.WayHTTPPush, redfishtest.Fault{Kind: redfishtest.Refuses, Method: "PATCH", Skip: 1, Status: 403}},
+		{redfishtest.Config{Profile: redfishtest.ILO5}, "4", redfish.WayQueue, redfishtest.Fault{Kind: redfishtest.Refuses, Method: "DELETE", Path: queuePath, Status: 403}},
+	} {
+		srv := simulator(t, c.cfg)
+		f := srv.Inject(c.fault)
+		opts := quick()
+		opts.Way = c.way
+		res, err := try(t, srv, c.id, opts, nil)
+		require.NoError(t, err)
+		require.Positive(t, f.Hits())
+		require.Equal(t, transport.VerdictApplied, res.Verdict)
+		require.Contains(t, res.Text, "not all could be tidied up: ")
+		require.Contains(t, res.Text, "403")
+		require.Len(t, srv.Flashes(), 1)
+	}
+	srv := simulator(t, redfishtest.Config{})
+	opts := quick()
+	opts.Way = redfish.WaySimpleUpdate
+	res, err := try(t, srv, "NIC", opts, func(_ *transport.Payload, o *transport.UpdateOptions) {
+		publish := o.Publish
+		o.Publish = func(ctx context.Context, r transport.PublishRequest) (transport.Published, error) {
+			p, err := publish(ctx, r)
+			release := p.Release
+			p.Release = func(ctx context.Context) (int64, error) {
+				n, err := release(ctx)
+				return n, errors.Join(err, errors.New("the port stays open"))
+			}
+			return p, err
+		}
+	})
+	require.NoError(t, err)
+	require.Equal(t, transport.VerdictApplied, res.Verdict)
+	require.Contains(t, res.Text, "the port stays open")
 }

@@ -67,7 +67,7 @@
 // not take, a signature that it does not carry, a package that is not for the device or of
 // another version, that needs a version in between, or that only an agent on the host can
 // apply, is refused; as is an update service that is at work, on an iLO a task in its
-// update queue and a queue that cannot be read, and a server that HPE OneView manages
+// update queue (but one of this driver's that waits for the host, and is for another component) and a queue that cannot be read, and a server that HPE OneView manages
 // (Options.IgnoreQueue). Trusted modules, privileges and room are not looked at before: the
 // target refuses, and says why. A device that the payload fits, and that is newer or was not
 // named, is left alone where the request can name its targets; by a way that cannot,
@@ -81,11 +81,14 @@
 // it leaves one, which is a task in a list that is complete, the mark of an upload that an
 // iLO shows (UploadCurrentEtag), or a task in the queue; otherwise the verdict is unknown.
 // An answer of 408, 500, 502 or 504, and an empty 400 of an iLO, does not tell: it is left to
-// the versions to judge. An iLO that answers a push so, and of which it is known after
-// Options.SettleTimeout that nothing arrived, is told to fetch the image instead
-// (AddFromUri), if no way is prescribed and the session offers a server.
+// the versions to judge, unless it came before the end of the request, which then is a
+// failure without effect. One call makes no section a third time. An iLO that answers a push by
+// an empty 400, and of which it is known, then or after Options.SettleTimeout, that nothing
+// arrived, is told to fetch the image instead (AddFromUri), if no way is prescribed and the
+// session offers a server.
 //
-// Whatever the target claims, what counts is the version, read three times alike. What the
+// Whatever the target claims, what counts is the version, read three times alike, each
+// Options.PollInterval or more after the one before, whatever events bring about. What the
 // state of the update service says counts when it is new. The verdict is applied when the
 // version is the new one, and the target has not said that it waits; staged, with what
 // activates it, when the target or the package says that it waits, or when the part is
@@ -94,12 +97,13 @@
 // a version that was there before when nothing was seen of the update. Resets, refused
 // connections, 401, 503 with Retry-After and answers that are no JSON are waited out
 // (Options.ResetTimeout). With Options.Connections of 2 and more, events of the service
-// (ServerSentEventUri) have the driver look at once. So have those that the service posts
+// (ServerSentEventUri) have the driver look within 2 s. So have those that the service posts
 // to the manager, where the session takes posts (UpdateOptions.Receive): the driver
-// subscribes while the target fetches an image (Options.Events), tells their text as
-// progress, and takes the subscription back when the update is over or given up; one that
-// a dead manager has left is found by its Context, which the state has, and removed by
-// whoever goes on or undoes. A service that refuses it is only asked as often as ever.
+// subscribes while the target fetches an image (Options.Events), but not where it does so
+// only after a push in vain, tells their text as progress, and takes the subscription back
+// when the update is over or given up; one that a dead manager has left is found by its
+// Context, which the state has, and removed by whoever goes on or undoes. A service that
+// refuses it is only asked as often as ever.
 //
 // Codes of errors and results are {"redfish", MessageId} or {"http", status}. Messages
 // are told apart by the last segment of the MessageId.

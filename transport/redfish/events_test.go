@@ -2,10 +2,13 @@ package redfish_test
 
 import (
 	"context"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
+	"github.com/roundsman-go/roundsman/transport/redfish"
 	"github.com/roundsman-go/roundsman/transport/redfish/redfishtest"
 	"github.com/stretchr/testify/require"
 )
@@ -53,4 +56,40 @@ func TestNoEvents(t *testing.T) {
 		require.Equal(t, transport.VerdictApplied, res.Verdict)
 		require.Equal(t, c.connections > 1, srv.Count("GET", eventsPath) > 0)
 	}
+}
+
+// However much is posted, and by whom, the reads of the version that count are as far apart
+// as those without events: what comes and goes meanwhile is outlived.
+func TestEventsDoNotHurryTheVerdict(t *testing.T) {
+	t.Parallel()
+	w := newWatched(t, redfishtest.Config{Pace: time.Millisecond}, "NIC", redfish.WaySimpleUpdate)
+	w.opts.PollInterval = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	receive := w.uo.Receive
+	w.uo.Receive = func(rctx context.Context, r transport.ReceiveRequest) (transport.Receiving, error) {
+		go func() {
+			for tick := time.NewTicker(5 * time.Millisecond); ; {
+				select {
+				case <-tick.C:
+					_ = r.Handle(ctx, strings.NewReader(`{"Events":[{"MessageId":"ResourceEvent.1.0.ResourceChanged"}]}`))
+				case <-ctx.Done():
+					tick.Stop()
+					return
+				}
+			}
+		}()
+		return receive(rctx, r)
+	}
+	var reads atomic.Int32
+	w.uo.Progress = func(p transport.Progress) {
+		if p.Phase == "verify" {
+			if reads.Add(1) == 4 { // three would do
+				cancel()
+			}
+		}
+	}
+	res, err := w.run(t, ctx)
+	require.ErrorIs(t, err, context.Canceled, "%+v", res)
+	require.EqualValues(t, 4, reads.Load())
 }

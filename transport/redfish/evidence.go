@@ -42,25 +42,38 @@ func (u *update) takeStock() error {
 }
 
 // turn has an iLO fetch the image that was pushed to it in vain, and reports whether it
-// does. An iLO answers some pushes by an empty 400 whose only fault is that they are pushes;
-// and by the same some that it takes, so that nothing less than proof will do.
-func (u *update) turn(offers *offers) (bool, error) {
+// does; where there is no way to offer the image, res is told why. An iLO answers some
+// pushes by an empty 400 whose only fault is that they are pushes; and by the same some that
+// it takes, so that nothing less than proof will do.
+func (u *update) turn(offers *offers, res *transport.Result) (bool, error) {
 	const to = WayAddFromURI
-	if !u.unsure || !u.mute || u.data.Way != WayHPEPush || u.s.opts.Way != WayAuto || u.opts.Publish == nil ||
+	if !u.mute || !u.cut && !u.unsure || u.data.Way != WayHPEPush || u.s.opts.Way != WayAuto || u.opts.Publish == nil ||
 		u.to(to, &u.conn.update) == "" || u.cargo.unfit(to, u.profile) != nil || !u.cut && !u.neverArrived() {
 		return false, nil
 	}
+	way, cargo := u.data.Way, *u.cargo
+	u.data.Way = to
+	o, err := u.reload()
+	if err != nil { // the way stays: whoever goes on may not be able to offer it either
+		u.data.Way, *u.cargo = way, cargo
+		if gone := u.ended(); gone != nil {
+			return false, gone
+		}
+		res.Text = clip(fmt.Sprintf("%s; the target took nothing of the push, and cannot be told to fetch the image: %v", res.Text, err), maxText)
+		return false, nil
+	}
 	u.log("the target took nothing of the push, and is to fetch the image itself")
-	u.unsure, u.data.Way = false, to
-	if err := u.checkpoint(phaseBegin, false); err != nil {
-		return false, err
-	}
-	o, err := u.publish()
-	if err != nil {
-		return false, err
-	}
 	*offers = *o // a push has none
-	return true, nil
+	u.unsure, u.data.Part = false, 0
+	return true, u.checkpoint(phaseBegin, false)
+}
+
+// reload puts what goes by another way in the place of what went, and offers it.
+func (u *update) reload() (*offers, error) {
+	if err := u.load(); err != nil {
+		return nil, err
+	}
+	return u.publish()
 }
 
 // again follows a request that may not have arrived, and reports whether it has not: the
@@ -79,6 +92,12 @@ func (u *update) again(offers *offers) (transport.Result, bool, error) {
 // nextPart is again for a section that is not the last: what comes of it is only that it was
 // taken. It reports whether it or the next one is to be sent.
 func (u *update) nextPart(offers *offers) (transport.Result, bool, error) {
+	return u.lostPart(offers, true)
+}
+
+// lostPart is nextPart. A section that has not arrived is to be sent again only if repeat
+// says so: what a target did not take twice it will not take the next time either.
+func (u *update) lostPart(offers *offers, repeat bool) (transport.Result, bool, error) {
 	if res, err := u.between(offers); err != nil || res.Verdict != transport.VerdictUnknown {
 		return res, false, err
 	}
@@ -93,6 +112,9 @@ func (u *update) nextPart(offers *offers) (transport.Result, bool, error) {
 		u.data.Part++
 		return transport.Result{}, true, u.checkpoint(phaseNext, false)
 	case u.neverArrived():
+		if !repeat {
+			return transport.Result{Text: clip(fmt.Sprintf("section %d of %d was sent twice, and has not arrived: %s", u.data.Part+1, u.requests(), u.said), maxText)}, false, nil
+		}
 		u.unsure = false
 		return transport.Result{}, true, u.checkpoint(phaseNext, false)
 	}

@@ -375,6 +375,7 @@ func TestPushTurnedAway(t *testing.T) {
 		says  string
 	}{
 		{redfishtest.Fault{Kind: redfishtest.EarlyAnswer, Bytes: 100_000, Method: "POST", Path: path}, nil, "413"},
+		{redfishtest.Fault{Kind: redfishtest.EarlyAnswer, Status: 502, Bytes: 100_000, Method: "POST", Path: path}, nil, "502"},
 		{redfishtest.Fault{Kind: redfishtest.Redirect, Method: "POST", Path: path}, transport.ErrProtocol, "the service wants it at the other address"},
 		{redfishtest.Fault{Kind: redfishtest.RedirectAway, Location: "https://192.0.2.1/x", Method: "POST", Path: path}, transport.ErrProtocol, "192.0.2.1"},
 	} {

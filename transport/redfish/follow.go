@@ -1,6 +1,7 @@
 package redfish
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,8 +15,9 @@ import (
 // starts, what it says of its parts comes and goes.
 const equalReads = 3
 
-// gather is how long after an event there is a look: one for all that is told at a time.
-const gather = 250 * time.Millisecond
+// gather is how long after an event there is a look, at most: one for all that is told at
+// a time, so that whoever tells much does not have the target asked without a pause.
+const gather = 2 * time.Second
 
 // watch is the wait for one update.
 type watch struct {
@@ -29,6 +31,7 @@ type watch struct {
 	claim   status    // the last that said that it ended
 	reads   int       // equal reads of the versions
 	read    string    // what was read last
+	counted time.Time // the last of the equal reads
 	refused int       // logins
 	wait    time.Duration
 }
@@ -99,7 +102,7 @@ func (u *update) nap() error {
 		return nil
 	case <-u.wake:
 		u.events.tell()
-		return u.pause(min(u.s.opts.PollInterval/16, gather))
+		return u.pause(min(u.s.opts.PollInterval/4, gather))
 	case <-u.ctx.Done():
 	case <-u.s.ctx.Done():
 	}
@@ -107,14 +110,17 @@ func (u *update) nap() error {
 }
 
 // pause waits.
-func (u *update) pause(d time.Duration) error {
+func (u *update) pause(d time.Duration) error { return u.pauseWithin(u.ctx, d) }
+
+// pauseWithin waits on a context that is not the update's.
+func (u *update) pauseWithin(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return nil
-	case <-u.ctx.Done():
-		return u.s.fail(u.ctx, request{op: "update", path: u.payload.Name}, u.ctx.Err())
+	case <-ctx.Done():
+		return u.s.fail(ctx, request{op: "update", path: u.payload.Name}, ctx.Err())
 	case <-u.s.ctx.Done():
 		return u.s.fail(u.s.ctx, request{op: "update", path: u.payload.Name}, u.s.ctx.Err())
 	}

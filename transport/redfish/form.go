@@ -37,6 +37,7 @@ type cargo struct {
 	form    form
 	pkg     *fwpkg
 	compsig []transport.File // of the file, or one for each section
+	inner   bool             // the file is the image that was in pkg
 }
 
 // sections is how many requests the file takes.
@@ -251,7 +252,8 @@ func (c *cargo) unpackable() bool {
 }
 
 // forWay puts what a way takes in the place of the file: the image that is in a package,
-// where the target does not take the package.
+// where the target does not take the package. It may be called again for another way that
+// takes the same.
 func (c *cargo) forWay(ctx context.Context, w Way, profile Profile, version string) error {
 	raw := w == WaySimpleUpdate || w == WayInstallFromURI
 	switch w {
@@ -263,7 +265,7 @@ func (c *cargo) forWay(ctx context.Context, w Way, profile Profile, version stri
 	if raw || w != WayHPEPush && w != WayQueue && w != WayInstallSet {
 		c.compsig = nil
 	}
-	if !raw {
+	if !raw || c.inner {
 		return nil
 	}
 	names := c.pkg.Images()
@@ -274,6 +276,6 @@ func (c *cargo) forWay(ctx context.Context, w Way, profile Profile, version stri
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.file.Name, err)
 	}
-	c.file = f
+	c.file, c.inner = f, true
 	return nil
 }

@@ -112,5 +112,10 @@ func TestSignatureOfPackage(t *testing.T) {
 		require.NoError(t, c.forWay(t.Context(), tt.way, tt.profile, ""))
 		require.Equal(t, tt.file, c.file.Name, "%v", tt)
 		require.Len(t, c.compsig, tt.sigs, "%v", tt)
+		if tt.way == WayHPEPush { // which may be turned into the other
+			require.NoError(t, c.forWay(t.Context(), WayAddFromURI, tt.profile, ""))
+			require.Equal(t, tt.file, c.file.Name, "%v", tt)
+			require.Empty(t, c.compsig, "%v", tt)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package redfish
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,10 @@ func (u *update) preflight(now *updateService) error {
 	if e := now.Enabled.value; e != nil && !*e {
 		return u.fail(transport.ErrRejected, errors.New("the update service is switched off"), "switch it on; "+nothingSent)
 	}
-	if u.data.Way == WayHTTPPush && now.PushBusy.isTrue() && !u.data.Aimed {
-		return u.fail(transport.ErrBusy, errors.New("somebody else is about to push an image (HttpPushUriTargetsBusy)"), hintBusy)
+	if u.data.Way == WayHTTPPush {
+		if err := u.notAimed(now); err != nil {
+			return err
+		}
 	}
 	if u.profile.ilo() || u.profile == ProfileILO4 {
 		if err := u.quiet(now); err != nil {
@@ -31,14 +34,14 @@ func (u *update) preflight(now *updateService) error {
 }
 
 // quiet refuses to come between another update. An upload that a dead run did not finish
-// is over when the target notices.
+// is over when the target notices, and a component of its own when it is written.
 func (u *update) quiet(now *updateService) error {
 	for began := time.Now(); ; {
 		state := now.state().State
 		if idle(state) {
 			return nil
 		}
-		if !receiving(state) || time.Since(began) >= u.patience() {
+		if !receiving(state) && !u.data.Queue.arriving() || time.Since(began) >= u.patience() {
 			return u.fail(transport.ErrBusy, fmt.Errorf("an update is under way: %s", clip(state, 100)), hintBusy)
 		}
 		if err := u.pause(u.s.opts.PollInterval); err != nil {
@@ -54,7 +57,6 @@ func (u *update) quiet(now *updateService) error {
 // queueFree refuses to pass by what waits in the update queue. What cannot be read may be
 // there.
 func (u *update) queueFree(now *updateService) error {
-	const hint = "it comes first, and one that failed blocks all behind it: remove it, or ignore the queue (Options.IgnoreQueue)"
 	unread := func(err error) error {
 		return u.fail(transport.ErrBusy, fmt.Errorf("what is in the update queue cannot be read: %w", err),
 			"let the account read it, or ignore the queue (Options.IgnoreQueue); "+nothingSent)
@@ -77,6 +79,14 @@ func (u *update) queueFree(now *updateService) error {
 		}
 		if item.over() || u.data.Queue != nil && string(item.Name) == u.data.Queue.Name {
 			continue
+		}
+		hint := "it comes first, and one that failed blocks all behind it: remove it, or ignore the queue (Options.IgnoreQueue)"
+		if item.waitsForHost() {
+			// Others that the host applies can stand behind it, but not the same one again.
+			if q := u.data.Queue; q == nil || slices.Equal(q.By, []string{byHost}) && !strings.EqualFold(string(item.Filename), q.File) {
+				continue
+			}
+			hint = "it was put there by an earlier update, and comes first, when the host starts anew: restart the host, or remove the task"
 		}
 		return u.fail(transport.ErrBusy, fmt.Errorf("the update queue holds the task %q, which is %s", clip(string(item.Name), 100), clip(string(item.State), 100)), hint)
 	}

@@ -39,11 +39,16 @@ const (
 // host reports whether the task waits for a start of the host.
 func (q *queued) host() bool { return !slices.Contains(q.By, byBMC) }
 
+// arriving reports whether a component may be on its way into the repository, which lists
+// it when all of it has been written there.
+func (q *queued) arriving() bool { return q != nil && q.Looked && q.Own && !q.Kept }
+
 // queueItem is what is used of an HpeComponentUpdateTask.
 type queueItem struct {
 	Name     text
 	State    text
 	Filename text
+	By       texts `json:"UpdatableBy"`
 	Result   struct {
 		MessageID text  `json:"MessageId"`
 		Args      texts `json:"MessageArgs"`
@@ -57,6 +62,12 @@ func (i *queueItem) is(states ...string) bool {
 
 // over reports whether an item is in nobody's way any more.
 func (i *queueItem) over() bool { return i.is("Complete", "Canceled", "Cancelled") }
+
+// waitsForHost reports whether an item is of this driver's, and waits for the host to start
+// anew: it is in the way of no update by the management processor.
+func (i *queueItem) waitsForHost() bool {
+	return i.is("Pending") && strings.HasPrefix(string(i.Name), ownName) && slices.Equal(i.By, texts{byHost})
+}
 
 // enqueue begins an update by the queue.
 func (u *update) enqueue() {
@@ -281,11 +292,28 @@ func (u *update) item(ctx context.Context) (item queueItem, err error) {
 	return item, u.read(ctx, "update", q.Item, &item)
 }
 
-// neverQueued reports whether the request for the task is known not to have arrived: the
-// queue outlives resets, and nobody else has tasks of that name.
+// neverQueued reports whether the request for the task is known not to have arrived. That
+// the queue does not hold it proves nothing: a task that is over may have been taken out. Nor
+// does the update service say what the host applies, or tell one update from the next where
+// it shows no mark of them. Tasks that an install set has left may
+// have names of their own.
 func (u *update) neverQueued() bool {
-	at, err := u.findNamed(u.ctx, u.conn.update.hpe().Queue)
-	return err == nil && at == "" && u.data.Queue.Item == "" && !u.data.Worked
+	q, was := u.data.Queue, u.data.Before.Service
+	if q.Item != "" || q.host() || u.data.Worked || u.absent || was.Mark == "" || !u.sameBoot() {
+		return false
+	}
+	list, err := u.members(u.ctx, "update", string(u.conn.update.hpe().Queue))
+	if err != nil {
+		return false
+	}
+	for _, m := range list {
+		var i queueItem
+		if m.err != nil || decode(m.body, &i) != nil || string(i.Name) == q.Name || strings.EqualFold(string(i.Filename), q.File) {
+			return false
+		}
+	}
+	now, err := u.service(u.ctx)
+	return err == nil && now.state() == was
 }
 
 // queueStatus asks what became of the task.
@@ -381,7 +409,7 @@ func (u *update) withdraw(ctx context.Context) error {
 		return err
 	}
 	q := u.data.Queue
-	q.Item, q.Set, q.Looked, q.Kept, u.data.Part = "", "", false, false, 0
+	q.Item, q.Set, q.Looked, q.Own, q.Kept, u.data.Part = "", "", false, false, false, 0
 	return u.checkpoint(phaseBegin, false)
 }
 
@@ -406,6 +434,9 @@ func (u *update) dequeue(ctx context.Context) error {
 	if !u.data.Queue.Own || u.s.opts.RecoverySet {
 		return nil
 	}
+	if err := u.settled(ctx); err != nil {
+		return err
+	}
 	at, err := u.component(ctx)
 	if err != nil || at == "" {
 		return err
@@ -415,6 +446,30 @@ func (u *update) dequeue(ctx context.Context) error {
 		err = nil
 	}
 	return err
+}
+
+// settled waits until nothing can come into the repository any more of what a dead run, or
+// one that was given up, has uploaded.
+func (u *update) settled(ctx context.Context) error {
+	if !u.data.Queue.arriving() {
+		return nil
+	}
+	for began := time.Now(); ; {
+		now, err := u.service(ctx)
+		if err != nil {
+			return err
+		}
+		state := now.state().State
+		if idle(state) {
+			return nil
+		}
+		if time.Since(began) >= u.s.opts.ResetTimeout {
+			return u.fail(transport.ErrBusy, fmt.Errorf("the update service is at work (%s): %s may still come into the component repository", clip(state, 100), u.data.Queue.File), hintBusy)
+		}
+		if err := u.pauseWithin(ctx, u.s.opts.PollInterval); err != nil {
+			return err
+		}
+	}
 }
 
 // removeSet removes the install set of this update.

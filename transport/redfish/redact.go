@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,8 +55,12 @@ func kindOf(name string) string {
 		return slices.ContainsFunc(words, func(w string) bool { return strings.HasSuffix(n, w) })
 	}
 	switch {
-	case has("algorithm", "messageid"):
+	case has("algorithm", "messageid"), names(name):
 		return ""
+	// To whom a service posts, and what was asked of it: addresses there are good for
+	// whoever has them, and the Context of a subscription is what tells whose it is.
+	case ends("uri"), n == "destination", n == "context", n == "jsonbody", n == "httpheaders", n == "authorization", has("cookie"):
+		return kindSecret
 	case has("password", "passwd", "passphrase", "secret", "token", "hash", "credential", "community", "certificatestring", "email", "phone", "contact", "street"),
 		len(n) > len("key") && ends("key", "keys"): // "Key" alone is the class of a device
 		return kindSecret
@@ -71,6 +76,16 @@ func kindOf(name string) string {
 	return ""
 }
 
+// names reports whether a property names a resource of the service, or a place of it to
+// send to.
+func names(name string) bool {
+	switch strings.ToLower(name) {
+	case "@odata.id", "href", "target", "targeturi", "httppushuri", "multiparthttppushuri", "pushupdateuri", "serversenteventuri":
+		return true
+	}
+	return false
+}
+
 // numbered reports whether a property holds a version, which may look like an address.
 func numbered(name string) bool {
 	n := strings.ToLower(name)
@@ -78,6 +93,8 @@ func numbered(name string) bool {
 }
 
 var (
+	// A URL in a text; what writes JSON may write its slashes so that they are no end.
+	urlForm  = regexp.MustCompile(`\b([A-Za-z][A-Za-z0-9+.-]*):\\?/\\?/[^\s"'<>]+`)
 	macForm  = regexp.MustCompile(`\b[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}[:-]){4}[0-9A-Fa-f]{2}\b`)
 	ipv4Form = regexp.MustCompile(`\b(?:[0-9]{1,3}\.){3}[0-9]{1,3}\b`)
 	ipv6Form = regexp.MustCompile(`[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*`)
@@ -105,6 +122,15 @@ func (r *redactor) learn(name string, v any) {
 		case kindHost:
 			if len(v) >= 5 && strings.ContainsAny(v, "0123456789-.") {
 				r.everywhere(v, r.instead(kind, v))
+			}
+		}
+		for _, m := range urlForm.FindAllString(v, -1) {
+			at, err := url.Parse(m)
+			if err != nil {
+				continue
+			}
+			if host := at.Hostname(); len(host) >= 5 && strings.ContainsAny(host, ".-") && !isAddress(host) {
+				r.everywhere(host, r.instead(kindHost, host))
 			}
 		}
 		for _, m := range macForm.FindAllString(v, -1) {
@@ -178,7 +204,11 @@ func (r *redactor) value(name string, v any) any {
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for n, e := range v {
-			out[r.text("", n)] = r.value(n, e)
+			in := n
+			if strings.EqualFold(name, "HttpHeaders") { // whatever they are called
+				in = name
+			}
+			out[r.text("", n)] = r.value(in, e)
 		}
 		return out
 	case []any:
@@ -195,6 +225,14 @@ func (r *redactor) value(name string, v any) any {
 
 // text is the text of a property with everything replaced.
 func (r *redactor) text(name, s string) string {
+	if names(name) && !strings.HasPrefix(s, "/") { // by its path: the host is whose it is
+		if p, err := pathOf(s); err == nil && (strings.HasPrefix(p, "/redfish/") || strings.HasPrefix(p, "/rest/") || strings.HasSuffix(strings.ToLower(name), "uri")) {
+			_, at, has := strings.Cut(s, "#")
+			if s = p; has {
+				s += "#" + at
+			}
+		}
+	}
 	switch kind := kindOf(name); {
 	case s == "" || strings.HasPrefix(s, "/"): // a reference, whatever its name
 	case kind == kindSecret:
@@ -205,6 +243,7 @@ func (r *redactor) text(name, s string) string {
 		}
 		return r.instead(kind, s)
 	}
+	s = urlForm.ReplaceAllString(s, "$1://"+redacted)
 	s = r.known.Replace(s)
 	s = macForm.ReplaceAllStringFunc(s, func(m string) string { return r.instead(kindMAC, strings.ReplaceAll(m, "-", ":")) })
 	if numbered(name) {

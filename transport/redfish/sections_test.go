@@ -1,6 +1,7 @@
 package redfish_test
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -182,5 +183,98 @@ func TestSectionsResumed(t *testing.T) {
 		require.Equal(t, transport.VerdictUnknown, res.Verdict, "%+v", res)
 		require.Contains(t, res.Text, "section 2 of 3")
 		require.Equal(t, []int{0}, s.sections)
+	}
+}
+
+// A section that is known not to arrive is sent twice at most. Where the target can fetch
+// the package instead it does so once, from its beginning; also when a manager has died
+// between the two.
+func TestSectionsInVain(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789abcdef"), (sectionBytes+1000)/16)
+	var pkg bytes.Buffer
+	z := zip.NewWriter(&pkg)
+	for _, f := range []struct{ name, content string }{
+		{"payload.json", `{"PackageFormat":"FWPKG-v2","Devices":{"Device":[{"Target":"T-1","FirmwareImages":[{"FileName":"x.bin","DirectFlashOk":true}]}]}}`},
+		{"x.bin", string(content)},
+	} {
+		w, err := z.CreateHeader(&zip.FileHeader{Name: f.name, Method: zip.Store})
+		require.NoError(t, err)
+		_, err = w.Write([]byte(f.content))
+		require.NoError(t, err)
+	}
+	require.NoError(t, z.Close())
+	died := errors.New("the manager died")
+	for _, c := range []struct {
+		name    string
+		file    transport.File
+		from    int // the first section that it does not take
+		dies    bool
+		pushes  int
+		fetches int
+	}{
+		{"no other way", transport.BytesFile("fw.bin", content), 0, false, 2, 0},
+		{"the first", transport.BytesFile("fw.fwpkg", pkg.Bytes()), 0, false, 2, 1},
+		{"the last, and killed", transport.BytesFile("fw.fwpkg", pkg.Bytes()), 1, true, 2, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSectioned(t)
+			s.asILO(obj{"State": "Idle", "UploadCurrentEtag": "older"})
+			s.edit("/redfish/v1/Managers/1", func(o obj) { o["LastResetTime"], o["FirmwareVersion"] = "2026-01-01T00:00:00Z", "iLO 5 v2.30" })
+			s.edit("/redfish/v1/UpdateService/FirmwareInventory/BMC", func(o obj) { o["SoftwareId"] = "T-1" })
+			s.edit("/redfish/v1/UpdateService", func(o obj) {
+				o["Actions"] = obj{"Oem": obj{"Hpe": obj{"#HpeiLOUpdateServiceExt.AddFromUri": obj{"target": "/add"}}}}
+			})
+			s.handle("POST /add", func(_ http.ResponseWriter, r *http.Request) {
+				drain(r.Body)
+				s.edit("/redfish/v1/UpdateService/FirmwareInventory/BMC", func(o obj) { o["Version"] = "2.00" })
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			takes := s.handlers["POST /cgi-bin/uploadFile"]
+			pushes := 0
+			s.handle("POST /cgi-bin/uploadFile", func(w http.ResponseWriter, r *http.Request) {
+				if pushes++; pushes > 4 {
+					cancel()
+				}
+				if pushes <= c.from {
+					takes(w, r)
+					return
+				}
+				drain(r.Body)
+				w.WriteHeader(http.StatusBadRequest)
+			})
+			p := transport.Payload{Name: "bmc", Version: "2.00", Files: []transport.File{c.file,
+				transport.BytesFile("fw_part1.compsig", []byte("sig 1")), transport.BytesFile("fw_part2.compsig", []byte("sig 2"))}}
+			var r recorder
+			opts := transport.UpdateOptions{
+				Publish: func(context.Context, transport.PublishRequest) (transport.Published, error) {
+					return transport.Published{URL: "http://192.0.2.1/fw.fwpkg", Release: func(context.Context) (int64, error) { return 0, nil }}, nil
+				},
+				Checkpoint: func(ctx context.Context, st transport.State) error {
+					if err := r.keep(ctx, st); err != nil || !c.dies || !strings.Contains(string(st.Data), `"way":"add-from-uri"`) {
+						return err
+					}
+					return died
+				}}
+			ep := s.endpoint()
+			ep.Options = hasty()
+			conn := dial(t, ep)
+			res, err := transport.Update(ctx, conn, p, opts)
+			if c.dies {
+				require.ErrorIs(t, err, died)
+				last := r.last()
+				opts.Resume, opts.Checkpoint = &last, nil
+				res, err = transport.Update(ctx, conn, p, opts)
+			}
+			require.NoError(t, err)
+			require.Equal(t, c.pushes, pushes)
+			require.Equal(t, c.fetches, s.seen("POST /add"))
+			if c.fetches == 0 {
+				require.Equal(t, transport.VerdictUnknown, res.Verdict)
+				require.Contains(t, res.Text, "section 1 of 2 was sent twice")
+				return
+			}
+			require.Equal(t, transport.VerdictApplied, res.Verdict, "%+v", res)
+		})
 	}
 }

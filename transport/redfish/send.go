@@ -18,6 +18,7 @@ func (u *update) sendAll(offers *offers) (transport.Result, error) {
 			return res, err
 		}
 	}
+	lost := -1 // the section that was sent in vain last
 	for n := u.requests(); u.data.Part < n && !u.unsure; {
 		if u.data.Part > 0 && u.data.Queue == nil {
 			if res, err := u.between(offers); err != nil || res.Verdict != transport.VerdictUnknown {
@@ -32,20 +33,35 @@ func (u *update) sendAll(offers *offers) (transport.Result, error) {
 			}
 			continue
 		}
+		if err == nil && u.cut && u.mute {
+			return u.inVain(offers, res)
+		}
 		if err != nil || res.Verdict != transport.VerdictUnknown {
 			return res, err
 		}
 		if u.unsure && u.data.Part+1 < n {
-			if res, more, err := u.nextPart(offers); err != nil || !more {
+			part := u.data.Part
+			res, more, err := u.lostPart(offers, part != lost)
+			if err != nil || res.Verdict != transport.VerdictUnknown {
 				return res, err
 			}
+			if !more {
+				return u.inVain(offers, res)
+			}
+			lost = part
 		}
 	}
 	res, err := u.follow(offers)
 	if err != nil || res.Verdict != transport.VerdictUnknown {
 		return res, err
 	}
-	turned, err := u.turn(offers)
+	return u.inVain(offers, res)
+}
+
+// inVain goes on by another way where what was sent is known to have had no effect, and
+// there is such a way. Else res is the end.
+func (u *update) inVain(offers *offers, res transport.Result) (transport.Result, error) {
+	turned, err := u.turn(offers, &res)
 	if err != nil || !turned {
 		return res, err
 	}
@@ -147,7 +163,7 @@ func (u *update) answered(rep *reply, more bool, back func(transport.Result, err
 			e.Op, e.Target, e.Path, e.Kind = "update", u.s.target, u.payload.Name, transport.ErrBusy
 			e.Err, e.Hint = errors.Join(errRefusedForNow, e.Err), hintBusy
 			return back(none, e)
-		case u.ambiguous(rep, all):
+		case !u.cut && u.ambiguous(rep, all):
 			u.lost(e.Err.Error())
 			u.mute = rep.status == http.StatusBadRequest
 			return none, nil
@@ -158,10 +174,16 @@ func (u *update) answered(rep *reply, more bool, back func(transport.Result, err
 		if e.Hint != "" {
 			text += "; " + e.Hint
 		}
+		res := transport.Result{Verdict: transport.VerdictFailed, Code: e.Code, Text: clip(text, maxText)}
+		if u.cut { // whatever the answer is
+			u.mute = rep.status == http.StatusBadRequest && u.ambiguous(rep, all)
+			res.Text = clip(text+"; that came before the end of the request, which so had no effect", maxText)
+			return back(res, nil)
+		}
 		if err := u.checkpoint(phaseWait, false); err != nil {
 			return none, err
 		}
-		return transport.Result{Verdict: transport.VerdictFailed, Code: e.Code, Text: clip(text, maxText)}, nil
+		return res, nil
 	}
 	u.taskOf(rep)
 	u.data.Told = stronger(u.data.Told, activationOf(all))

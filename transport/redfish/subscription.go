@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,7 @@ type subscription struct {
 	mark string // its Context, by which it is found again
 	at   string // its resource, if that is known and there is no other with the mark
 	in   *transport.Receiving
+	late bool // it may still be made, and would not end by itself
 
 	mu    sync.Mutex
 	texts []string // of events, that were not told yet
@@ -65,7 +67,7 @@ func (u *update) subscribe() (*subscription, error) {
 	ctx, cancel := context.WithTimeout(u.ctx, subscribing)
 	defer cancel()
 	if u.data.Events != "" { // of a run that is dead, and whose URL nobody answers
-		if err := u.unsubscribe(ctx, u.data.Events, "", ""); err == nil {
+		if _, err := u.unsubscribe(ctx, u.data.Events, "", ""); err == nil {
 			u.data.Events = ""
 		}
 	}
@@ -84,7 +86,7 @@ func (u *update) subscribe() (*subscription, error) {
 		return s, gone
 	}
 	if err != nil {
-		u.progress("events", 0, 0, clip("the target posts no events, and is asked now and then: "+err.Error(), maxText))
+		u.progress("events", 0, 0, clip("the target posts no events, and is asked now and then: "+s.hide(err.Error()), maxText))
 	}
 	return s, nil
 }
@@ -134,8 +136,9 @@ func (s *subscription) open(ctx context.Context) error {
 		delete(body, "DeliveryRetryPolicy")
 		rep, err = u.post(ctx, to, body)
 	}
-	if err != nil {
-		return err // it may be there all the same
+	if err != nil { // it may be there all the same
+		s.late = body["DeliveryRetryPolicy"] == nil && !errors.Is(err, transport.ErrUnreachable)
+		return err
 	}
 	if !rep.ok() {
 		return u.refused("events", to, rep)
@@ -226,27 +229,44 @@ func (s *subscription) end() (left string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), farewell)
 	defer cancel()
 	if u.data.Events != "" {
-		url := ""
+		to := ""
 		if s.in != nil {
-			url = s.in.URL
+			to = s.in.URL
 		}
-		err := u.unsubscribe(ctx, u.data.Events, s.at, url)
+		gone, err := u.unsubscribe(ctx, u.data.Events, s.at, to)
 		for err != nil && (ofTheLine(err) || errors.Is(err, transport.ErrBusy)) && u.s.ctx.Err() == nil && rest(ctx, min(u.s.opts.PollInterval, time.Second)) {
-			err = u.unsubscribe(ctx, u.data.Events, s.at, url) // it may be starting anew
+			gone, err = u.unsubscribe(ctx, u.data.Events, s.at, to) // it may be starting anew
 		}
-		if err != nil {
-			left = fmt.Sprintf("an event subscription with the Context %s may be left on the target, and can be deleted there: %v", u.data.Events, err)
-		} else {
+		const may = "an event subscription with the Context %s may be left on the target, and can be deleted there: %s"
+		switch {
+		case err != nil:
+			left = fmt.Sprintf(may, u.data.Events, s.hide(err.Error()))
+		case s.late && !gone:
+			left = fmt.Sprintf(may, u.data.Events, "it was not there, and the answer to the request for it was lost")
+		default:
 			u.data.Events = ""
 		}
 	}
 	if s.in != nil {
 		if err := s.in.Release(ctx); err != nil {
-			u.progress("events", 0, 0, clip("closing the address for events: "+err.Error(), maxText))
+			u.progress("events", 0, 0, clip("closing the address for events: "+s.hide(err.Error()), maxText))
 		}
 	}
 	s.tell()
 	return clip(left, maxText)
+}
+
+// hide takes the address that the target posts to, which nobody else is to know, out of
+// what the target says.
+func (s *subscription) hide(text string) string {
+	if s.in == nil {
+		return text
+	}
+	text = strings.ReplaceAll(text, s.in.URL, redacted)
+	if at, err := url.Parse(s.in.URL); err == nil && len(strings.Trim(at.Path, "/")) > 0 {
+		text = strings.ReplaceAll(text, strings.Trim(at.Path, "/"), redacted)
+	}
+	return text
 }
 
 // rest waits, and reports whether ctx goes on.
@@ -261,30 +281,30 @@ func rest(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// unsubscribe deletes the subscription with a mark, which at and url are of, if they are
-// known: after a reset, names may be those of others.
-func (c *conn) unsubscribe(ctx context.Context, mark, at, url string) error {
+// unsubscribe deletes the subscription with a mark, which at and to are of, if they are
+// known, and reports whether there was one: after a reset, names may be those of others.
+func (c *conn) unsubscribe(ctx context.Context, mark, at, to string) (was bool, err error) {
 	var sub struct{ Context, Destination text }
-	ours := func() bool { return string(sub.Context) == mark || url != "" && string(sub.Destination) == url }
+	ours := func() bool { return string(sub.Context) == mark || to != "" && string(sub.Destination) == to }
 	if at != "" {
 		err := c.read(ctx, "events", at, &sub)
 		if err == nil && ours() {
-			return c.remove(ctx, at)
+			return true, c.remove(ctx, at)
 		}
 		if err != nil && !answered(err) {
-			return err
+			return false, err
 		}
 	}
 	var service eventService
 	if c.root.Events == "" {
-		return nil
+		return false, nil
 	}
 	if err := c.read(ctx, "events", string(c.root.Events), &service); err != nil {
-		return err
+		return false, err
 	}
 	list, err := c.members(ctx, "events", string(service.Subscriptions))
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, m := range list {
 		sub.Context, sub.Destination = "", ""
@@ -294,9 +314,10 @@ func (c *conn) unsubscribe(ctx context.Context, mark, at, url string) error {
 			err = m.err // it may be the one
 		case decode(m.body, &sub) == nil && ours():
 			if err := c.remove(ctx, m.uri); err != nil {
-				return err
+				return was, err
 			}
+			was = true
 		}
 	}
-	return err
+	return was, err
 }

@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -219,9 +221,11 @@ func TestSubscriptionEnds(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWatched(t, redfishtest.Config{Pace: 10 * time.Millisecond}, "NIC", redfish.WaySimpleUpdate)
+			var injected []*redfishtest.Injected
 			for _, f := range c.faults {
-				w.srv.Inject(f)
+				injected = append(injected, w.srv.Inject(f))
 			}
+			posts := len(c.faults) == 1 && slices.Contains([]redfishtest.FaultKind{redfishtest.NeverPosts, redfishtest.PostsGarbage, redfishtest.PostsOther}, c.faults[0].Kind)
 			if c.change != nil {
 				c.change(w)
 			}
@@ -234,8 +238,22 @@ func TestSubscriptionEnds(t *testing.T) {
 					}
 				}
 			}
+			if posts {
+				hold := w.srv.Inject(redfishtest.Fault{Kind: redfishtest.Hold, State: "Updating"})
+				heard := w.uo.Progress
+				w.uo.Progress = func(p transport.Progress) {
+					heard(p)
+					_, _, came := w.box.count()
+					if injected[0].Hits() > 0 && (came > 0 || c.faults[0].Kind == redfishtest.NeverPosts) {
+						hold.Remove() // it ends when there was something to post
+					}
+				}
+			}
 			res, err := w.run(t, t.Context())
 			require.NoError(t, err)
+			for _, i := range injected {
+				require.Positive(t, i.Hits(), "the fault has happened")
+			}
 			require.Equal(t, c.verdict, res.Verdict, "%+v", res)
 			require.NotContains(t, res.Text, "subscription")
 			told := strings.Join(w.told, "\n")
@@ -247,6 +265,65 @@ func TestSubscriptionEnds(t *testing.T) {
 			w.clean(t)
 		})
 	}
+}
+
+// A request to subscribe whose answer is lost may be carried out when nobody looks any more:
+// where the subscription would not end by itself, that is said.
+func TestSubscriptionThatMayCome(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		w := newWatched(t, redfishtest.Config{}, "NIC", redfish.WaySimpleUpdate)
+		skip := 0
+		if !ends {
+			skip = 1
+			w.srv.Inject(redfishtest.Fault{Kind: redfishtest.Refuses, Method: "POST", Path: subscriptionsPath, Status: 400, Times: 1})
+		}
+		f := w.srv.Inject(redfishtest.Fault{Kind: redfishtest.ResetAt, Bytes: 1, Method: "POST", Path: subscriptionsPath, Skip: skip, Times: 1})
+		res, err := w.run(t, t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 1, f.Hits())
+		require.Equal(t, transport.VerdictApplied, res.Verdict)
+		require.Equal(t, !ends, strings.Contains(res.Text, "an event subscription with the Context"), res.Text)
+		w.clean(t)
+	}
+}
+
+// What a service says of the address that it was to post to is told without the address,
+// which is good for whoever has it.
+func TestSubscriptionKeepsItsAddress(t *testing.T) {
+	s := newService(t, nil)
+	s.pusher(0)
+	const events = "/redfish/v1/EventService"
+	s.edit("/redfish/v1", func(o obj) { o["EventService"] = ref(events) })
+	s.set(events, obj{"Subscriptions": ref(events + "/Subscriptions")})
+	s.collection(events + "/Subscriptions")
+	s.handle("POST "+events+"/Subscriptions", func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Destination string }
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		at, _ := url.Parse(in.Destination)
+		w.WriteHeader(http.StatusForbidden)
+		_ = json.NewEncoder(w).Encode(obj{"error": obj{"@Message.ExtendedInfo": []obj{{"MessageId": "Base.1.4.PropertyValueFormatError",
+			"Message": in.Destination + " is nowhere, nor is " + at.Path, "MessageArgs": []string{in.Destination, at.Path}}}}})
+	})
+	box := newMailbox(t)
+	var told []string
+	token := ""
+	opts := quick()
+	opts.Way, opts.Events = redfish.WayHTTPPush, redfish.EventsAlways
+	ep := s.endpoint()
+	ep.Options = opts
+	_, err := transport.Update(t.Context(), dial(t, ep), image("2.00"), transport.UpdateOptions{
+		Receive: func(ctx context.Context, r transport.ReceiveRequest) (transport.Receiving, error) {
+			in, err := box.receive(ctx, r)
+			token = in.URL[strings.LastIndexByte(in.URL, '/')+1:]
+			return in, err
+		},
+		Progress: func(p transport.Progress) { told = append(told, p.Text) }})
+	require.NoError(t, err)
+	all := strings.Join(told, "\n")
+	require.Contains(t, all, "PropertyValueFormatError")
+	require.Contains(t, all, "is nowhere")
+	require.NotEmpty(t, token)
+	require.NotContains(t, all, token)
 }
 
 // What is asked for is what the service knows, and ends by itself where that can be said.

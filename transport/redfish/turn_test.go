@@ -2,6 +2,8 @@ package redfish_test
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +18,7 @@ import (
 // that it took nothing: the mark of an earlier upload stands, it did nothing, and it was not
 // reset. Else nothing is sent by another way, as it would be written twice.
 func TestPushAnsweredByNothing(t *testing.T) {
-	const unknown, applied = transport.VerdictUnknown, transport.VerdictApplied
+	const unknown, applied, failed = transport.VerdictUnknown, transport.VerdictApplied, transport.VerdictFailed
 	push := redfishtest.Fault{Kind: redfishtest.EmptyError, Path: "/cgi-bin/uploadFile", Times: 1}
 	took, early := push, push
 	took.Kind, took.Status = redfishtest.AnswersOtherwise, 400
@@ -30,6 +32,7 @@ func TestPushAnsweredByNothing(t *testing.T) {
 		reset    bool // it tells when it was reset
 		opts     redfish.Options
 		unserved bool
+		taken    bool // the port of the server
 		fetched  bool
 		want     transport.Verdict
 	}{
@@ -43,6 +46,9 @@ func TestPushAnsweredByNothing(t *testing.T) {
 		"another session":               {fault: push, other: &again, earlier: true, want: unknown},
 		"another session, and it tells": {fault: push, other: &again, earlier: true, reset: true, fetched: true, want: applied},
 		"before the end of the request": {fault: early, fetched: true, want: applied},
+		"no port":                       {fault: push, earlier: true, taken: true, want: unknown},
+		"before the end, and no port":   {fault: early, taken: true, want: failed},
+		"before the end, and no server": {fault: early, unserved: true, want: failed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -68,7 +74,13 @@ func TestPushAnsweredByNothing(t *testing.T) {
 					}
 					return r.keep(ctx, s)
 				}
-				if !c.unserved {
+				switch {
+				case c.unserved:
+				case c.taken:
+					o.Publish = func(context.Context, transport.PublishRequest) (transport.Published, error) {
+						return transport.Published{}, errors.New("the port is taken")
+					}
+				default:
 					o.Publish = pub.Publish
 				}
 			})
@@ -86,7 +98,13 @@ func TestPushAnsweredByNothing(t *testing.T) {
 			}
 			require.Equal(t, fetches, srv.Count("POST", "/redfish/v1/UpdateService/Actions/Oem/Hpe/HpeiLOUpdateServiceExt.AddFromUri"))
 			require.Len(t, srv.Flashes(), flashes+writes, "written once")
+			require.Equal(t, c.taken, strings.Contains(res.Text, "the port is taken"), res.Text)
+			if c.want == failed {
+				require.False(t, r.last().Sent)
+				require.Contains(t, res.Text, "before the end of the request")
+			}
 			if !c.fetched {
+				require.Contains(t, string(r.last().Data), `"way":"hpe-push"`)
 				return
 			}
 			// A manager that dies when it has turned goes on by the way that it has chosen.

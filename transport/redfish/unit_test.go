@@ -3,9 +3,11 @@ package redfish
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
@@ -56,6 +58,41 @@ func TestRetryAfter(t *testing.T) {
 		require.Equal(t, want, retryAfter(http.Header{"Retry-After": {said}}, now), said)
 	}
 	require.Equal(t, time.Minute, retryAfter(http.Header{"Retry-After": {now.Add(time.Hour).Format(http.TimeFormat)}, "Date": {now.Add(59 * time.Minute).Format(http.TimeFormat)}}, now))
+}
+
+// News brings a look forward, and constant news does not have a target asked without a
+// pause.
+func TestNap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for interval, want := range map[time.Duration]time.Duration{4 * time.Second: time.Second, time.Hour: 2 * time.Second} {
+			s := &session{opts: Options{PollInterval: interval}}
+			s.ctx, s.cancel = context.WithCancelCause(t.Context())
+			u := &update{conn: &conn{s: s}, ctx: t.Context(), wake: make(chan struct{}, 1)}
+			for range 3 {
+				u.news()
+				began := time.Now()
+				require.NoError(t, u.nap())
+				require.Equal(t, want, time.Since(began))
+			}
+			began := time.Now()
+			require.NoError(t, u.nap())
+			require.Equal(t, interval, time.Since(began))
+			s.cancel(nil)
+		}
+	})
+}
+
+// What reads the same counts once in each interval, and anew when it changes.
+func TestReadsThatCount(t *testing.T) {
+	w := &watch{update: &update{conn: &conn{s: &session{opts: Options{PollInterval: 4 * time.Second}}}}}
+	for i, c := range []struct {
+		at   int // seconds
+		read string
+		want bool
+	}{{0, "a", false}, {1, "a", false}, {2, "a", false}, {4, "a", false}, {7, "a", false}, {8, "b", false}, {9, "b", false},
+		{12, "b", false}, {15, "b", false}, {16, "b", true}, {17, "b", true}, {18, "a", false}, {22, "a", false}, {26, "a", true}} {
+		require.Equal(t, c.want, w.settles(c.read, time.Unix(int64(c.at), 0)), "%d: %+v", i, c)
+	}
 }
 
 func TestClassOf(t *testing.T) {

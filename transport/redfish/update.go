@@ -121,23 +121,37 @@ func (u *update) run() (transport.Result, error) {
 	if err == nil {
 		res, err = u.work(offers)
 	}
+	over := err == nil
 	left := events.end()
+	// What the target refuses when the update is over changes nothing of its end.
+	tidied := func(err error) error {
+		if err == nil || ofTheLine(err) || u.unkept != nil || u.ended() != nil || u.s.ctx.Err() != nil {
+			return err // whoever goes on tries again
+		}
+		left = endOf(clip("not all could be tidied up: "+err.Error(), maxText) + "; " + left)
+		return nil
+	}
 	if u.data.Queue != nil {
-		res, err = u.leaveQueue(res, err)
+		if res, err = u.leaveQueue(res, err); over {
+			err = tidied(err)
+		}
 	}
 	if u.data.Aimed && err == nil {
-		err = u.setTargets(u.ctx, nil)
+		err = tidied(u.unaim(u.ctx))
 	}
 	if rerr := offers.release(u, err == nil); err == nil {
-		err = rerr
+		err = tidied(rerr)
 	}
-	if err != nil {
-		var te *transport.Error
-		if errors.As(err, &te) && errors.Is(te.Kind, transport.ErrConnLost) {
-			u.s.lose(err)
+	if err == nil {
+		if left != "" {
+			res.Text = endOf(left + "; " + res.Text)
 		}
-	} else if left != "" {
-		res.Text = endOf(left + "; " + res.Text)
+		return res, nil
+	}
+	u.log(left)
+	var te *transport.Error
+	if errors.As(err, &te) && errors.Is(te.Kind, transport.ErrConnLost) {
+		u.s.lose(err)
 	}
 	return res, err
 }

@@ -23,12 +23,8 @@ func (w *watch) versions(st status, now time.Time) (res transport.Result, done b
 	if err != nil {
 		return res, false, err
 	}
-	if read := strings.Join(have, "\x00"); read != w.read {
-		w.read, w.reads = read, 0
-	}
-	w.reads++
 	w.progress("verify", 0, 0, "")
-	if w.reads < equalReads {
+	if !w.settles(strings.Join(have, "\x00"), now) {
 		return res, false, nil
 	}
 	var missing []string
@@ -42,6 +38,20 @@ func (w *watch) versions(st status, now time.Time) (res transport.Result, done b
 		return w.fresh(st, settled)
 	}
 	return w.stale(st, settled, strings.Join(missing, ", "))
+}
+
+// settles counts a read of the versions, and reports whether there were enough that are
+// equal. Of the reads that events bring about, one in each PollInterval counts: what comes
+// and goes while a target starts does so for longer than events are apart.
+func (w *watch) settles(read string, now time.Time) bool {
+	if read != w.read {
+		w.read, w.reads = read, 0
+	}
+	if w.reads == 0 || now.Sub(w.counted) >= w.s.opts.PollInterval {
+		w.reads++
+		w.counted = now
+	}
+	return w.reads >= equalReads
 }
 
 // fresh judges an update after which every version reads as the new one.

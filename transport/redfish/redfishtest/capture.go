@@ -111,6 +111,8 @@ func depth(v any) int {
 func (c *Capture) profile() Profile {
 	oem, _ := c.nodes["/redfish/v1"]["Oem"].(object)
 	switch {
+	case strings.Contains(string(encode(c.nodes["/redfish/v1/UpdateService"])), ".UpdateAll\""):
+		return RMC
 	case oem["Hp"] != nil:
 		return ILO4
 	case oem["Hpe"] != nil:

@@ -54,6 +54,53 @@ func TestCapture(t *testing.T) {
 	}
 }
 
+// TestResources: each resource is the same, asked for alone or made with all others.
+func TestResources(t *testing.T) {
+	for _, p := range redfishtest.Profiles() {
+		t.Run(string(p), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, redfishtest.Config{Profile: p, LastResetTime: true})
+			c := newClient(t, s)
+			c.login()
+			s.AddTask("update", "/redfish/v1/UpdateService")
+			if p == redfishtest.ILO5 || p == redfishtest.ILO6 || p == redfishtest.ILO7 {
+				s.Enqueue(redfishtest.QueueItem{Name: "a", State: "Exception"})
+				s.LeaveState("Error", "FirmwareFlashFailed")
+			}
+			without := func(o map[string]any) map[string]any {
+				delete(o, "@odata.etag")
+				if hpe, ok := at(o, "Oem", "Hpe").(map[string]any); ok {
+					delete(hpe, "CurrentTime")
+				}
+				instances, _ := o["Instances"].([]any)
+				for _, i := range instances {
+					delete(i.(map[string]any), "ETag") // that of what tells the time, too
+				}
+				return o
+			}
+			capture, err := s.Capture()
+			require.NoError(t, err)
+			for path, text := range capture.Resources {
+				var want map[string]any
+				require.NoError(t, json.Unmarshal(text, &want))
+				a := c.get(path)
+				require.Equal(t, http.StatusOK, a.status, path)
+				require.Equal(t, without(want), without(a.json), path)
+				require.Equal(t, http.StatusNotFound, c.get(strings.TrimSuffix(path, "/")+"/Nothing").status)
+			}
+			for _, collection := range []string{"/redfish/v1/Systems", "/redfish/v1/Managers", "/redfish/v1/TaskService/Tasks", "/redfish/v1/UpdateService/FirmwareInventory"} {
+				members, _ := c.get(collection + "?$expand=.").json["Members"].([]any)
+				for _, m := range members {
+					path, _ := at(m.(map[string]any), "@odata.id").(string)
+					if full := p != redfishtest.ILO4 && p != redfishtest.RMC; full {
+						require.Equal(t, without(c.get(path).json), without(m.(map[string]any)))
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestCaptureRefused(t *testing.T) {
 	for name, text := range map[string]string{
 		"no JSON": "{", "no version": `{"resources":{"/redfish/v1":{}}}`, "another version": `{"version":2,"resources":{"/redfish/v1":{}}}`,

@@ -60,7 +60,49 @@ func (s *Server) version(i int) string {
 
 // commonTree adds what every profile has. s.mu is held.
 func (s *Server) commonTree(t *tree) {
-	p := s.cfg.Profile
+	if t.is("/redfish/v1") {
+		s.rootTree(t)
+	}
+	if t.under("/redfish/v1/JsonSchemas") {
+		t.collection("/redfish/v1/JsonSchemas", "JsonSchemaFileCollection", "Schemas")
+	}
+	if t.under("/redfish/v1/Registries") {
+		t.collection("/redfish/v1/Registries", "MessageRegistryFileCollection", "Registries")
+	}
+	if t.under("/redfish/v1/SessionService") {
+		s.sessionTree(t)
+	}
+	if t.under("/redfish/v1/AccountService") {
+		s.accountTree(t)
+	}
+	if t.under("/redfish/v1/TaskService") {
+		s.taskTree(t)
+	}
+	if t.under(eventPath) {
+		s.eventTree(t)
+	}
+	if t.under("/redfish/v1/Systems") {
+		s.hostTree(t)
+	}
+	if t.under("/redfish/v1/Chassis") {
+		s.chassisTree(t)
+	}
+	if t.under("/redfish/v1/Managers") {
+		s.managerTree(t)
+	}
+	if s.cfg.Profile == ILO4 {
+		return
+	}
+	if t.under(inventoryPath) {
+		s.inventoryTree(t)
+	}
+	if t.under(updatePath + "/SoftwareInventory") {
+		t.collection(updatePath+"/SoftwareInventory", "SoftwareInventoryCollection", "Software Inventory")
+	}
+}
+
+// rootTree adds the service root. s.mu is held.
+func (s *Server) rootTree(t *tree) {
 	t.add("/redfish/v1", "#ServiceRoot.v1_5_1.ServiceRoot", object{
 		"Id": "RootService", "Name": "Root Service", "RedfishVersion": "1.6.0", "UUID": uuid,
 		"Systems": t.link("/redfish/v1/Systems"), "Managers": t.link("/redfish/v1/Managers"), "Chassis": t.link("/redfish/v1/Chassis"),
@@ -69,8 +111,10 @@ func (s *Server) commonTree(t *tree) {
 		"JsonSchemas": t.link("/redfish/v1/JsonSchemas"), "Registries": t.link("/redfish/v1/Registries"),
 		"Links": object{"Sessions": t.link(s.sessionsPath())},
 	})
-	t.collection("/redfish/v1/JsonSchemas", "JsonSchemaFileCollection", "Schemas")
-	t.collection("/redfish/v1/Registries", "MessageRegistryFileCollection", "Registries")
+}
+
+// sessionTree adds the session service. s.mu is held.
+func (s *Server) sessionTree(t *tree) {
 	t.add("/redfish/v1/SessionService", "#SessionService.v1_1_3.SessionService", object{
 		"Name": "Session Service", "ServiceEnabled": true, "SessionTimeout": 1800, "Sessions": t.link(s.sessionsPath()),
 	})
@@ -80,11 +124,10 @@ func (s *Server) commonTree(t *tree) {
 		t.add(s.sessionsPath()+"/"+ses.id, "#Session.v1_0_0.Session", s.sessionObject(ses))
 	}
 	t.collection(s.sessionsPath(), "SessionCollection", "Sessions", members...)
-	s.accountTree(t)
-	s.taskTree(t)
-	s.eventTree(t)
-	s.hostTree(t)
+}
 
+// managerTree adds the managers. s.mu is held.
+func (s *Server) managerTree(t *tree) {
 	t.collection("/redfish/v1/Managers", "ManagerCollection", "Managers", s.managerPath())
 	manager := t.add(s.managerPath(), "#Manager.v1_5_1.Manager", object{
 		"Name": "Manager", "ManagerType": "BMC", "UUID": uuid, "FirmwareVersion": s.version(0), "Model": s.cfg.Firmware[0].Name,
@@ -98,10 +141,11 @@ func (s *Server) commonTree(t *tree) {
 	if s.cfg.LastResetTime {
 		manager["LastResetTime"] = stamp(s.booted)
 	}
-	if p == ILO4 {
-		return
-	}
-	members = nil
+}
+
+// inventoryTree adds the firmware inventory. s.mu is held.
+func (s *Server) inventoryTree(t *tree) {
+	var members []string
 	for _, f := range s.firmware {
 		if f.Adapter {
 			continue
@@ -110,7 +154,6 @@ func (s *Server) commonTree(t *tree) {
 		t.add(inventoryPath+"/"+f.ID, "#SoftwareInventory.v1_2_0.SoftwareInventory", s.inventoryObject(f))
 	}
 	t.collection(inventoryPath, "SoftwareInventoryCollection", "Firmware Inventory", members...)
-	t.collection(updatePath+"/SoftwareInventory", "SoftwareInventoryCollection", "Software Inventory")
 }
 
 // inventoryObject is a SoftwareInventory resource. s.mu is held.

@@ -99,7 +99,7 @@ type Config struct {
 	PushTasks Tasks
 	// TaskPayload makes tasks name the request that made them (Payload).
 	TaskPayload bool
-	// LastResetTime makes the manager tell when it was last reset.
+	// LastResetTime makes the manager, and the host, tell when they were last reset.
 	LastResetTime bool
 	// Mark is the parameter of a push to an iLO that comes back as UploadCurrentEtag.
 	Mark Mark

@@ -18,9 +18,13 @@ const (
 
 // genericTree adds the update service of DSP0266 and DSP2046.
 func (s *Server) genericTree(t *tree) {
-	root := t.nodes[s.clean("/redfish/v1")]
-	root["Vendor"], root["Product"], root["RedfishVersion"] = "Example", "Management Controller", "1.17.0"
-	root["ProtocolFeaturesSupported"] = object{"ExpandQuery": object{"ExpandAll": true, "NoLinks": true, "Levels": true, "MaxLevels": 1}}
+	if root := t.nodes[s.clean("/redfish/v1")]; root != nil {
+		root["Vendor"], root["Product"], root["RedfishVersion"] = "Example", "Management Controller", "1.17.0"
+		root["ProtocolFeaturesSupported"] = object{"ExpandQuery": object{"ExpandAll": true, "NoLinks": true, "Levels": true, "MaxLevels": 1}}
+	}
+	if !t.is(updatePath) {
+		return
+	}
 	simple := object{"target": simpleUpdatePath, "TransferProtocol@Redfish.AllowableValues": []any{"HTTP", "HTTPS"}}
 	update := t.add(updatePath, "#UpdateService.v1_11_0.UpdateService", object{
 		"Name": "Update Service", "ServiceEnabled": true, "Status": object{"State": "Enabled", "Health": "OK"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/roundsman-go/roundsman/transport"
 )
@@ -14,6 +15,7 @@ type hostState struct {
 	busy  bool   // it starts or stops
 	boots int
 	cold  bool // it was off since it was last on
+	start time.Time
 }
 
 // Power returns the power state of the host: "On", "Off", "PoweringOn".
@@ -142,6 +144,9 @@ func (s *Server) boot(ctx context.Context) error {
 	s.activate(what)
 	s.host.cold, s.host.power = false, "On"
 	s.host.boots++
+	if s.host.start = s.host.start.Add(time.Second); s.host.start.Before(s.now()) {
+		s.host.start = s.now().Truncate(time.Second)
+	}
 	s.notify()
 	return nil
 }
@@ -169,15 +174,10 @@ func (s *Server) systemReset(x *exchange, r *http.Request, _ Account) error {
 // hostTree adds the system and its chassis. s.mu is held.
 func (s *Server) hostTree(t *tree) {
 	sys, cha := s.systemPath(), s.chassisPath()
+	maker, model := s.product()
 	allowed := make([]any, len(resetTypes))
 	for i, v := range resetTypes {
 		allowed[i] = v
-	}
-	maker, model := "Example", "Model 1"
-	if s.cfg.Profile.ilo() > 0 {
-		maker, model = "HPE", map[int]string{4: "ProLiant DL380 Gen9", 5: "ProLiant DL380 Gen10", 6: "ProLiant DL380 Gen11", 7: "ProLiant DL380 Gen12"}[s.cfg.Profile.ilo()]
-	} else if s.cfg.Profile == RMC {
-		maker, model = "HPE", "Superdome Flex"
 	}
 	bios := s.version(1)
 	if s.cfg.Profile == RMC {
@@ -185,7 +185,7 @@ func (s *Server) hostTree(t *tree) {
 	}
 	status := object{"State": "Enabled", "Health": "OK"}
 	t.collection("/redfish/v1/Systems", "ComputerSystemCollection", "Systems", sys)
-	t.add(sys, "#ComputerSystem.v1_5_0.ComputerSystem", object{
+	system := object{
 		"Name": "Computer System", "SystemType": "Physical", "Manufacturer": maker, "Model": model, "SerialNumber": Serial, "SKU": "P02462-B21",
 		"UUID": uuid, "BiosVersion": bios, "PowerState": s.host.power, "Status": status, "HostName": "host",
 		"Actions": object{"#ComputerSystem.Reset": object{
@@ -195,7 +195,11 @@ func (s *Server) hostTree(t *tree) {
 		"Storage": t.link(sys + "/Storage"), "EthernetInterfaces": t.link(sys + "/EthernetInterfaces"),
 		"TrustedModules": s.trustedModules(),
 		"Links":          object{"ManagedBy": []any{t.link(s.managerPath())}, "Chassis": []any{t.link(cha)}},
-	})
+	}
+	if s.cfg.LastResetTime {
+		system["LastResetTime"] = stamp(s.host.start)
+	}
+	t.add(sys, "#ComputerSystem.v1_5_0.ComputerSystem", system)
 	t.add(sys+"/SecureBoot", "#SecureBoot.v1_0_0.SecureBoot", object{"Name": "SecureBoot", "SecureBootEnable": true, "SecureBootCurrentBoot": "Enabled"})
 	t.add(sys+"/Bios", "#Bios.v1_0_0.Bios", object{"Name": "BIOS Current Settings", "Attributes": object{"SerialNumber": Serial}})
 	t.collection(sys+"/EthernetInterfaces", "EthernetInterfaceCollection", "Ethernet Interfaces", sys+"/EthernetInterfaces/1")
@@ -214,6 +218,24 @@ func (s *Server) hostTree(t *tree) {
 			"Name": "Drive " + id, "Model": "EG000600", "Revision": rev, "SerialNumber": "RFT0000" + id, "CapacityBytes": 600127266816, "Status": status,
 		})
 	}
+}
+
+// product is who makes the server, and which it is.
+func (s *Server) product() (maker, model string) {
+	maker, model = "Example", "Model 1"
+	if s.cfg.Profile.ilo() > 0 {
+		maker, model = "HPE", map[int]string{4: "ProLiant DL380 Gen9", 5: "ProLiant DL380 Gen10", 6: "ProLiant DL380 Gen11", 7: "ProLiant DL380 Gen12"}[s.cfg.Profile.ilo()]
+	} else if s.cfg.Profile == RMC {
+		maker, model = "HPE", "Superdome Flex"
+	}
+	return maker, model
+}
+
+// chassisTree adds the chassis with its network adapters. s.mu is held.
+func (s *Server) chassisTree(t *tree) {
+	sys, cha := s.systemPath(), s.chassisPath()
+	maker, model := s.product()
+	status := object{"State": "Enabled", "Health": "OK"}
 	t.collection("/redfish/v1/Chassis", "ChassisCollection", "Chassis", cha)
 	t.add(cha, "#Chassis.v1_6_0.Chassis", object{
 		"Name": "Computer System Chassis", "ChassisType": "RackMount", "Manufacturer": maker, "Model": model, "SerialNumber": Serial,

@@ -26,8 +26,42 @@ func (s *Server) iloVersion() string {
 // iloTree adds what iLO has beside the standard. s.mu is held.
 func (s *Server) iloTree(t *tree) {
 	g, oem := s.cfg.Profile.ilo(), s.oem()
-	root := t.nodes[s.clean("/redfish/v1")]
-	sysType := map[int]string{4: "HpComputerSystemExt", 5: "HpeComputerSystemExt"}[min(g, 5)]
+	if root := t.nodes[s.clean("/redfish/v1")]; root != nil {
+		s.iloRoot(t, root)
+	}
+	if man := t.nodes[s.clean(s.managerPath())]; man != nil {
+		version := fmt.Sprintf("iLO %d v%s", g, s.iloVersion())
+		man["FirmwareVersion"], man["Model"] = version, fmt.Sprint("iLO ", g)
+		ilo := object{
+			"@odata.type": "#" + oem + "iLO.v2_6_0." + oem + "iLO",
+			"Firmware":    object{"Current": object{"VersionString": version, "Date": "Sep 04 2022"}},
+			"Type":        fmt.Sprint("iLO ", g),
+		}
+		man["Oem"] = object{oem: ilo}
+		if g == 4 {
+			ilo["Links"] = object{"UpdateService": t.link(ilo4UpdatePath)}
+		}
+	}
+	if sys := t.nodes[s.clean(s.systemPath())]; sys != nil {
+		sysType := map[int]string{4: "HpComputerSystemExt", 5: "HpeComputerSystemExt"}[min(g, 5)]
+		sys["Oem"] = object{oem: object{
+			"@odata.type": "#" + sysType + ".v2_10_1." + sysType,
+			"Bios":        object{"Current": object{"VersionString": s.version(1)}},
+			"PostState":   s.postState(), "AggregateHealthStatus": object{"AggregateServerHealth": "OK"},
+		}}
+	}
+	if g > 4 {
+		s.repositoryTree(t)
+		if t.is(updatePath) {
+			s.iloUpdate(t)
+		}
+	}
+	s.iloDirectory(t)
+}
+
+// iloRoot adds to the service root what iLO says there. s.mu is held.
+func (s *Server) iloRoot(t *tree, root object) {
+	g, oem := s.cfg.Profile.ilo(), s.oem()
 	ext := object{
 		"@odata.type": "#" + oem + "eiLOServiceExt.v2_3_0.HpeiLOServiceExt",
 		"Manager": []any{object{
@@ -42,29 +76,11 @@ func (s *Server) iloTree(t *tree) {
 	}
 	root["Oem"] = object{oem: ext}
 	root["Vendor"], root["Product"] = "HPE", map[int]string{4: "ProLiant DL380 Gen9", 5: "ProLiant DL380 Gen10", 6: "ProLiant DL380 Gen11", 7: "ProLiant DL380 Gen12"}[g]
-	man := t.nodes[s.clean(s.managerPath())]
-	version := fmt.Sprintf("iLO %d v%s", g, s.iloVersion())
-	man["FirmwareVersion"], man["Model"] = version, fmt.Sprint("iLO ", g)
-	ilo := object{
-		"@odata.type": "#" + oem + "iLO.v2_6_0." + oem + "iLO",
-		"Firmware":    object{"Current": object{"VersionString": version, "Date": "Sep 04 2022"}},
-		"Type":        fmt.Sprint("iLO ", g),
-	}
-	man["Oem"] = object{oem: ilo}
-	if g == 4 {
-		ilo["Links"] = object{"UpdateService": t.link(ilo4UpdatePath)}
-	}
-	sys := t.nodes[s.clean(s.systemPath())]
-	sys["Oem"] = object{oem: object{
-		"@odata.type": "#" + sysType + ".v2_10_1." + sysType,
-		"Bios":        object{"Current": object{"VersionString": s.version(1)}},
-		"PostState":   s.postState(), "AggregateHealthStatus": object{"AggregateServerHealth": "OK"},
-	}}
-	if g == 4 {
-		s.iloDirectory(t)
-		return
-	}
-	s.repositoryTree(t)
+}
+
+// iloUpdate adds the update service. s.mu is held.
+func (s *Server) iloUpdate(t *tree) {
+	g := s.cfg.Profile.ilo()
 	actions := object{}
 	for _, name := range []string{
 		"AddFromUri", "DeleteInstallSets", "DeleteMaintenanceWindows", "DeleteUnlockedComponents", "DeleteUpdateTaskQueueItems", "StartFirmwareIntegrityCheck",
@@ -104,7 +120,6 @@ func (s *Server) iloTree(t *tree) {
 		"HttpPushUri": pushPath, "Status": object{"State": "Enabled", "Health": "OK"},
 		"Actions": standard, "Oem": object{"Hpe": hpe},
 	})
-	s.iloDirectory(t)
 }
 
 func (s *Server) postState() string {

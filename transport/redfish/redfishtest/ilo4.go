@@ -14,6 +14,19 @@ const ilo4UpdatePath = "/redfish/v1/Managers/1/UpdateService"
 func (s *Server) ilo4Tree(t *tree) {
 	delete(t.nodes[s.clean("/redfish/v1")], "UpdateService")
 	delete(t.nodes[s.clean("/redfish/v1")], "Tasks")
+	if t.is(ilo4UpdatePath) {
+		s.ilo4Update(t)
+	}
+	if path := s.systemPath() + "/FirmwareInventory"; t.is(path) {
+		s.ilo4Inventory(t, path)
+	}
+	if sys := t.nodes[s.clean(s.systemPath())]; sys != nil {
+		sys["Links"].(object)["FirmwareInventory"] = t.link(s.systemPath() + "/FirmwareInventory")
+	}
+}
+
+// ilo4Update adds the update service. s.mu is held.
+func (s *Server) ilo4Update(t *tree) {
 	flash, flags := s.shown()
 	state := flash.state
 	switch state {
@@ -37,7 +50,10 @@ func (s *Server) ilo4Tree(t *tree) {
 		update["Error"], update["Details"] = s.cfg.Profile.full(flash.message), flash.message
 	}
 	t.add(ilo4UpdatePath, "#HpiLOFirmwareUpdate.1.0.0.HpiLOFirmwareUpdate", update)
+}
 
+// ilo4Inventory adds the firmware inventory. s.mu is held.
+func (s *Server) ilo4Inventory(t *tree, path string) {
 	current := object{}
 	for _, f := range s.firmware {
 		o := object{"Name": f.Name, "VersionString": s.listed(f), "Key": f.DeviceClass, "Location": f.Context}
@@ -52,10 +68,7 @@ func (s *Server) ilo4Tree(t *tree) {
 		}
 		current[key] = []any{o}
 	}
-	path := s.systemPath() + "/FirmwareInventory"
 	t.add(path, "#FwSwVersionInventory.1.2.0.FwSwVersionInventory", object{"Id": "FirmwareInventory", "Name": "Firmware Version Inventory", "Current": current})
-	sys := t.nodes[s.clean(s.systemPath())]
-	sys["Links"].(object)["FirmwareInventory"] = t.link(path)
 }
 
 // flags tell what makes the last update take effect. s.mu is held.

@@ -127,6 +127,39 @@ func (s *Server) store(c *content, recovery bool) error {
 
 // repositoryTree adds components, queue, install sets and windows. s.mu is held.
 func (s *Server) repositoryTree(t *tree) {
+	if t.under(repositoryPath) {
+		s.componentTree(t)
+	}
+	if t.under(queuePath) {
+		var members []string
+		for _, i := range s.repo.queue {
+			members = append(members, queuePath+"/"+i.id)
+			t.add(queuePath+"/"+i.id, "#HpeComponentUpdateTask.v1_3_0.HpeComponentUpdateTask", s.itemObject(i))
+		}
+		t.collection(queuePath, "HpeComponentUpdateTaskQueueCollection", "Update Task Queue", members...)
+	}
+	if t.under(setsPath) {
+		var members []string
+		for _, set := range s.repo.sets {
+			path := setsPath + "/" + set.id
+			members = append(members, path)
+			t.add(path, "#HpeComponentInstallSet.v1_3_0.HpeComponentInstallSet", set.object(path, t.slash))
+		}
+		t.collection(setsPath, "HpeComponentInstallSetCollection", "Install Sets", members...)
+	}
+	if t.under(windowsPath) {
+		var members []string
+		for _, w := range s.repo.windows {
+			path := windowsPath + "/" + w.id
+			members = append(members, path)
+			t.add(path, "#HpeMaintenanceWindow.v1_0_1.HpeMaintenanceWindow", object{"Id": w.id, "Name": w.name, "StartAfter": moment(w.after), "Expire": moment(w.expire)})
+		}
+		t.collection(windowsPath, "HpeMaintenanceWindowCollection", "Maintenance Windows", members...)
+	}
+}
+
+// componentTree adds the component repository. s.mu is held.
+func (s *Server) componentTree(t *tree) {
 	var members []string
 	for _, c := range s.repo.components {
 		path := repositoryPath + "/" + c.id
@@ -159,26 +192,6 @@ func (s *Server) repositoryTree(t *tree) {
 		"@odata.type":    "#HpeComponentRepositoryInformation.v2_0_0.HpeComponentRepositoryInformation",
 		"ComponentCount": len(members), "FreeSizeBytes": s.cfg.Repository - s.repo.used(), "TotalSizeBytes": s.cfg.Repository,
 	}}
-	members = nil
-	for _, i := range s.repo.queue {
-		members = append(members, queuePath+"/"+i.id)
-		t.add(queuePath+"/"+i.id, "#HpeComponentUpdateTask.v1_3_0.HpeComponentUpdateTask", s.itemObject(i))
-	}
-	t.collection(queuePath, "HpeComponentUpdateTaskQueueCollection", "Update Task Queue", members...)
-	members = nil
-	for _, set := range s.repo.sets {
-		path := setsPath + "/" + set.id
-		members = append(members, path)
-		t.add(path, "#HpeComponentInstallSet.v1_3_0.HpeComponentInstallSet", set.object(path, t.slash))
-	}
-	t.collection(setsPath, "HpeComponentInstallSetCollection", "Install Sets", members...)
-	members = nil
-	for _, w := range s.repo.windows {
-		path := windowsPath + "/" + w.id
-		members = append(members, path)
-		t.add(path, "#HpeMaintenanceWindow.v1_0_1.HpeMaintenanceWindow", object{"Id": w.id, "Name": w.name, "StartAfter": moment(w.after), "Expire": moment(w.expire)})
-	}
-	t.collection(windowsPath, "HpeMaintenanceWindowCollection", "Maintenance Windows", members...)
 }
 
 func moment(t time.Time) any {

@@ -17,8 +17,16 @@ func (s *Server) updateAllPath() string {
 // rmcTree adds the update service of a Superdome Flex, which has no SimpleUpdate.
 // s.mu is held.
 func (s *Server) rmcTree(t *tree) {
-	root := t.nodes[s.clean("/redfish/v1")]
-	root["RedfishVersion"] = "1.0.2"
+	if root := t.nodes[s.clean("/redfish/v1")]; root != nil {
+		root["RedfishVersion"] = "1.0.2"
+	}
+	if sys := t.nodes[s.clean(s.systemPath())]; sys != nil {
+		sys["Name"], sys["SystemType"] = "Npar 1", "PhysicallyPartitioned"
+		sys["Oem"] = object{"Hpe": object{"@odata.type": "#HpeNpar.v1_0_0.HpeNpar", "ProductId": "1590PID03020101"}}
+	}
+	if !t.is(updatePath) {
+		return
+	}
 	action := object{"target": s.updateAllPath(), "@Redfish.ActionInfo": updatePath + "/UpdateAllActionInfo"}
 	oem := object{"Hpe": object{"#SDFlexUpdateService.UpdateAll": action}}
 	if s.cfg.OtherActions {
@@ -29,9 +37,6 @@ func (s *Server) rmcTree(t *tree) {
 		"FirmwareInventory": t.link(inventoryPath), "Actions": object{"Oem": oem},
 		"Oem": object{"Hpe": object{"@odata.type": "#HpeUpdateService.v1_0_0.HpeUpdateService", "OnlineUpdatesSupported": true}},
 	})
-	sys := t.nodes[s.clean(s.systemPath())]
-	sys["Name"], sys["SystemType"] = "Npar 1", "PhysicallyPartitioned"
-	sys["Oem"] = object{"Hpe": object{"@odata.type": "#HpeNpar.v1_0_0.HpeNpar", "ProductId": "1590PID03020101"}}
 }
 
 // updateAll is UpdateAll: one bundle for RMC, BMCs and partitions.

@@ -79,7 +79,7 @@ func NewServer(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, changed: make(chan struct{}), advanced: make(chan struct{}), sessions: make(map[string]*session),
 		booted:   time.Now().Truncate(time.Second),
-		firmware: slices.Clone(cfg.Firmware), flash: flashState{state: "Idle"}, host: hostState{power: "On", boots: 1},
+		firmware: slices.Clone(cfg.Firmware), flash: flashState{state: "Idle"}, host: hostState{power: "On", boots: 1, start: time.Now().Truncate(time.Second)},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.http = &http.Server{

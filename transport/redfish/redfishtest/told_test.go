@@ -219,7 +219,22 @@ func TestLastResetTime(t *testing.T) {
 		require.NoError(t, s.Reset(t.Context()))
 	}
 	require.Len(t, seen, 3)
-	require.NotContains(t, loggedIn(t, newServer(t, redfishtest.Config{})).get("/redfish/v1/Managers/bmc").json, "LastResetTime")
+	const host = "/redfish/v1/Systems/"
+	c := loggedIn(t, s)
+	members := c.get(host).json["Members"].([]any)
+	system := members[0].(map[string]any)["@odata.id"].(string)
+	clear(seen)
+	for range 3 {
+		when := c.get(system).json["LastResetTime"]
+		require.NotNil(t, when)
+		require.Equal(t, when, c.get(system).json["LastResetTime"])
+		seen[when] = true
+		require.NoError(t, s.Reboot(t.Context(), false))
+	}
+	require.Len(t, seen, 3)
+	silent := loggedIn(t, newServer(t, redfishtest.Config{}))
+	require.NotContains(t, silent.get("/redfish/v1/Managers/bmc").json, "LastResetTime")
+	require.NotContains(t, silent.get(system).json, "LastResetTime")
 }
 
 const tasks = "/redfish/v1/TaskService/Tasks"

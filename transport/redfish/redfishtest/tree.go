@@ -8,13 +8,25 @@ import (
 	"strings"
 )
 
-// tree are the resources of a service at one moment.
+// tree are the resources of a service at one moment: all of them, or those without which
+// one of them cannot be served.
 type tree struct {
 	slash string
 	clean func(string) string
 	nodes map[string]object
 	paths []string // in the order in which they were added
-	all   bool     // with what takes its time
+	want  string   // the one that is asked for
+	all   bool
+}
+
+// is reports whether a resource is to be made.
+func (t *tree) is(path string) bool { return t.all || t.want == t.clean(path) }
+
+// under reports whether a resource, and all below it, are to be made. A collection is made
+// together with its members, of which requests may want one for the other.
+func (t *tree) under(path string) bool {
+	path = t.clean(path)
+	return t.all || t.want == path || strings.HasPrefix(t.want, path+"/")
 }
 
 // link is a reference to a resource.
@@ -46,10 +58,12 @@ func (t *tree) collection(path, typ, name string, members ...string) object {
 	return t.add(path, fmt.Sprintf("#%s.%s", typ, typ), object{"Name": name, "Members": links, "Members@odata.count": len(members)})
 }
 
-// tree makes the resources of now, those alone that are quick to make unless want
-// is one of the others, or "" for all. s.mu is held.
+// tree makes the resources of now that want, of which one is the path, takes; "" is all.
+// s.mu is held.
 func (s *Server) tree(want string) *tree {
-	t := &tree{slash: s.cfg.Profile.slash(), clean: s.clean, nodes: make(map[string]object), all: want == "" || want == s.clean(directoryPath)}
+	want = s.clean(want)
+	// The resource directory has them all.
+	t := &tree{slash: s.cfg.Profile.slash(), clean: s.clean, nodes: make(map[string]object), want: want, all: want == "" || want == s.clean(directoryPath)}
 	switch p := s.cfg.Profile; {
 	case s.cfg.Capture != nil:
 		s.captureTree(t)
