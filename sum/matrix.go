@@ -143,7 +143,9 @@ type MatrixOptions struct {
 //   - Where targets are given one of several ports, each is a row: the manager takes
 //     the first that is free. All of them are required then.
 //   - Rows of an option are there when MatrixOptions.Use names it; those of WMI, which the
-//     table has in both phases, are for inventories alone.
+//     table has in both phases, are for inventories alone. Of NetBIOS that of datagrams, which
+//     nothing here sends, is there with MatrixOptions.All alone, and that of its sessions
+//     where Target.Address names no port.
 //   - A host behind a vCenter (Target.Object) is who answers on the CIM port and who
 //     dials back. Its addresses are known where the object is an address or a full
 //     domain name: no other object name is looked up.
@@ -319,6 +321,8 @@ func (m *matrix) target(t Target) ([]Flow, error) {
 			return nil, err
 		}
 	}
+	_, other, _ := hostPortOf(cmp.Or(route.Address, t.Address), port-1)
+	named := other == port // by the address
 	hops, err := m.hops(route.Via)
 	if err != nil {
 		return nil, err
@@ -349,7 +353,11 @@ func (m *matrix) target(t Target) ([]Flow, error) {
 	}
 	for _, ph := range m.phases {
 		for _, row := range PortsFor(kind, ph, m.Generation) {
-			if ph != PhaseInventory && !m.All && option(kind, row) == UseWMI {
+			switch o := option(kind, row); {
+			case m.All:
+			case o == UseWMI && ph != PhaseInventory,
+				o == UseNetBIOS && row.First == 139 && named, // it takes the place of a port that nobody named
+				o == UseNetBIOS && row.First == 138:          // nothing here sends datagrams
 				continue
 			}
 			main := row.Direction == ToTarget && row.Protocol == "tcp" && row.First == dialled(kind) && row.Need == Required

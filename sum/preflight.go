@@ -284,6 +284,8 @@ func (p *preflight) notIn(ctx context.Context, err error) Finding {
 		return f.as(FindNoName, Blocks, err.Error(), "give the address, or have the name served")
 	case errors.As(err, &dns):
 		return f.as(FindFailed, Blocks, err.Error(), "check the name servers of this host")
+	case how == agent.ReachedRefused && onWindows && hungUp(err):
+		return f.as(FindService, Blocks, err.Error(), "check the port of the address, and what listens there")
 	case how == agent.ReachedRefused, how == agent.ReachedNoRoute, how == agent.ReachedForbids:
 		return f.reached(how, err.Error(), Blocks)
 	case errors.Is(err, transport.ErrUnreachable), errors.Is(err, transport.ErrTimeout), how == agent.ReachedNothing:

@@ -9,6 +9,13 @@ import (
 	"github.com/roundsman-go/roundsman/transport"
 )
 
+// hungUp reports whether there was a connection, which the other end has ended, as by
+// resetting it: who speaks the protocol answers a login, even one that he refuses.
+func hungUp(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, transport.ErrConnLost) && (!errors.As(err, &op) || op.Op != "dial")
+}
+
 // ConnectCode returns the code of the Finding that Preflight would make of err, with which
 // a connection to a target of that kind did not come about. So a program can call one cause
 // by one name, whichever step meets it. Preflight, which tries the port as well, may know
@@ -41,6 +48,8 @@ func ConnectCode(err error, kind Kind) FindingCode {
 		return FindNoName
 	case errors.As(err, &dns):
 		return FindFailed
+	case how == agent.ReachedRefused && kind == Windows && hungUp(err):
+		return FindService
 	case how == agent.ReachedRefused:
 		return FindRefused
 	case how == agent.ReachedNoRoute:

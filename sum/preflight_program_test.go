@@ -115,6 +115,7 @@ func TestConnectCode(t *testing.T) {
 		transport.ErrRejected, errors.ErrUnsupported, &net.DNSError{Name: "db2", IsNotFound: true}, &net.DNSError{Name: "db2", IsTemporary: true},
 		dial(syscall.ECONNREFUSED), dial(syscall.EHOSTUNREACH), dial(syscall.EPERM), dial(context.DeadlineExceeded), fs.ErrPermission,
 		transport.ErrUnreachable, transport.ErrConnLost, errors.New("x"),
+		reset(),
 	} {
 		err = &transport.Error{Op: "dial", Target: "192.0.2.7", Err: err}
 		list := sum.Blocking(lookAtWindows(t, windowsWire{err: err}, &agenttest.Installer{}))
@@ -123,6 +124,13 @@ func TestConnectCode(t *testing.T) {
 	}
 	require.Equal(t, sum.FindUnknown, sum.ConnectCode(fmt.Errorf("%w: %w", transport.ErrTrust, transport.ErrUnknownIdentity), sum.Linux))
 	require.Equal(t, sum.FindTimeout, sum.ConnectCode(transport.ErrTimeout, sum.Linux))
+	require.Equal(t, sum.FindService, sum.ConnectCode(reset(), sum.Windows), "somebody has taken the connection")
+	require.Equal(t, sum.FindRefused, sum.ConnectCode(dial(syscall.ECONNRESET), sum.Windows))
+}
+
+// reset is the error of a login at something that takes connections and resets them.
+func reset() error {
+	return &transport.Error{Op: "dial", Target: "192.0.2.7", Kind: transport.ErrConnLost, Err: &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}}
 }
 
 // TestPreflightWindowsAdvice: what is found wrong with a Windows server has a code that
