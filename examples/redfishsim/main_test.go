@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/sum/component"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/roundsman-go/roundsman/transport/redfish"
 	"github.com/roundsman-go/roundsman/transport/redfish/redfishtest"
@@ -47,6 +49,9 @@ func TestServes(t *testing.T) {
 		if strings.Contains(file, "ilo") {
 			require.Equal(t, "ilo", kind)
 		}
+		if strings.HasSuffix(file, "rmc.json") {
+			require.Equal(t, "superdome-flex", kind)
+		}
 		seen++
 	})
 	require.Equal(t, len(files), seen)
@@ -70,6 +75,16 @@ func inventory(t *testing.T, ep transport.Endpoint) *transport.Inventory {
 // serve runs the program with so many servers, has each line that it prints looked at, and interrupts it.
 func serve(t *testing.T, servers int, args []string, password string, look func(what, kind string, ep transport.Endpoint)) {
 	t.Helper()
+	serveAll(t, servers, args, password, func(what string, words []string, kind string, ep transport.Endpoint) {
+		require.Len(t, words, 5, words)
+		require.Equal(t, []string{"roundsman", "inventory", "--pin"}, []string{words[0], words[1], words[3]})
+		look(what, kind, ep)
+	})
+}
+
+// serveAll is serve, of a program that prints so many commands.
+func serveAll(t *testing.T, commands int, args []string, password string, look func(what string, words []string, kind string, ep transport.Endpoint)) {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	r, w := io.Pipe()
@@ -80,7 +95,7 @@ func serve(t *testing.T, servers int, args []string, password string, look func(
 		ended <- err
 	}()
 	lines := bufio.NewScanner(r)
-	for range servers {
+	for range commands {
 		require.True(t, lines.Scan(), "the program has ended: %v", lines.Err())
 		what, command, _ := strings.Cut(lines.Text(), ": ")
 		secret := password
@@ -88,18 +103,41 @@ func serve(t *testing.T, servers int, args []string, password string, look func(
 			secret, command, _ = strings.Cut(rest, " ")
 		}
 		words := strings.Fields(command)
-		require.Len(t, words, 5, command)
-		require.Equal(t, []string{"roundsman", "inventory", "--pin"}, []string{words[0], words[1], words[3]})
-		kind, rest, _ := strings.Cut(words[2], "://")
+		kind, rest, _ := strings.Cut(words[len(words)-3], "://")
 		user, addr, _ := strings.Cut(rest, "@")
-		look(what, kind, transport.Endpoint{Address: addr, Credentials: transport.Credentials{User: user, Password: transport.NewSecret(secret)},
+		look(what, words, kind, transport.Endpoint{Address: addr, Credentials: transport.Credentials{User: user, Password: transport.NewSecret(secret)},
 			Trust: transport.Trust{FirstUse: func(_ context.Context, seen transport.SeenIdentity) error {
-				require.Equal(t, words[4], seen.Fingerprint)
+				require.Equal(t, words[len(words)-1], seen.Fingerprint)
 				return nil
 			}}})
 	}
 	stop()
 	require.NoError(t, <-ended)
+}
+
+// TestImages: for each profile there is a component for its management processor, and a
+// command that deploys it, and the host tells when it was restarted.
+func TestImages(t *testing.T) {
+	t.Parallel()
+	for _, p := range redfishtest.Profiles() {
+		dir := filepath.Join(t.TempDir(), string(p))
+		deploy := ""
+		serveAll(t, 2, []string{"-profile", string(p), "-images", dir, "-pace", "1ms"}, "a-password", func(_ string, words []string, _ string, ep transport.Endpoint) {
+			if words[1] == "inventory" {
+				inv := inventory(t, ep)
+				require.NotEmpty(t, inv.Identity.BootID)
+				comp, err := component.Load(t.Context(), dir)
+				require.NoError(t, err)
+				target, err := sum.ParseTarget(words[2])
+				require.NoError(t, err)
+				plan := sum.MakePlan(target, inv, []*component.Component{comp}, sum.PlanOptions{})
+				require.Equal(t, sum.Install, plan.Items[0].Action, plan.Items[0].Reason)
+				return
+			}
+			deploy = strings.Join(words[:4], " ")
+		})
+		require.Equal(t, "roundsman deploy --component "+dir, deploy)
+	}
 }
 
 // TestArguments: what makes no sense is told.
@@ -116,6 +154,8 @@ func TestArguments(t *testing.T) {
 		"of version 9":     {other},
 		`no profile "x"`:   {"-profile", "x"},
 		"not defined":      {"-x"},
+		"never changes":    {"-images", dir, other},
+		"not be negative":  {"-profile", "ilo5", "-pace", "-1s"},
 		"it is an IP addr": {"-profile", "ilo5", "-listen", "localhost"},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())

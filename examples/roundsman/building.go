@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	buildQuiet = time.Second            // what the go command has built before, it has at once
+	buildQuiet = 5 * time.Second        // what the go command has built before, it has at once
 	stopGrace  = 500 * time.Millisecond // for the signal that ended the go command to end the context, too
 )
 

@@ -142,7 +142,7 @@ func (a *app) password(file, variable string) (transport.Secret, error) {
 	if err != nil {
 		return transport.Secret{}, usageError{fmt.Errorf("password file: %w", err)}
 	}
-	text, err := passwordText(data)
+	text, err := fleet.Text(data)
 	if err != nil {
 		return transport.Secret{}, usagef("password file %s: %w", file, err)
 	}

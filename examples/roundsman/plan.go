@@ -197,7 +197,7 @@ const maxPlan = 256 << 20
 // be changed by half of what was approved.
 func readPlan(ctx context.Context, path string) (sum.Plan, []*component.Component, error) {
 	if fi, err := os.Stat(path); err != nil {
-		return sum.Plan{}, nil, usageError{err}
+		return sum.Plan{}, nil, usageError{fmt.Errorf("plan: %w", err)}
 	} else if fi.Size() > maxPlan {
 		return sum.Plan{}, nil, usagef("%s: larger than %d bytes", path, maxPlan)
 	}

@@ -143,6 +143,7 @@ func (p *preflightFlags) check(f *sessionFlags, formatGiven, sideGiven bool) err
 	if netbios := string(sum.UseNetBIOS); f.netbios && !slices.Contains(p.use, netbios) {
 		p.use = append(p.use, netbios)
 	}
+	f.netbios = slices.Contains(p.use, string(sum.UseNetBIOS)) // who says that it is in use wants it tried, too
 	gen := sum.Generation(f.generation)
 	switch {
 	case gen != sum.Current && gen != sum.Classic:
@@ -209,7 +210,7 @@ func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, li
 	}
 	for _, t := range list {
 		if lost := fleet.LostUser(t); lost != "" && runtime.GOOS != "windows" {
-			fmt.Fprintf(a.stderr, "roundsman: %s: no user is named%s In quotes it stays whole: \"windows://DOMAIN;user@host\"\n", clean(targetKey(t)), clean(lost))
+			fmt.Fprintf(a.stderr, "roundsman: %s: no user is named%s. In quotes it stays whole: \"windows://DOMAIN;user@host\"\n", clean(targetKey(t)), clean(lost))
 		}
 	}
 	for _, err := range n.failed {
@@ -220,6 +221,9 @@ func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, li
 	switch {
 	case p.isTable():
 		writeMatrix(rep, p.format, list, flows)
+		if rep.json {
+			rep.summary(summaryEvent{header: newHeader("summary"), Command: "preflight", Targets: len(list), Exit: status})
+		}
 	default:
 		err := writeRules(rep.raw, flows, sum.RuleOptions{Format: sum.RuleFormat(p.format), Side: sum.Side(p.side), Optional: p.optional})
 		if errors.Is(err, errors.ErrUnsupported) {
@@ -229,9 +233,17 @@ func (a *app) matrix(ctx context.Context, f *sessionFlags, p *preflightFlags, li
 			fmt.Fprintf(a.stderr, "roundsman: %s\n", clean(err.Error()))
 			status = exitFailed
 		}
+		if status == exitFailed && len(p.manager) == 0 && slices.ContainsFunc(flows, managerUnknown) {
+			fmt.Fprintln(a.stderr, "roundsman: with --manager ADDRESS the address of this host is the one that is given")
+		}
 	}
 	a.status = rep.finish(a.stderr, status)
 	return nil
+}
+
+// managerUnknown reports whether a flow has an end at this host whose address is not known.
+func managerUnknown(f sum.Flow) bool {
+	return f.From.Party == sum.PartyManager && len(f.From.Addresses) == 0 || f.To.Party == sum.PartyManager && len(f.To.Addresses) == 0
 }
 
 // writeRules writes the rules of those targets of which everything is known that they take,

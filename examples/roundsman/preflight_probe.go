@@ -5,7 +5,9 @@ import (
 	"encoding/csv"
 	"fmt"
 
+	"github.com/roundsman-go/roundsman/examples/internal/fleet"
 	"github.com/roundsman-go/roundsman/sum"
+	"github.com/roundsman-go/roundsman/transport"
 )
 
 // probe looks at the targets and says what was found.
@@ -35,6 +37,9 @@ func (a *app) probe(ctx context.Context, f *sessionFlags, p *preflightFlags, lis
 				f := &r.Value[i]
 				if file := w.rep.passwordFile(t); file != "" && f.Code == sum.FindLogin && f.Severity == sum.Blocks {
 					f.Advice += "; " + refusedFile(file)
+				}
+				if fleet.SpeaksRedfish(t.Kind) && f.Code == sum.FindUnknown {
+					f.Advice += "; " + redfishAdvice(transport.ErrUnknownIdentity)
 				}
 				f.Text, f.Advice = inFlags.Replace(f.Text), inFlags.Replace(f.Advice)
 			}

@@ -30,9 +30,9 @@ func TestPreflightText(t *testing.T) {
 	require.Equal(t, `
 TARGET                        PHASE             FROM               TO                 PORT       NEED      PURPOSE
 linux://root@192.0.2.11:2222  inventory,deploy  manager 192.0.2.1  192.0.2.11         2222/tcp   required  SSH: files, commands, agent channel
-ilo://192.0.2.31              inventory,deploy  manager 192.0.2.1  192.0.2.31         22/tcp     required  SSH command line
-ilo://192.0.2.31              inventory,deploy  manager 192.0.2.1  192.0.2.31         443/tcp    required  HTTPS management interface
-ilo://192.0.2.31              inventory,deploy  manager 192.0.2.1  192.0.2.31         80/tcp     optional  HTTP management interface
+ilo://192.0.2.31              inventory,deploy  manager 192.0.2.1  192.0.2.31         22/tcp     required  SSH command line, for SUM (Redfish does without)
+ilo://192.0.2.31              inventory,deploy  manager 192.0.2.1  192.0.2.31         443/tcp    required  HTTPS management interface (Redfish)
+ilo://192.0.2.31              inventory,deploy  manager 192.0.2.1  192.0.2.31         80/tcp     optional  HTTP management interface, for SUM (Redfish does without)
 ilo://192.0.2.31              deploy            192.0.2.31         manager 192.0.2.1  63001/tcp  required  payloads to the target, status from it (HTTP)
 local:                        -                 -                  -                  none       -         
 `, "\n"+b.out.String())
@@ -52,7 +52,8 @@ func TestPreflightJSON(t *testing.T) {
 		require.Equal(t, exitFine, b.preflight(flag, "--manager", "192.0.2.1", "--manager", "2001:db8::1", "--fleet", fleet), b.errs.String())
 		require.Equal(t, `{"v":1,"event":"flow","target":"linux://root@192.0.2.11","name":"db1","kind":"linux","phases":["inventory","deploy"],`+
 			`"from":{"party":"manager","addresses":["192.0.2.1/32"]},"to":{"party":"target","host":"192.0.2.11","addresses":["192.0.2.11/32"]},`+
-			`"direction":"to-target","protocol":"tcp","first":22,"last":22,"need":"required","purpose":"SSH: files, commands, agent channel"}`+"\n", b.out.String())
+			`"direction":"to-target","protocol":"tcp","first":22,"last":22,"need":"required","purpose":"SSH: files, commands, agent channel"}`+"\n"+
+			`{"v":1,"event":"summary","command":"preflight","targets":1,"failed":0,"exit":0}`+"\n", b.out.String())
 	}
 }
 
@@ -92,6 +93,9 @@ func TestPreflightRules(t *testing.T) {
 	require.Equal(t, exitFailed, b.preflight("--manager", "192.0.2.1", "--format", "nft", "vmware://192.0.2.20/host-17"))
 	require.Empty(t, b.out.String())
 	require.Equal(t, "roundsman: vmware://192.0.2.20/host-17: rules: invalid input: the address of host-17 is not known, and a rule without it would be for everybody\n", b.errs.String())
+	require.Equal(t, exitFailed, b.preflight("--format", "netsh", "--for", "target", "windows://LAB;ops@no-such-host-1.invalid"))
+	require.Contains(t, b.errs.String(), "the address of the manager is not known")
+	require.Contains(t, b.errs.String(), "--manager ADDRESS")
 	require.Equal(t, exitFine, b.preflight("--manager", "192.0.2.1", "vmware://192.0.2.20/host-17"))
 	require.Contains(t, b.out.String(), "host-17 (unknown)")
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"github.com/roundsman-go/roundsman/examples/internal/fleet"
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/transport"
 	"github.com/spf13/cobra"
@@ -35,6 +36,9 @@ one to become active. The management processor itself is not restarted.
 			if len(list) == 0 {
 				return errNoTargets
 			}
+			if err := rebootable(list, opts); err != nil {
+				return err
+			}
 			return a.work(cmd.Context(), "reboot", &f, false, func(ctx context.Context, w *work) error {
 				nodes, err := w.nodes(list)
 				if err != nil {
@@ -60,6 +64,20 @@ one to become active. The management processor itself is not restarted.
 	cmd.Flags().StringVar(&opts.Message, "message", "", "`TEXT` for users who are logged in, in any language")
 	cmd.Flags().Var((*span)(&opts.Delay), "delay", "`TIME` until then, rounded up to minutes on servers")
 	return cmd
+}
+
+// rebootable refuses what a management processor cannot do, before anything is restarted.
+func rebootable(list []sum.Target, opts transport.RebootOptions) error {
+	for _, t := range list {
+		switch {
+		case !fleet.SpeaksRedfish(t.Kind):
+		case opts.Message != "":
+			return usagef("%s: a service of Redfish shows no message to those who are logged in on the host: give no --message for it, in a run of its own", targetKey(t))
+		case opts.Delay != 0:
+			return usagef("%s: a service of Redfish restarts the host at once: give no --delay for it, in a run of its own", targetKey(t))
+		}
+	}
+	return nil
 }
 
 // rebootedEvent says that a target has restarted.

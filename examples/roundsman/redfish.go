@@ -88,6 +88,9 @@ func (f *redfishFlags) check() error {
 	if _, err := fleet.ParseProfile(f.profile); err != nil {
 		return usagef("--profile: %w", err)
 	}
+	if err := fleet.CheckResetType(f.resetType); err != nil {
+		return usagef("--reset-type: %w", err)
+	}
 	switch {
 	case f.legacyTLS && len(f.pin) == 0:
 		return usagef("--legacy-tls takes --pin: nothing else of such a connection proves who answers; in a fleet file, legacy_tls beside the pin of the target")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -136,4 +137,29 @@ func TestRedfishFleetFile(t *testing.T) {
 	require.Equal(t, exitFine, two.run("inventory", two.target, "--legacy-tls", "--pin", pin(two)), two.output)
 	require.Equal(t, exitFailed, one.run("inventory", one.target, "--pin", pin(two)), one.output)
 	require.Contains(t, one.output, "(--pin, or pin in the fleet file)")
+}
+
+// TestRedfishTexts: what a device tells in percent is not shown as bytes, what is staged has
+// its version, and what went well needs no code.
+func TestRedfishTexts(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "verify  40%", progressLine(sum.Event{Phase: "verify", Done: 40, Total: 100}))
+	require.Equal(t, "upload  50% of 1.0 KiB", progressLine(sum.Event{Phase: "upload", Done: 512, Total: 1024}))
+	subjects := func(from, to string) []sum.Subject {
+		return []sum.Subject{{Name: "rom", From: from, To: to, Fits: true}}
+	}
+	code := transport.Code{Space: "redfish", Value: "Base.1.4.Success"}
+	for want, o := range map[string]sum.Outcome{
+		"UpdatedNeedsReboot  2.1, needs reboot for 9.99":        {Kind: sum.UpdatedNeedsReboot, Version: "9.99", Subjects: subjects("2.1", "2.1"), Activation: transport.ActivationReboot},
+		"UpdatedNeedsReboot  2.1 -> 9.99, needs reset\n":        {Kind: sum.UpdatedNeedsReboot, Version: "9.99", Subjects: subjects("2.1", "9.99"), Activation: transport.ActivationReset},
+		"Updated  2.1 -> 9.99\n":                                {Kind: sum.Updated, Version: "9.99", Subjects: subjects("2.1", "9.99"), Code: code},
+		"Unverified  2.1 -> (none), redfish Base.1.4.Success\n": {Kind: sum.Unverified, Version: "9.99", Subjects: subjects("2.1", ""), Code: code},
+	} {
+		var out bytes.Buffer
+		newReporter(&out, false, false, nil).outcome(o)
+		require.Contains(t, out.String(), want)
+	}
+	var out bytes.Buffer
+	newReporter(&out, false, true, nil).outcome(sum.Outcome{Kind: sum.Updated, Subjects: subjects("1", "2"), Code: code})
+	require.Contains(t, out.String(), code.String(), "-v shows it all")
 }

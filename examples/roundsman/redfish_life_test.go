@@ -2,21 +2,11 @@ package main
 
 import (
 	"bytes"
-	"crypto/tls"
-	"encoding/json"
-	"io"
-	"log"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/roundsman-go/roundsman/sum"
 	"github.com/roundsman-go/roundsman/transport"
@@ -24,82 +14,31 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tellsResets puts a service before the lab's that is the same, and tells when its host was
-// last restarted, as newer ones do.
-func (l *redfishLab) tellsResets() {
-	l.t.Helper()
-	to, err := url.Parse(l.srv.URL())
-	require.NoError(l.t, err)
-	proxy := httputil.NewSingleHostReverseProxy(to)
-	proxy.ErrorLog = log.New(io.Discard, "", 0)
-	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-	proxy.Transport = tr
-	proxy.ModifyResponse = func(r *http.Response) error {
-		if r.Request.Method != http.MethodGet || !strings.HasPrefix(r.Request.URL.Path, "/redfish/v1/Systems") {
-			return nil
-		}
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			return err
-		}
-		var v any
-		if json.Unmarshal(body, &v) == nil {
-			l.stamp(v)
-			if body, err = json.Marshal(v); err != nil {
-				return err
-			}
-		}
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-		r.Header.Set("Content-Length", strconv.Itoa(len(body)))
-		return nil
-	}
-	front := httptest.NewUnstartedServer(proxy)
-	front.Config.ErrorLog = proxy.ErrorLog
-	front.StartTLS()
-	l.t.Cleanup(func() {
-		front.Close()
-		tr.CloseIdleConnections()
-	})
-	addr := front.Listener.Addr().String()
-	l.target = string(l.kind) + "://" + l.srv.User() + "@" + addr
-	require.NoError(l.t, os.WriteFile(l.flags[2], []byte(addr+" "+transport.Fingerprint(front.Certificate().RawSubjectPublicKeyInfo)+"\n"), 0o600))
-}
-
-// stamp says in each ComputerSystem when it was last restarted.
-func (l *redfishLab) stamp(v any) {
-	switch v := v.(type) {
-	case map[string]any:
-		if kind, _ := v["@odata.type"].(string); strings.HasPrefix(kind, "#ComputerSystem.") {
-			v["LastResetTime"] = time.Date(2026, 1, 1, 0, l.srv.Boots(), 0, 0, time.UTC).Format(time.RFC3339)
-		}
-		for _, e := range v {
-			l.stamp(e)
-		}
-	case []any:
-		for _, e := range v {
-			l.stamp(e)
-		}
-	}
-}
-
 // TestRedfishReboot restarts a host by its management processor, after which what was staged
 // is the version that runs.
 func TestRedfishReboot(t *testing.T) {
 	t.Parallel()
-	l := newRedfishLab(t, sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5})
 	// One that does not tell when its host was restarted cannot prove that it was.
+	l := newRedfishLab(t, sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5})
 	require.Equal(t, exitFailed, l.run("reboot", l.target), l.output)
 	require.Contains(t, l.output, "tells no boot ID")
-	l.tellsResets()
+	require.Equal(t, 1, l.srv.Boots())
+	l = newRedfishLab(t, sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5, LastResetTime: true})
+	require.Equal(t, exitFailed, l.run("reboot", l.target, "--reset-type", "FullPowerCycle"), l.output)
+	require.Contains(t, l.output, "(--reset-type)")
+	require.NotRegexp(t, goField, l.output)
+	sent := l.srv.Total()
 	for want, args := range map[string][]string{
 		"shows no message": {"--message", "ファームウェア更新のため再起動します"},
 		"at once":          {"--delay", "5m"},
-		"(--reset-type)":   {"--reset-type", "Sideways"},
+		"--reset-type: ":   {"--reset-type", "Sideways"},
+		`"PowerCycle"`:     {"--reset-type", "powercycle"},
+		"no --delay":       {"linux://root@127.0.0.1:1", "--delay", "5m"},
 	} {
-		require.Equal(t, exitFailed, l.run(append([]string{"reboot", l.target}, args...)...), l.output)
+		require.Equal(t, exitUsage, l.run(append([]string{"reboot", l.target}, args...)...), l.output)
 		require.Contains(t, l.output, want)
-		require.NotRegexp(t, goField, l.output)
 	}
+	require.Equal(t, sent, l.srv.Total(), "nothing was dialled")
 	require.Equal(t, exitUsage, l.run("reboot", "linux://root@127.0.0.1:1", "--reset-type", "PowerCycle"), l.output)
 	require.Equal(t, 1, l.srv.Boots(), "nothing was restarted")
 

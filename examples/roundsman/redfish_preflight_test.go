@@ -128,7 +128,7 @@ func TestRedfishPreflightRefused(t *testing.T) {
 	}{
 		"another key":        {pins: l.srv.Addr() + " " + wrong, code: sum.FindIdentity, text: "it showed " + pin, advice: "find out first"},
 		"another than --pin": {args: []string{"--pin", wrong}, code: sum.FindIdentity, text: "pin in the fleet file", advice: "find out first"},
-		"unknown":            {pins: "# none", code: sum.FindUnknown, text: "it showed " + pin, advice: "compare its fingerprint"},
+		"unknown":            {pins: "# none", code: sum.FindUnknown, text: "it showed " + pin, advice: "--accept-new records the key"},
 		"wrong password":     {args: []string{"--password-file", password}, code: sum.FindLogin, text: "check user and password", advice: "may lock the account"},
 		"nobody there":       {target: at(free), code: sum.FindRefused, text: "from the manager to", advice: "its own web page updates it: https://127.0.0.1:" + fmt.Sprint(free)},
 		"no HTTPS":           {target: at(other.Addr().(*net.TCPAddr).Port), code: sum.FindService, text: "not HTTPS", advice: "check the port"},

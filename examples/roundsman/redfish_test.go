@@ -125,6 +125,16 @@ func (l *redfishLab) writtenOnce() {
 	require.Equal(l.t, 1, times[l.srv.Inventory()[0].ID])
 }
 
+// leavesNothing: no session, subscription, queued task, install set or component is left.
+func (l *redfishLab) leavesNothing() {
+	l.t.Helper()
+	require.Zero(l.t, l.srv.Sessions(), "every session was ended")
+	require.Empty(l.t, l.srv.Subscriptions())
+	require.Empty(l.t, l.srv.Queue())
+	require.Empty(l.t, l.srv.InstallSets())
+	require.Empty(l.t, l.srv.Components())
+}
+
 // hardware is a hardware ID of the first device of a class in the inventory.
 func (l *redfishLab) hardware(class string) string {
 	l.t.Helper()
@@ -152,6 +162,7 @@ func TestRedfishDeploy(t *testing.T) {
 		{"iLO by pull", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5, IPv6: true}, "add-from-uri"},
 		{"iLO 4", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO4}, ""},
 		{"iLO by its queue", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5}, "queue"},
+		{"iLO by an install set", sum.ILO, redfishtest.Config{Profile: redfishtest.ILO5}, "install-set"},
 		{"Superdome Flex", sum.SuperdomeFlex, redfishtest.Config{Profile: redfishtest.RMC}, ""},
 		{"Superdome Flex, IPv6", sum.SuperdomeFlex, redfishtest.Config{Profile: redfishtest.RMC, IPv6: true}, "update-all"},
 		{"any, by push", sum.Redfish, redfishtest.Config{}, ""},
@@ -179,7 +190,7 @@ func TestRedfishDeploy(t *testing.T) {
 			require.Equal(t, exitFine, l.run(args...), l.output)
 			require.Equal(t, "NotNeeded", l.of("outcome")[0]["outcome"], l.output)
 			l.writtenOnce()
-			require.Zero(t, l.srv.Sessions(), "every session was ended")
+			l.leavesNothing()
 		})
 	}
 }

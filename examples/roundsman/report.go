@@ -155,9 +155,13 @@ func (r *reporter) outcome(o sum.Outcome) {
 		extra = append(extra, versions(e.From, e.To))
 	}
 	if e.Activation != "" && o.Kind == sum.UpdatedNeedsReboot {
-		extra = append(extra, "needs "+clean(string(e.Activation)))
+		needs := "needs " + clean(string(e.Activation))
+		if e.From == e.To && e.Version != "" && e.Version != e.To { // staged
+			needs += " for " + clean(e.Version)
+		}
+		extra = append(extra, needs)
 	}
-	if !o.Code.IsZero() {
+	if !o.Code.IsZero() && (o.Kind != sum.Updated || r.verbose) {
 		extra = append(extra, clean(o.Code.String()))
 	}
 	if o.Recovered {
@@ -320,7 +324,9 @@ func progressLine(e sum.Event) string {
 		b.WriteString(clean(e.Component) + "  ")
 	}
 	b.WriteString(clean(e.Phase))
-	if e.Total > 0 {
+	if e.Total == 100 { // in percent, as devices tell it
+		fmt.Fprintf(&b, "  %d%%", e.Done)
+	} else if e.Total > 0 {
 		fmt.Fprintf(&b, "  %d%% of %s", 100*e.Done/e.Total, size(e.Total))
 		if e.Kept > 0 {
 			fmt.Fprintf(&b, " (%s was there)", size(e.Kept))

@@ -56,7 +56,7 @@ func TestLostUser(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	require.Equal(t, exitFine, b.preflight("--manager", "192.0.2.1", "windows://LAB"))
-	require.Contains(t, b.errs.String(), "is LAB the host, or a domain, where a shell took the ; behind it")
+	require.Contains(t, b.errs.String(), "no user is named, or LAB is a domain, and a shell took the ; behind it for the end of the command. In quotes")
 	require.Contains(t, b.errs.String(), `"windows://DOMAIN;user@host"`)
 	for _, fine := range []string{"windows://192.0.2.7", "windows://db2.example", "windows://ops@db2", "linux://db2"} {
 		require.Equal(t, exitFine, b.preflight("--manager", "192.0.2.1", fine))
@@ -179,6 +179,8 @@ func TestNetBIOSFlag(t *testing.T) {
 	require.Equal(t, exitFailed, b.real(pw, "inventory", "windows://ops@127.0.0.9"), "port 445 of an address where nobody listens")
 	require.Contains(t, b.out.String(), "--netbios tries it")
 	require.NotContains(t, b.out.String(), "127.0.0.9:139")
+	require.Equal(t, exitFailed, b.real(pw, "preflight", "--probe", "--use", "netbios", "windows://ops@127.0.0.9"))
+	require.Contains(t, b.out.String(), "127.0.0.9:139")
 	require.Equal(t, exitFailed, b.real(pw, "inventory", "--netbios", "windows://ops@127.0.0.9"))
 	require.Contains(t, b.out.String(), "127.0.0.9:139")
 }

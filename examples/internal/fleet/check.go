@@ -87,13 +87,13 @@ func (r *Resolver) Check(t sum.Target) error {
 	return e
 }
 
-// LostUser asks, in words that end a sentence, whether a target is what a shell has left of
+// LostUser says, in words that end a clause, that a target may be what a shell has left of
 // "windows://DOMAIN;user@host"; else it returns "".
 func LostUser(t sum.Target) string {
 	if t.Kind != sum.Windows || t.User != "" || strings.ContainsAny(t.Address, ".:") {
 		return ""
 	}
-	return fmt.Sprintf("; is %s the host, or a domain, where a shell took the ; behind it for the end of the command?", t.Address)
+	return fmt.Sprintf(", or %s is a domain, and a shell took the ; behind it for the end of the command", t.Address)
 }
 
 // badZone says what is wrong with the zone of an IPv6 address (RFC 4007, section 11), which

@@ -39,7 +39,9 @@
 // the environment or a prompt; a fleet file cannot hold any, but name a file for each
 // target (password_file). Config.Ask is called only when a target refused the keys, or
 // is a Windows server, and once for each user name. A Windows server for which there is
-// no password, and nobody to ask, is not dialled: [sum.ErrNoPassword].
+// no password, and nobody to ask, is not dialled: [sum.ErrNoPassword]. A password that one of
+// them refused to an account of a domain is not tried on the others: each wrong one counts
+// against the account, and may lock it.
 //
 // # Jump hosts
 //

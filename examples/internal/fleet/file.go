@@ -192,6 +192,12 @@ func (r *reading) parse(data []byte) ast.Node {
 		r.fail(0, invalid("larger than %d bytes", maxFile))
 		return nil
 	}
+	text, err := Text(data)
+	if err != nil {
+		r.fail(0, invalid("%w", err))
+		return nil
+	}
+	data = []byte(text)
 	if line := tooDeep(data); line > 0 {
 		r.fail(line, invalid("nested deeper than %d levels", maxDepth))
 		return nil
@@ -250,6 +256,10 @@ func (r *reading) document(body ast.Node) *File {
 	var lines []int
 	for _, node := range list.Values {
 		var e entry
+		if node.Type() == ast.StringType { // whose text may hold a password
+			r.fail(lineOf(node), invalid("want a mapping, such as {url: \"linux://root@db1\"}, not the URL alone"))
+			continue
+		}
 		if !r.decode(node, &e) {
 			continue
 		}

@@ -1,12 +1,14 @@
 package fleet_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/roundsman-go/roundsman/examples/internal/fleet"
 	"github.com/roundsman-go/roundsman/sum"
@@ -69,6 +71,26 @@ targets:
 	require.Equal(t, "/secrets/db2", got.PasswordFiles[got.Targets[1].String()])
 }
 
+// TestParseOnWindows: a fleet file that Notepad or PowerShell wrote is one like any other.
+func TestParseOnWindows(t *testing.T) {
+	t.Parallel()
+	const text = "targets:\r\n  - {name: größe, url: 'windows://LAB;ops@db1'}\r\n"
+	want, err := fleet.Parse("fleet.yaml", []byte(text))
+	require.NoError(t, err)
+	require.Len(t, want.Targets, 1)
+	little, big := []byte("\xff\xfe"), []byte("\xfe\xff")
+	for _, u := range utf16.Encode([]rune(text)) {
+		little, big = binary.LittleEndian.AppendUint16(little, u), binary.BigEndian.AppendUint16(big, u)
+	}
+	for _, data := range [][]byte{[]byte("\ufeff" + text), little, big} {
+		got, err := fleet.Parse("fleet.yaml", data)
+		require.NoError(t, err, "%q", data)
+		require.Equal(t, want.Targets, got.Targets)
+	}
+	_, err = fleet.Parse("fleet.yaml", little[:len(little)-1])
+	require.ErrorIs(t, err, sum.ErrInvalid)
+}
+
 // TestParseTellsAll: whoever mends a fleet file sees everything that is wrong with it.
 func TestParseTellsAll(t *testing.T) {
 	t.Parallel()
@@ -109,6 +131,9 @@ func TestParseRefuses(t *testing.T) {
 		{"empty", "", 0, "no targets"},
 		{"no targets", "defaults: {kind: linux}\n", 1, "no targets"},
 		{"not YAML", "targets: [\n", 1, ""},
+		{"the URL alone", "targets:\n  - url: linux://a\n  - windows://LAB;ops@b\n", 3, `{url: "linux://root@db1"}`},
+		{"UTF-16 without a mark", "t\x00a\x00r\x00", 0, "NUL bytes"},
+		{"no text", "targets: \xe9\n", 0, "UTF-8"},
 		{"a list", "- url: linux://a\n", 1, ""},
 		{"a number", "targets: 3\n", 1, ""},
 		{"unknown field at the top", "target:\n  - url: linux://a\n", 1, `unknown field "target"`},

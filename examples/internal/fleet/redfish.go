@@ -67,6 +67,8 @@ var (
 		redfish.WayAddFromURI, redfish.WayInstallFromURI, redfish.WayUpdateAll, redfish.WayQueue, redfish.WayInstallSet}
 	profiles = []redfish.Profile{redfish.ProfileGeneric, redfish.ProfileILO4, redfish.ProfileILO5, redfish.ProfileILO6,
 		redfish.ProfileILO7, redfish.ProfileRMC}
+	// DMTF DSP2046, Resource.ResetType: those after which a host runs.
+	resetTypes = []string{"GracefulRestart", "ForceRestart", "PowerCycle", "FullPowerCycle", "On", "ForceOn", "PushPowerButton"}
 )
 
 // ParseWay reads the name of a way of updates; "" is none. The error matches sum.ErrInvalid.
@@ -75,6 +77,19 @@ func ParseWay(s string) (redfish.Way, error) { return oneOf("way", redfish.Way(s
 // ParseProfile reads the name of a profile; "" is none. The error matches sum.ErrInvalid.
 func ParseProfile(s string) (redfish.Profile, error) {
 	return oneOf("profile", redfish.Profile(s), profiles)
+}
+
+// CheckResetType looks whether there is such a way of restarting a host, in this spelling;
+// "" is none. Which of them a service takes, it says itself. The error matches
+// sum.ErrInvalid.
+func CheckResetType(s string) error {
+	for _, t := range resetTypes {
+		if s != t && strings.EqualFold(s, t) {
+			return invalid("%q: the spelling is %q", s, t)
+		}
+	}
+	_, err := oneOf("reset type", s, resetTypes)
+	return err
 }
 
 func oneOf[S ~string](what string, s S, known []S) (S, error) {

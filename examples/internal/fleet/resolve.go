@@ -25,6 +25,8 @@ type Resolver struct {
 	jumps jumps
 	roots authorities // of Redfish services
 
+	accounts accounts // of Windows domains
+
 	mu     sync.Mutex
 	routes map[string]transport.Transport // by chain of jump hosts; "" is the direct one, smbRoute and redfishRoute those of other protocols
 }

@@ -30,5 +30,5 @@ func (r *Resolver) windows(t sum.Target) (transport.Transport, transport.Endpoin
 		}
 		return &smb.Transport{DialContext: r.dialNetwork}
 	})
-	return &passwordLogin{&patient{tr, reach}, r, t.User}, ep, nil
+	return &passwordLogin{&once{&patient{tr, reach}, &r.accounts}, r, t.User}, ep, nil
 }
