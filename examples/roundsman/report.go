@@ -161,7 +161,8 @@ func (r *reporter) outcome(o sum.Outcome) {
 		}
 		extra = append(extra, needs)
 	}
-	if !o.Code.IsZero() && (o.Kind != sum.Updated || r.verbose) {
+	// That a MessageId says success is no news; what an installer ended with may be.
+	if !o.Code.IsZero() && (r.verbose || o.Kind != sum.Updated || o.Code.Space != "redfish") {
 		extra = append(extra, clean(o.Code.String()))
 	}
 	if o.Recovered {
