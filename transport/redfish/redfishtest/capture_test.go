@@ -24,11 +24,7 @@ func TestCapture(t *testing.T) {
 			require.NoError(t, err)
 
 			s := newServer(t, redfishtest.Config{Capture: capture})
-			want := p
-			if p == redfishtest.RMC {
-				want = redfishtest.Generic // it does not say at its root whose it is
-			}
-			require.Equal(t, want, s.Profile())
+			require.Equal(t, p, s.Profile())
 			c := newClient(t, s)
 			require.Equal(t, http.StatusUnauthorized, c.get("/redfish/v1/Systems").status)
 			c.login()
